@@ -1,0 +1,55 @@
+# Everything a contributor types. `make help` lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[demo]' --group dev
+	touch $@
+
+$(VENV)/demo-ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+.PHONY: dev
+dev: $(VENV)/ready ## make the virtual environment with everything in it
+
+.PHONY: demo
+demo: $(VENV)/demo-ready ## the whole thing on embedded servers, with a kill -9 half way
+	$(BIN)/cdc-outbox demo
+
+.PHONY: test
+test: $(VENV)/ready ## all tests, on a real PostgreSQL and a real Apache Kafka
+	$(PYTEST) $(ARGS)
+
+.PHONY: check
+check: $(VENV)/ready ## format, lint, types, imports, dependencies
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+.PHONY: format
+format: $(VENV)/ready ## rewrite the code as the formatter and the linter want it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: $(VENV)/ready ## drain a backlog beside pg_recvlogical on the same slot, in the same run
+	$(BIN)/python benchmarks/drain.py $(ARGS)
+
+.PHONY: clean
+clean: ## remove what the targets made
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,54 @@
+"""Plain integers and floats that the stages write and `observe/` reads.
+
+One thread writes, others read: a reader may see a value that is one event old, never a torn one. Nothing here locks,
+formats or sends; the path of an event pays for an addition and no more. Times are seconds: `time.time()` where the name
+ends in `_timestamp`, else durations. INTERFACE names for them are in `observe/metrics.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+LATENCY_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the end-to-end latency histogram, in seconds: 1 ms (a local broker) to a minute (an incident)."""
+
+
+@dataclass(slots=True)
+class TopicCounters:
+    """What was delivered to one topic."""
+
+    produced: int = 0
+    produced_bytes: int = 0
+    delivered: int = 0
+    delivered_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    """The state of one relay, from its start."""
+
+    state: str = "starting"
+    postgres_connected: bool = False
+    kafka_connected: bool = False
+    received: dict[str, int] = field(default_factory=dict)
+    topics: dict[str, TopicCounters] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+    dead_lettered: dict[str, int] = field(default_factory=dict)
+    delivery_errors: dict[tuple[str, str], int] = field(default_factory=dict)
+    transactions: int = 0
+    reconnects_postgres: int = 0
+    reconnects_kafka: int = 0
+    latency_buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
+    latency_sum: float = 0.0
+    in_flight_events: int = 0
+    in_flight_bytes: int = 0
+    backpressure_seconds: float = 0.0
+    received_lsn: int = 0
+    confirmed_lsn: int = 0
+    oldest_unacknowledged_timestamp: float | None = None
+    last_published_timestamp: float | None = None
+    last_feedback_timestamp: float | None = None
+    last_turn_monotonic: float | None = None
+    snapshot_rows: int = 0
+    last_error: str | None = None

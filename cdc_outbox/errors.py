@@ -1,0 +1,81 @@
+"""Every error that cdc-outbox raises on purpose, split by what the operator has to do.
+
+    CdcOutboxError
+    ├── ConfigurationError   78  change a setting, the database or the topic; a restart does not help
+    ├── AccessRefused        77  a wrong password, or a privilege that is missing
+    ├── PoisonEvent          65  one event can never be delivered; the policy is to stop
+    ├── Unreachable          69  a server does not answer; waiting helps
+    │   └── ConnectionLost   69  it did answer once; connect again
+    ├── SlotBusy             75  another process streams from the slot
+    ├── Undelivered          75  stopped in time, but with events that will be sent again
+    └── ProtocolError        70  bytes that the manual does not allow: a bug, or a server from the future
+
+An error says what happened, where (`slot`, `lsn`, `topic`, `key`, …), and what to do next (`cure`). None ever holds a
+secret or a payload. Exit codes are sysexits(3)'s where it has one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CdcOutboxError(Exception):
+    """The root. `what` is one sentence, `cure` says what to do next, `where` names the place."""
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, what: str, *, cure: str = "", **where: str | int | None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.cure = cure
+        self.where = {name: value for name, value in where.items() if value is not None}
+
+    def __str__(self) -> str:
+        place = ", ".join(f"{name} {value}" for name, value in self.where.items())
+        return f"{self.what} ({place})" if place else self.what
+
+
+class ConfigurationError(CdcOutboxError):
+    """A setting, the database, the slot, the publication or a topic is not as it must be. Restarting does not help."""
+
+    exit_code = 78
+
+
+class AccessRefused(CdcOutboxError):
+    """A server knows us and says no: a wrong password, pg_hba, SASL, or a privilege that is missing."""
+
+    exit_code = 77
+
+
+class PoisonEvent(CdcOutboxError):
+    """An event that can never be delivered as it is."""
+
+    exit_code = 65
+
+
+class Unreachable(CdcOutboxError):
+    """A server does not answer, or not yet. Trying again is right."""
+
+    exit_code = 69
+
+
+class ConnectionLost(Unreachable):
+    """A connection that worked has ended. Connect again; what was not confirmed comes again."""
+
+
+class SlotBusy(CdcOutboxError):
+    """Another process streams from the slot."""
+
+    exit_code = 75
+
+
+class Undelivered(CdcOutboxError):
+    """Stopped, with events that were read but not delivered. They are sent again by the next start."""
+
+    exit_code = 75
+
+
+class ProtocolError(CdcOutboxError):
+    """A message that the manual does not allow. Nothing after it is trusted."""
+
+    exit_code = 70
