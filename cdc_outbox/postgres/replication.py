@@ -1,0 +1,126 @@
+"""A walsender session: replication commands, answered without ever blocking for long.
+
+In: a conninfo string; replication commands and plain SQL, one at a time. Out: rows of text, or our errors.
+Never: a blocking libpq call that holds the GIL (`get_copy_data(0)`); every wait is a poll that a stop interrupts.
+
+PostgreSQL manual: 54.4 Streaming Replication Protocol; 32.4 Asynchronous Command Processing. Replication commands take
+no parameters, so identifiers and literals are quoted here, by the rules of the replication grammar: no E'' strings.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from typing import Final
+
+import psycopg
+from psycopg import pq
+
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, Unreachable
+from cdc_outbox.postgres import connect
+from cdc_outbox.stop import Stop, Stopped
+
+Row = tuple[str | None, ...]
+
+COMMAND_TIMEOUT_SECONDS: Final = 30.0
+"""For a command answered from memory. Creating a slot has no deadline: it waits for every running transaction."""
+
+_FINE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COPY_BOTH)
+
+
+def quote_identifier(name: str) -> str:
+    """`name` as a quoted identifier. Raises ConfigurationError for a NUL, which no identifier can hold."""
+    if "\0" in name:
+        raise ConfigurationError("a name holds a NUL character", cure="choose another name")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(text: str) -> str:
+    """`text` as a literal of the replication grammar: quotes doubled, backslashes as they are."""
+    if "\0" in text:
+        raise ConfigurationError("a value holds a NUL character", cure="choose another value")
+    return "'" + text.replace("'", "''") + "'"
+
+
+class ReplicationSession:
+    """One `replication=database` connection. Not thread-safe; close it with `close()`."""
+
+    def __init__(self, dsn: str, stop: Stop) -> None:
+        self._stop = stop
+        conninfo = connect.session_conninfo(dsn, replication="database")
+        self.connection = connect.open_session(conninfo)
+        self.pgconn = self.connection.pgconn
+        self.notice: Callable[[str, str], None] | None = None
+        self.connection.add_notice_handler(self._on_notice)
+
+    @property
+    def server_version(self) -> int:
+        """As libpq gives it: 180006 is 18.6."""
+        return self.pgconn.server_version
+
+    def close(self) -> None:
+        """Close the socket. Never raises."""
+        self.connection.close()
+
+    def rows(self, command: str, *, timeout: float | None = COMMAND_TIMEOUT_SECONDS) -> list[Row]:
+        """Run one command and give its rows as text. Raises our errors, Stopped on a stop."""
+        result = self.run(command, timeout=timeout)
+        encoding = "utf-8"
+        return [
+            tuple(
+                None if (value := result.get_value(row, column)) is None else bytes(value).decode(encoding)
+                for column in range(result.nfields)
+            )
+            for row in range(result.ntuples)
+        ]
+
+    def run(self, command: str, *, timeout: float | None = COMMAND_TIMEOUT_SECONDS) -> pq.abc.PGresult:
+        """Send one command and wait for its result, the last one if there are several."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self.pgconn.send_query(command.encode())
+            return self._result(deadline)
+        except psycopg.Error as error:
+            raise connect.translate(error) from error
+
+    def _result(self, deadline: float | None) -> pq.abc.PGresult:
+        result: pq.abc.PGresult | None = None
+        while True:
+            while self.pgconn.flush() or self.pgconn.is_busy():
+                self._wait(deadline)
+                self.pgconn.consume_input()
+            following = self.pgconn.get_result()
+            if following is None:
+                break
+            result = following
+            if result.status not in _FINE:
+                raise result_error(result)
+            if result.status == pq.ExecStatus.COPY_BOTH:
+                break
+        if result is None:
+            raise ConnectionLost("PostgreSQL gave no answer to a replication command")
+        return result
+
+    def _wait(self, deadline: float | None) -> None:
+        if self._stop.requested:
+            raise Stopped("stopped while waiting for PostgreSQL")
+        if deadline is not None and time.monotonic() > deadline:
+            raise Unreachable("PostgreSQL does not answer a replication command")
+        poller = select.poll()
+        poller.register(self.pgconn.socket, select.POLLIN)
+        poller.register(self._stop.fileno(), select.POLLIN)
+        poller.poll(1000)
+
+    def _on_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        if self.notice is not None:
+            self.notice(diagnostic.sqlstate or "", diagnostic.message_primary or "")
+
+
+def result_error(result: pq.abc.PGresult) -> CdcOutboxError:
+    """The error that a failed result reports, as one of ours."""
+    sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
+    primary = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)
+    if sqlstate is None:
+        return ConnectionLost(f"PostgreSQL ended the connection: {result.get_error_message()}")
+    return connect.from_sqlstate(sqlstate.decode(), (primary or b"").decode(errors="replace"))

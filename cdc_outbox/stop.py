@@ -1,0 +1,51 @@
+"""The wish to stop: a flag that a signal handler sets, and a file descriptor that wakes every wait.
+
+A wait that includes `fileno()` in its poll ends at once when a stop is requested; Python itself restarts interrupted
+waits (PEP 475), so a flag alone would be seen only when the wait is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+
+
+class Stopped(Exception):
+    """A wait ended since a stop was requested. Not an error: whoever started the wait knows what to do."""
+
+
+class Stop:
+    """Requested once, by anybody; never taken back."""
+
+    __slots__ = ("_read_fd", "_write_fd", "requested_at")
+
+    def __init__(self) -> None:
+        self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
+        self.requested_at: float | None = None
+        """`time.monotonic()` of the first request."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody asked."""
+        return self.requested_at is not None
+
+    def request(self) -> None:
+        """Ask. Safe in a signal handler and from another thread."""
+        if self.requested_at is None:
+            self.requested_at = time.monotonic()
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._write_fd, b"!")
+
+    def fileno(self) -> int:
+        """Readable from the first request on."""
+        return self._read_fd
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, at most `seconds`; True as soon as a stop is requested."""
+        if not self.requested and seconds > 0:
+            poller = select.poll()
+            poller.register(self._read_fd, select.POLLIN)
+            poller.poll(seconds * 1000)
+        return self.requested
