@@ -1,0 +1,67 @@
+"""A guard ends a child process when this process dies, however it dies, SIGKILL included.
+
+In: the id of a child that was just started. Out: nothing, as long as this process lives and until `release()`.
+How: a shell waits on a pipe whose other end only this process holds. The kernel closes that end when this process is
+gone; the shell reads end-of-file and acts. That needs no Linux-only call, and unlike PR_SET_PDEATHSIG it does not fire
+when merely the *thread* that started the child ends, nor does it run Python between fork and exec.
+
+Never: touches a process after `release()`. Call that only after the child was reaped, so that its id is still its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import signal
+    from pathlib import Path
+
+PATIENCE: Final = 50
+"""Tenths of a second from the first signal to SIGKILL: PostgreSQL's own immediate shutdown takes up to 5 s."""
+
+# $1 process id, $2 signal, $3 tenths of a second, $4 folder to remove, or empty. CONT: a stopped process acts on nothing.
+_WATCH: Final = """
+read -r _ && exit 0
+kill -s "$2" "$1"; kill -s CONT "$1"
+left=$3
+while kill -s 0 "$1" && [ "$left" -gt 0 ]; do sleep 0.1; left=$((left - 1)); done
+kill -s KILL "$1"
+[ -z "$4" ] || rm -rf -- "$4"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An unprivileged account to run a child under, by number, without supplementary groups."""
+
+    uid: int
+    gid: int
+
+
+class Guard:
+    """Sends `by` to process `pid` once this process is gone, SIGKILL later, then removes `folder`."""
+
+    def __init__(
+        self, pid: int, *, by: signal.Signals, folder: Path | None = None, account: Account | None = None
+    ) -> None:
+        name = by.name.removeprefix("SIG")
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCH, "guard", str(pid), name, str(PATIENCE), str(folder or "")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,  # what ends our terminal's process group must not end the guard first
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+        )
+
+    def release(self) -> None:
+        """The child has ended: the guard goes, without doing anything. Harmless when called again."""
+        if self._shell.returncode is None:
+            with contextlib.suppress(BrokenPipeError):
+                self._shell.communicate(b"released\n")

