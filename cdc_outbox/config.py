@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-DEFAULT_TABLE: Final = "public.outbox"
+from cdc_outbox.names import TableName
+
+DEFAULT_TABLE: Final = TableName("public", "outbox")
 
 
 class Secret:
@@ -67,7 +69,7 @@ class Settings:
     publication: str = "cdc_outbox"
     create_slot: bool = True
     snapshot: bool = True
-    tables: tuple[str, ...] = (DEFAULT_TABLE,)
+    tables: tuple[TableName, ...] = (DEFAULT_TABLE,)
     topic: str = "outbox.event.{aggregatetype}"
     columns: Columns = field(default_factory=Columns)
     headers: tuple[HeaderColumn, ...] = ()

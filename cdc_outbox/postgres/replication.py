@@ -3,8 +3,8 @@
 In: a conninfo string; replication commands and plain SQL, one at a time. Out: rows of text, or our errors.
 Never: a blocking libpq call that holds the GIL (`get_copy_data(0)`); every wait is a poll that a stop interrupts.
 
-PostgreSQL manual: 54.4 Streaming Replication Protocol; 32.4 Asynchronous Command Processing. Replication commands take
-no parameters, so identifiers and literals are quoted here, by the rules of the replication grammar: no E'' strings.
+PostgreSQL manual: 54.4 Streaming Replication Protocol; 32.4 Asynchronous Command Processing. `names` quotes what
+goes into a command.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 import psycopg
 from psycopg import pq
 
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, Unreachable
+from cdc_outbox.errors import CdcOutboxError, ConnectionLost, Unreachable
 from cdc_outbox.postgres import connect
 from cdc_outbox.stop import Stop, Stopped
 
@@ -27,20 +27,6 @@ COMMAND_TIMEOUT_SECONDS: Final = 30.0
 """For a command answered from memory. Creating a slot has no deadline: it waits for every running transaction."""
 
 _FINE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COPY_BOTH)
-
-
-def quote_identifier(name: str) -> str:
-    """`name` as a quoted identifier. Raises ConfigurationError for a NUL, which no identifier can hold."""
-    if "\0" in name:
-        raise ConfigurationError("a name holds a NUL character", cure="choose another name")
-    return '"' + name.replace('"', '""') + '"'
-
-
-def quote_literal(text: str) -> str:
-    """`text` as a literal of the replication grammar: quotes doubled, backslashes as they are."""
-    if "\0" in text:
-        raise ConfigurationError("a value holds a NUL character", cure="choose another value")
-    return "'" + text.replace("'", "''") + "'"
 
 
 class ReplicationSession:

@@ -21,8 +21,9 @@ import psycopg
 from psycopg import pq
 
 from cdc_outbox.errors import CdcOutboxError, ConnectionLost
+from cdc_outbox.names import quote_identifier, quote_literal
 from cdc_outbox.postgres import wire
-from cdc_outbox.postgres.replication import ReplicationSession, quote_identifier, quote_literal, result_error
+from cdc_outbox.postgres.replication import ReplicationSession, result_error
 from cdc_outbox.stop import Stop
 
 DEFAULT_WAL_SENDER_TIMEOUT_SECONDS: Final = 60.0

@@ -1,0 +1,68 @@
+"""Names of PostgreSQL objects: parsed as SQL would, quoted as SQL needs.
+
+PostgreSQL manual: 4.1.1 Identifiers and Key Words. Replication commands take no parameters, so what goes into them is
+quoted here, by their grammar: identifiers in double quotes, literals in single quotes, never an E'' string.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from cdc_outbox.errors import ConfigurationError
+
+_PART: Final = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^\s".]+))\s*(\.|$)')
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A table, by schema and name, exactly as the catalog spells them."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_plain_or_quoted(self.schema)}.{_plain_or_quoted(self.name)}"
+
+    @property
+    def quoted(self) -> str:
+        """For SQL text."""
+        return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
+
+
+def parse_table(text: str) -> TableName:
+    """`outbox`, `app.outbox`, `"My Schema"."Outbox"`: unquoted parts are folded to lower case, `public` is implied.
+
+    Raises ValueError when it is not a table's name.
+    """
+    parts: list[str] = []
+    at = 0
+    while at < len(text) or not parts:
+        match = _PART.match(text, at)
+        if match is None or (match[3] == "." and match.end() == len(text)):
+            raise ValueError(f'not a table name: {text!r} (write schema.table, or "Schema"."Table")')
+        quoted, plain = match[1], match[2]
+        parts.append(quoted.replace('""', '"') if quoted is not None else plain.lower())
+        at = match.end()
+    if len(parts) > 2 or "\0" in text:
+        raise ValueError(f"not a table name: {text!r} (write schema.table)")
+    return TableName("public", parts[0]) if len(parts) == 1 else TableName(parts[0], parts[1])
+
+
+def quote_identifier(name: str) -> str:
+    """`name` as a quoted identifier. Raises ConfigurationError for a NUL, which no identifier can hold."""
+    if "\0" in name:
+        raise ConfigurationError("a name holds a NUL character", cure="choose another name")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(text: str) -> str:
+    """`text` as a literal, quotes doubled and backslashes as they are. Raises ConfigurationError for a NUL."""
+    if "\0" in text:
+        raise ConfigurationError("a value holds a NUL character", cure="choose another value")
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _plain_or_quoted(part: str) -> str:
+    return part if re.fullmatch(r"[a-z_][a-z0-9_$]*", part) else quote_identifier(part)
