@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PATIENCE: Final = 50
 """Tenths of a second from the first signal to SIGKILL: PostgreSQL's own immediate shutdown takes up to 5 s."""
 
-# $1 process id, $2 signal, $3 tenths of a second, $4 folder to remove, or empty. CONT: a stopped process acts on nothing.
+# $1 process id, $2 signal, $3 tenths of a second, $4 folder to remove, or empty. CONT: a stopped process cannot act.
 _WATCH: Final = """
 read -r _ && exit 0
 kill -s "$2" "$1"; kill -s CONT "$1"

@@ -127,7 +127,7 @@ class EmbeddedPostgres:
     @property
     def running(self) -> bool:
         """Whether the postmaster lives."""
-        return self._process is not None and self._process.poll() is None
+        return self._alive()
 
     @property
     def data_dir(self) -> Path:
@@ -170,7 +170,7 @@ class EmbeddedPostgres:
             if self._fixed_port or attempt == _PORT_ATTEMPTS - 1:
                 break
             self.port = free_port()
-        if self.running:
+        if self._alive():
             self.kill()
         raise ConfigurationError(
             f"PostgreSQL {self.version} did not start within {timeout:g} s; its log ends:\n{self._log_tail()}",
@@ -178,7 +178,7 @@ class EmbeddedPostgres:
         )
 
     def stop(self, mode: StopMode = "fast", *, timeout: float = 30.0) -> None:
-        """Shut down the way the manual names (18.5). TimeoutError after `timeout` seconds; the server is still at it."""
+        """Shut down the way the manual names (18.5). TimeoutError after `timeout` seconds, still at it."""
         if not self.running:
             self._ended()
             return
@@ -221,6 +221,9 @@ class EmbeddedPostgres:
             self._folder = None
 
     # -- how
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the server was not started"
