@@ -1,0 +1,277 @@
+"""Messages of the pgoutput plugin, protocol version 1. Pure: bytes to values.
+
+In: a CopyData message and the offset at which its pgoutput message begins. Out: one of the tuples below.
+Never: a guess. A truncated, padded or unknown message is a ProtocolError that names the message.
+
+The columns of an Insert are not looked at by `decode`: a reader for one relation, made by `compile_reader`, cuts out just
+the columns that somebody wants.
+
+PostgreSQL manual: 54.9 Logical Replication Message Formats; 54.5.3 for the order in which they come.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from cdc_outbox.errors import ProtocolError
+from cdc_outbox.lsn import Lsn
+
+BEGIN: Final = ord("B")
+COMMIT: Final = ord("C")
+INSERT: Final = ord("I")
+RELATION: Final = ord("R")
+
+_U32: Final = struct.Struct(">I")
+_U16: Final = struct.Struct(">H")
+_BEGIN: Final = struct.Struct(">cQqI")
+_COMMIT: Final = struct.Struct(">cBQQq")
+_INSERT: Final = struct.Struct(">cIc")
+_LOGICAL: Final = struct.Struct(">cBQ")
+_COLUMN: Final = struct.Struct(">Ii")
+
+INSERT_TUPLE_OFFSET: Final = _INSERT.size
+"""From the start of an Insert to its tuple: type byte, relation OID, 'N'."""
+
+
+class Begin(NamedTuple):
+    """A committed transaction begins. `commit_time`: microseconds since 2000-01-01 UTC."""
+
+    final_lsn: Lsn
+    commit_time: int
+    xid: int
+
+
+class Commit(NamedTuple):
+    """It ends. Only `end_lsn`, as is, may be confirmed to the server."""
+
+    commit_lsn: Lsn
+    end_lsn: Lsn
+    commit_time: int
+
+
+class Column(NamedTuple):
+    """A column as the Relation message tells it, which is as it was when the row was written."""
+
+    name: str
+    type_oid: int
+    is_key: bool = False
+    type_modifier: int = -1
+
+
+class Relation(NamedTuple):
+    """A table, told before its first row and again after each change. An empty `schema` is pg_catalog."""
+
+    oid: int
+    schema: str
+    name: str
+    replica_identity: str
+    columns: tuple[Column, ...]
+
+
+class Insert(NamedTuple):
+    """A row. Its tuple begins at `tuple_offset` of the same bytes."""
+
+    relation_oid: int
+    tuple_offset: int
+
+
+class Type(NamedTuple):
+    """A user-defined type, told before the relation that uses it."""
+
+    oid: int
+    schema: str
+    name: str
+
+
+class Origin(NamedTuple):
+    """The transaction was first committed on another server."""
+
+    commit_lsn: Lsn
+    name: str
+
+
+class Truncate(NamedTuple):
+    """Tables were truncated. An outbox has nothing to say about that."""
+
+    relation_oids: tuple[int, ...]
+
+
+class Change(NamedTuple):
+    """An Update or Delete. A publication with publish='insert' never sends one."""
+
+    kind: str
+    relation_oid: int
+
+
+class LogicalMessage(NamedTuple):
+    """pg_logical_emit_message: a message without a table."""
+
+    transactional: bool
+    lsn: Lsn
+    prefix: str
+    content: bytes
+
+
+Message = Begin | Commit | Relation | Insert | Type | Origin | Truncate | Change | LogicalMessage
+
+T = TypeVar("T")
+
+
+def decode(data: bytes, at: int = 0) -> Message:
+    """Decode the message that begins at `at` and ends with `data`. Raises ProtocolError."""
+    if at >= len(data):
+        raise ProtocolError("an empty pgoutput message")
+    name, read = _READERS.get(data[at], ("", None))
+    if read is None:
+        raise ProtocolError(f"pgoutput message of an unknown type {bytes(data[at : at + 1])!r}")
+    try:
+        return read(data, at)
+    except (struct.error, IndexError, ValueError) as error:
+        raise ProtocolError(f"malformed pgoutput {name}: {error}") from error
+
+
+def read_begin(data: bytes, at: int) -> Begin:
+    """Decode Begin. Raises struct.error when it is not exactly that long."""
+    _, final_lsn, commit_time, xid = _BEGIN.unpack(data[at:])
+    return Begin(final_lsn, commit_time, xid)
+
+
+def read_commit(data: bytes, at: int) -> Commit:
+    """Decode Commit. Raises struct.error when it is not exactly that long."""
+    _, _flags, commit_lsn, end_lsn, commit_time = _COMMIT.unpack(data[at:])
+    return Commit(commit_lsn, end_lsn, commit_time)
+
+
+def _read_insert(data: bytes, at: int) -> Insert:
+    _, relation_oid, kind = _INSERT.unpack_from(data, at)
+    if kind != b"N":
+        raise ValueError(f"tuple kind {kind!r} instead of b'N'")
+    return Insert(relation_oid, at + INSERT_TUPLE_OFFSET)
+
+
+def _read_relation(data: bytes, at: int) -> Relation:
+    (oid,) = _U32.unpack_from(data, at + 1)
+    schema, at = _text(data, at + 5)
+    name, at = _text(data, at)
+    identity = chr(data[at])
+    (count,) = _U16.unpack_from(data, at + 1)
+    at += 3
+    columns: list[Column] = []
+    for _ in range(count):
+        flags = data[at]
+        column, at = _text(data, at + 1)
+        type_oid, modifier = _COLUMN.unpack_from(data, at)
+        at += _COLUMN.size
+        columns.append(Column(column, type_oid, bool(flags & 1), modifier))
+    return _complete(data, at, Relation(oid, schema, name, identity, tuple(columns)))
+
+
+def _read_type(data: bytes, at: int) -> Type:
+    (oid,) = _U32.unpack_from(data, at + 1)
+    schema, at = _text(data, at + 5)
+    name, at = _text(data, at)
+    return _complete(data, at, Type(oid, schema, name))
+
+
+def _read_origin(data: bytes, at: int) -> Origin:
+    (lsn,) = struct.unpack_from(">Q", data, at + 1)
+    name, at = _text(data, at + 9)
+    return _complete(data, at, Origin(lsn, name))
+
+
+def _read_truncate(data: bytes, at: int) -> Truncate:
+    (count,) = _U32.unpack_from(data, at + 1)
+    if len(data) - at != 6 + 4 * count:  # before anything of that size is made
+        raise ValueError(f"{count} relations do not fit {len(data) - at} bytes")
+    return Truncate(struct.unpack_from(f">{count}I", data, at + 6))
+
+
+def _read_change(data: bytes, at: int) -> Change:
+    (oid,) = _U32.unpack_from(data, at + 1)
+    return Change({ord("U"): "Update", ord("D"): "Delete"}[data[at]], oid)
+
+
+def _read_logical_message(data: bytes, at: int) -> LogicalMessage:
+    _, flags, lsn = _LOGICAL.unpack_from(data, at)
+    prefix, at = _text(data, at + _LOGICAL.size)
+    (length,) = _U32.unpack_from(data, at)
+    content = data[at + 4 : at + 4 + length]
+    return _complete(data, at + 4 + length, LogicalMessage(bool(flags & 1), lsn, prefix, content))
+
+
+def _text(data: bytes, at: int) -> tuple[str, int]:
+    """Read a NUL-terminated string; give it and the offset behind it."""
+    end = data.index(b"\0", at)
+    return data[at:end].decode("utf-8", "surrogateescape"), end + 1
+
+
+def _complete(data: bytes, at: int, message: T) -> T:
+    if at != len(data):
+        raise ValueError(f"ends at byte {at} of {len(data)}")
+    return message
+
+
+_READERS: Final[Mapping[int, tuple[str, Callable[[bytes, int], Message]]]] = {
+    BEGIN: ("Begin", read_begin),
+    COMMIT: ("Commit", read_commit),
+    INSERT: ("Insert", _read_insert),
+    RELATION: ("Relation", _read_relation),
+    ord("Y"): ("Type", _read_type),
+    ord("O"): ("Origin", _read_origin),
+    ord("T"): ("Truncate", _read_truncate),
+    ord("U"): ("Update", _read_change),
+    ord("D"): ("Delete", _read_change),
+    ord("M"): ("Message", _read_logical_message),
+}
+
+
+def compile_reader(
+    relation: Relation, expression: str, wanted: Sequence[int], scope: Mapping[str, object]
+) -> Callable[[bytes, int], object]:
+    """Make the function that reads one relation's tuples: `reader(data, at) -> value of expression`.
+
+    `expression` is source text in which `c0`, `c1`, … stand for the columns (bytes, or None for NULL) whose positions are
+    in `wanted`, and the names of `scope` for what they are given. Positions and counts are written into the source, so a
+    row costs a few comparisons and a slice per wanted column: measured at a quarter of the time of a loop over cells.
+    Nothing of a row or a name ever enters the source, only positions. The reader raises ProtocolError for a tuple that is
+    truncated, too long, of another number of columns, or has a cell that is neither text nor NULL.
+    """
+    count = len(relation.columns)
+    lines = [
+        "def reader(data, at):",
+        " try:",
+        f"  if data[at] != {count >> 8} or data[at + 1] != {count & 0xFF}: raise malformed(data, at)",
+        "  at += 2",
+    ]
+    for position in range(count):
+        keep = position in wanted
+        lines += [
+            "  kind = data[at]",
+            "  if kind == 116:",  # 't', text
+            "   start = at + 5",
+            "   at = start + length_at(data, at + 1)[0]",
+            *([f"   c{position} = data[start:at]"] if keep else []),
+            "  elif kind == 110:",  # 'n', NULL
+            "   at += 1",
+            *([f"   c{position} = None"] if keep else []),
+            "  else: raise malformed(data, at)",
+        ]
+    lines += [
+        "  if at != len(data): raise malformed(data, at)",
+        " except (IndexError, error) as problem: raise malformed(data, at) from problem",
+        f" return {expression}",
+    ]
+
+    def malformed(data: bytes, at: int) -> ProtocolError:
+        return ProtocolError(
+            f"malformed pgoutput Insert: tuple of {relation.schema}.{relation.name} with {count} columns "
+            f"breaks off or goes on at byte {at} of {len(data)}"
+        )
+
+    names = {**scope, "length_at": _U32.unpack_from, "malformed": malformed, "error": struct.error}
+    exec("\n".join(lines), names)  # noqa: S102 - positions only, see above
+    reader = names["reader"]
+    assert callable(reader)
+    return reader

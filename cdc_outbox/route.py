@@ -1,0 +1,243 @@
+"""An outbox event to a Kafka record: topic, key, value, headers, timestamp, partition. Pure.
+
+In: `OutboxEvent`s of one plan. Out: `KafkaRecord`s, ready to produce.
+Never: a change of the payload, a topic that Kafka would not accept, or a silent default. What cannot become a record raises
+PoisonEvent, with the event's id, type, key and topic as far as they are known.
+
+The record's shape is DESIGN's table "Part of the record"; Debezium's outbox event router makes the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import orjson
+
+from cdc_outbox.config import HeaderColumn
+from cdc_outbox.decode.outbox import TRACE_COLUMNS, OutboxEvent, OutboxPlan
+from cdc_outbox.errors import ConfigurationError, PoisonEvent
+
+UNASSIGNED: Final = -1
+"""No partition named: the producer's partitioner chooses, by murmur2 of the key."""
+
+MAX_PARTITION: Final = 2**31 - 1
+"""Kafka's partition numbers are signed 32-bit integers."""
+
+TOPIC_CACHE_ENTRIES: Final = 10_000
+"""Topics remembered by their columns. Beyond it the cache starts again: a template over a key must not fill the memory."""
+
+_TOPIC_RULE: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+"""Kafka's rule (org.apache.kafka.common.internals.Topic); `.` and `..` are refused besides."""
+
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_SPACE_BETWEEN_TOKENS: Final = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
+
+Headers = list[tuple[str, bytes | None]]
+
+_new_record: Final = tuple.__new__
+"""A NamedTuple without its Python-level constructor: half the time, once per row."""
+
+
+class KafkaRecord(NamedTuple):
+    """What is handed to the producer. `timestamp`: milliseconds since 1970-01-01 UTC."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: int
+    partition: int
+
+
+class TopicTemplate:
+    """`outbox.event.{aggregatetype}`: text with the names of columns in braces."""
+
+    def __init__(self, template: str) -> None:
+        """Parse. Raises ConfigurationError for a brace without its partner, or text that no topic can hold."""
+        pieces = _PLACEHOLDER.split(template)
+        self.literals = tuple(pieces[0::2])
+        self.columns = tuple(pieces[1::2])
+        fixed = "".join(self.literals)
+        if "" in self.columns or not _TOPIC_RULE.fullmatch(fixed + ("x" if self.columns else "")):
+            raise ConfigurationError(
+                f"--topic {template!r} cannot make a topic: Kafka allows [A-Za-z0-9._-], 1 to 249 of them",
+                cure="write a template such as outbox.event.{aggregatetype}",
+            )
+
+    def fill(self, values: tuple[bytes | None, ...]) -> str:
+        """Put the columns' values in. Raises ValueError when one is NULL, or the topic breaks Kafka's rule."""
+        topic = self.literals[0]
+        for name, value, literal in zip(self.columns, values, self.literals[1:], strict=True):
+            if value is None:
+                raise ValueError(f"column {name}, which names the topic, is NULL")
+            topic += value.decode() + literal
+        if not _TOPIC_RULE.fullmatch(topic) or topic in {".", ".."}:
+            raise ValueError(f"{topic[:300]!r} is no topic: Kafka allows [A-Za-z0-9._-], 1 to 249 of them")
+        return topic
+
+
+class Route:
+    """The way from one plan's events to records."""
+
+    def __init__(self, plan: OutboxPlan, template: TopicTemplate, names: HeaderNames) -> None:
+        self._plan = plan
+        self._template = template
+        self._id_name, self._type_name = names
+        self._topics: dict[tuple[bytes | None, ...], str] = {}
+
+    def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
+        """Make the record; `commit_time` in Unix milliseconds. Raises PoisonEvent."""
+        topic = self._topics.get(event.routing) or self._new_topic(event)
+        event_id, key, event_type, payload, members, timestamp, partition, _, extra = event
+        if event_id is None:
+            raise self._poison(event, "no-id", "the event has no id: the column is NULL")
+        headers: Headers = [(self._id_name, event_id)]
+        if event_type is not None:
+            headers.append((self._type_name, event_type))
+        if members is not None or extra:
+            self._add_headers(headers, event)
+        if timestamp is not None:
+            commit_time = self._timestamp(event, timestamp)
+        number = UNASSIGNED if partition is None else self._partition(event, partition)
+        return _new_record(KafkaRecord, (topic, key, payload, headers, commit_time, number))
+
+    def _new_topic(self, event: OutboxEvent) -> str:
+        try:
+            topic = self._template.fill(event.routing)
+        except ValueError as error:  # a UnicodeDecodeError is one
+            raise self._poison(event, "bad-topic", str(error)) from error
+        if len(self._topics) >= TOPIC_CACHE_ENTRIES:
+            self._topics.clear()
+        self._topics[event.routing] = topic
+        return topic
+
+    def _add_headers(self, headers: Headers, event: OutboxEvent) -> None:
+        """Add the members of the `headers` column, then the columns that are headers.
+
+        A trace column yields to a member of the same name, which is nearer to the writer.
+        """
+        if event.headers is not None:
+            try:
+                headers += header_members(event.headers)
+            except ValueError as error:
+                raise self._poison(event, "bad-headers", f"the headers are no JSON object: {error}") from error
+        for name, value in zip(self._plan.extra_names, event.extra, strict=True):
+            if value is not None and not (name in TRACE_COLUMNS and any(name == other for other, _ in headers)):
+                headers.append((name, value))
+
+    def _timestamp(self, event: OutboxEvent, timestamp: bytes) -> int:
+        try:
+            return unix_milliseconds(timestamp)
+        except ValueError as error:
+            raise self._poison(event, "bad-timestamp", f"the timestamp cannot be Kafka's: {error}") from error
+
+    def _partition(self, event: OutboxEvent, partition: bytes) -> int:
+        number = int(partition)
+        if not 0 <= number <= MAX_PARTITION:
+            raise self._poison(event, "bad-partition", f"{number} is no partition")
+        return number
+
+    def _poison(self, event: OutboxEvent, reason: str, what: str) -> PoisonEvent:
+        return poison_event(self._plan, event, reason, what)
+
+
+class HeaderNames(NamedTuple):
+    """What the headers `id` and `type` are called."""
+
+    id: str = "id"
+    type: str = "type"
+
+
+def header_names(headers: tuple[HeaderColumn, ...], id_column: str, type_column: str) -> HeaderNames:
+    """Find aliases: `--header id:eventId` renames the header that goes out anyway instead of adding another."""
+    aliases = {header.column: header.name for header in headers}
+    return HeaderNames(aliases.get(id_column, "id"), aliases.get(type_column, "type"))
+
+
+def header_members(text: bytes) -> Headers:
+    """Give the members of a JSON object as headers: a string as its text, null as null, anything else as its JSON text.
+
+    Raises ValueError when it is not an object, or a name cannot be a header's.
+    """
+    members = orjson.loads(text)
+    if not isinstance(members, dict):
+        raise ValueError(f"it is a JSON {type(members).__name__}")  # noqa: TRY004 - one kind of error for bad headers
+    headers: Headers = []
+    for name, value in members.items():
+        if isinstance(value, str):
+            headers.append((name, value.encode()))
+        elif value is None:
+            headers.append((name, None))
+        else:
+            return _verbatim_members(text.decode())
+    if b"\\u0000" in text and any("\0" in name for name in members):
+        raise ValueError("a name holds a NUL character")
+    return headers
+
+
+def _verbatim_members(text: str) -> Headers:
+    """As `header_members`, for objects with numbers and the like: their text is kept, so that 1.10 stays 1.10.
+
+    A parsed number would come out as another text, and one of many digits as another number. White space between tokens,
+    which jsonb adds and json keeps, goes.
+    """
+    decoder = json.JSONDecoder()
+    headers: dict[str, bytes | None] = {}
+    at = _skip_space(text, _skip_space(text, 0) + 1)
+    while text[at] != "}":
+        name, at = decoder.raw_decode(text, at)
+        start = _skip_space(text, _skip_space(text, at) + 1)
+        value, at = decoder.raw_decode(text, start)
+        if "\0" in name:
+            raise ValueError("a name holds a NUL character")
+        if value is None:
+            headers[name] = None
+        elif isinstance(value, str):
+            headers[name] = value.encode()
+        else:
+            headers[name] = _SPACE_BETWEEN_TOKENS.sub(lambda match: match[1] or "", text[start:at]).encode()
+        at = _skip_space(text, at)
+        if text[at] == ",":
+            at = _skip_space(text, at + 1)
+    return list(headers.items())
+
+
+def _skip_space(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def unix_milliseconds(timestamp: bytes) -> int:
+    """Read a timestamp as PostgreSQL prints it (ISO, UTC): `2026-11-23 08:51:33.25+00`, or without an offset.
+
+    Raises ValueError for infinity, a year beyond 9999 or before 1970: Kafka's timestamps begin there.
+    """
+    moment = datetime.fromisoformat(timestamp.decode())
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    milliseconds = since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
+    if milliseconds < 0:
+        raise ValueError(f"{moment.isoformat()} is before 1970")
+    return milliseconds
+
+
+def poison_event(plan: OutboxPlan, event: OutboxEvent, reason: str, what: str) -> PoisonEvent:
+    """An error that names the event as far as it can be named. The payload is never part of it."""
+    return PoisonEvent(
+        what,
+        cure="correct what the application writes; this row itself has to be skipped or dead-lettered (--on-poison)",
+        reason=reason,
+        table=str(plan.table),
+        id=_shown(event.id),
+        type=_shown(event.type),
+        key=_shown(event.key),
+    )
+
+
+def _shown(value: bytes | None) -> str | None:
+    return None if value is None else value[:200].decode(errors="replace")
