@@ -1,0 +1,107 @@
+"""The ledger: which transactions are delivered, and so how far the server may forget. A pure state machine.
+
+In: begins, records handed to Kafka, delivery reports, commits, keepalives. Out: the flush LSN.
+Never: a maximum, an addition to an LSN, a position inside a transaction, anything from an earlier connection. A ledger lives
+as long as one connection; a late report from before marks a transaction that no ledger holds any more.
+
+One queue holds transactions and keepalives in the order in which they came. The flush LSN is the end of the longest prefix
+of it that is delivered: a transaction whose last record is delivered waits for those before it.
+PostgreSQL manual: 47.2.3 Replication Slots (what is confirmed is not sent again), 54.4 (keepalives promise that everything
+below `wal_end` was sent).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from cdc_outbox.errors import ProtocolError
+from cdc_outbox.lsn import UNSET, Lsn, format_lsn
+
+
+class Transaction:
+    """One transaction on its way. The delivery reports of its records count `outstanding` down."""
+
+    __slots__ = ("commit_time", "end_lsn", "events", "outstanding")
+
+    def __init__(self, commit_time: float) -> None:
+        self.commit_time = commit_time
+        """When it was committed, Unix seconds."""
+        self.end_lsn = UNSET
+        """Unset until its Commit has come: till then it is never delivered, whatever the reports say."""
+        self.events = 0
+        """How many records it became."""
+        self.outstanding = 0
+        """Records handed to Kafka whose delivery is not yet reported."""
+
+
+class AckLedger:
+    """The transactions and keepalives of one connection, oldest first."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Transaction] = deque()
+        self._open: Transaction | None = None
+        self._last = UNSET
+        self.flush_lsn = UNSET
+        """Everything that ends at or below it is delivered. Unset: no statement yet."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a Begin has come whose Commit has not."""
+        return self._open is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is waiting."""
+        return not self._queue
+
+    @property
+    def oldest_commit_time(self) -> float | None:
+        """When the oldest transaction that is not delivered was committed, Unix seconds; None when there is none."""
+        for entry in self._queue:
+            if entry.outstanding or entry.end_lsn == UNSET:
+                return entry.commit_time
+        return None
+
+    def begin(self, commit_time: float) -> Transaction:
+        """Open a transaction. Raises ProtocolError when one is open."""
+        if self._open is not None:
+            raise ProtocolError("a Begin inside a transaction")
+        self._open = Transaction(commit_time)
+        self._queue.append(self._open)
+        return self._open
+
+    def commit(self, end_lsn: Lsn) -> None:
+        """Close it with the Commit's end LSN, as is. Raises ProtocolError without a Begin, or when the LSN goes back."""
+        if self._open is None:
+            raise ProtocolError("a Commit without a Begin", lsn=format_lsn(end_lsn))
+        if end_lsn <= self._last:
+            raise ProtocolError(f"a Commit that ends at or before {format_lsn(self._last)}", lsn=format_lsn(end_lsn))
+        self._open.end_lsn = self._last = end_lsn
+        self._open = None
+
+    def keepalive(self, wal_end: Lsn) -> None:
+        """Note that all below `wal_end` was sent. Inside a transaction that says nothing about its end, so it is left.
+
+        After a reconnect the first ones may lie below what is confirmed already: left as well.
+        """
+        if self._open is not None or wal_end <= self._last:
+            return
+        self._last = wal_end
+        if not self._queue:
+            self.flush_lsn = wal_end
+            return
+        last = self._queue[-1]
+        if last.events or last.outstanding:
+            last = Transaction(last.commit_time)
+            self._queue.append(last)
+        last.end_lsn = wal_end
+
+    def advance(self) -> list[Transaction]:
+        """Take off the delivered prefix, move `flush_lsn` to its end, and give what was taken."""
+        taken: list[Transaction] = []
+        queue = self._queue
+        while queue and not queue[0].outstanding and queue[0].end_lsn != UNSET:
+            taken.append(queue.popleft())
+        if taken:
+            self.flush_lsn = taken[-1].end_lsn
+        return taken
