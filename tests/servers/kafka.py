@@ -1,0 +1,338 @@
+"""A throw-away Apache Kafka broker on 127.0.0.1: KRaft, one node, from the project's own jars.
+
+In: Java and Maven (which fetches the jars once, into a cache folder outside the checkout), and broker properties.
+Out: a running broker, and the acts that tests need: stop, restart, kill, freeze; Kafka's own console consumer.
+Never: listens beyond 127.0.0.1, leaves a process or a data folder behind when this process ends.
+
+Listeners: CLIENT is what `brokers` names, and what security settings or a proxy are put on; INTERNAL is plain and
+always reached directly, for readiness and for those who check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from cdc_outbox.demo.guard import Guard
+from cdc_outbox.demo.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+VERSION: Final = "4.1.2"
+LOG4J: Final = "2.25.3"
+"""The version that this Kafka brings its log4j-core in."""
+
+HEAP: Final = ("-Xms256m", "-Xmx512m")
+
+_POM: Final = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>cdc-outbox</groupId><artifactId>kafka-for-tests</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{kafka}</version></dependency>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{kafka}</version>
+      <exclusions><exclusion><groupId>org.apache.kafka</groupId><artifactId>connect-runtime</artifactId></exclusion></exclusions>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>{log4j}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+_LOG4J: Final = """status = error
+rootLogger.level = warn
+rootLogger.appenderRef.stdout.ref = stdout
+appender.stdout.type = Console
+appender.stdout.name = stdout
+appender.stdout.layout.type = PatternLayout
+appender.stdout.layout.pattern = %d %p %c{1}: %m%n
+"""
+
+
+_SILENT: Final = logging.getLogger("tests.servers.kafka.readiness")
+"""A broker that is not up yet is what readiness waits for, no news."""
+_SILENT.disabled = True
+
+
+class KafkaUnavailable(Exception):
+    """Java or Maven is missing, the jars cannot be had, or the broker does not start. The message says which."""
+
+
+class Kafka:
+    """A broker that lives as long as this object, at most as long as this process.
+
+    `properties` go over the ones below (server.properties). `client_protocol` is the security protocol of the CLIENT
+    listener, whose own settings are `listener.name.client.*`. `advertised_port`: where clients are told to find it, a
+    proxy's, say.
+    """
+
+    def __init__(
+        self,
+        *,
+        properties: Mapping[str, str] | None = None,
+        client_protocol: str = "PLAINTEXT",
+        advertised_port: int | None = None,
+        heap: tuple[str, ...] = HEAP,
+    ) -> None:
+        self.jars = fetch_jars()
+        self.port = free_port()
+        self.internal_port = free_port()
+        self._controller_port = free_port()
+        self._advertised_port = advertised_port or self.port
+        self._client_protocol = client_protocol
+        self._properties = dict(properties or {})
+        self._heap = heap
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
+
+    @property
+    def brokers(self) -> str:
+        """Bootstrap address of the CLIENT listener."""
+        return f"127.0.0.1:{self._advertised_port}"
+
+    @property
+    def internal_brokers(self) -> str:
+        """Bootstrap address of the plain listener that no proxy and no security setting stands before."""
+        return f"127.0.0.1:{self.internal_port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the broker's Java machine."""
+        return self._running().pid
+
+    @property
+    def log_path(self) -> Path:
+        """What the broker logs (warnings and errors), over all its starts."""
+        return self._made() / "kafka.log"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self, *, timeout: float = 60.0) -> None:
+        """Start, for the first time or again with the same data and ports; returns when it answers for its metadata."""
+        if self._alive():
+            return
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-kafka-"))
+            self._format()
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._folder / "server.properties"), heap=self._heap),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in our terminal is for us
+            )
+        self._guard = Guard(self._process.pid, by=signal.SIGKILL, folder=self._folder)
+        self._wait_ready(time.monotonic() + timeout)
+
+    def stop(self, *, timeout: float = 30.0) -> None:
+        """Controlled shutdown; SIGKILL when it takes longer than `timeout` seconds."""
+        if self._alive():
+            process = self._running()
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._ended()
+
+    def kill(self) -> None:
+        """SIGKILL: no controlled shutdown, no flush."""
+        process = self._running()
+        process.kill()
+        process.wait()
+        self._ended()
+
+    def restart(self, *, timeout: float = 30.0) -> None:
+        """Stop and start with the same data and ports."""
+        self.stop(timeout=timeout)
+        self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        self._running().send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT after `pause()`."""
+        self._running().send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Kill, and remove the data."""
+        if self._alive():
+            self.kill()
+        self._ended()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def console_consumer(self, topic: str, *arguments: str, max_messages: int = 1, timeout: float = 30.0) -> str:
+        """What Kafka's own console consumer prints for a topic from its beginning: headers, key, value by default."""
+        shown = ["--property", "print.headers=true", "--property", "print.key=true"]
+        done = subprocess.run(
+            [
+                *self._java("org.apache.kafka.tools.consumer.ConsoleConsumer", heap=("-Xmx128m",)),
+                *("--bootstrap-server", self.internal_brokers, "--topic", topic, "--from-beginning"),
+                *("--max-messages", str(max_messages), "--timeout-ms", str(int(timeout * 1000))),
+                *(arguments or shown),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout + 30.0,
+        )
+        if done.returncode:
+            raise KafkaUnavailable(f"the console consumer failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the broker was not started"
+        return self._process
+
+    def _made(self) -> Path:
+        assert self._folder is not None, "the broker was not started"
+        return self._folder
+
+    def _ended(self) -> None:
+        if self._guard is not None:
+            self._guard.release()
+            self._guard = None
+
+    def _java(self, main: str, *arguments: str, heap: tuple[str, ...]) -> list[str]:
+        quiet = f"-Dlog4j2.configurationFile={self._made() / 'log4j2.properties'}"
+        return [_java_command(), *heap, quiet, "-cp", f"{self.jars}/*", main, *arguments]
+
+    def _format(self) -> None:
+        folder = self._made()
+        (folder / "log4j2.properties").write_text(_LOG4J, encoding="ascii")
+        lines = (f"{name}={value}\n" for name, value in self._server_properties(folder))
+        (folder / "server.properties").write_text("".join(lines), encoding="utf-8")
+        done = subprocess.run(
+            [
+                *self._java("kafka.tools.StorageTool", "format", "--standalone", heap=("-Xmx128m",)),
+                *("--cluster-id", uuid.uuid4().hex[:22], "--config", str(folder / "server.properties")),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise KafkaUnavailable(f"formatting Kafka's storage failed: {done.stderr.strip() or done.stdout.strip()}")
+
+    def _server_properties(self, folder: Path) -> Iterator[tuple[str, str]]:
+        ours = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "INTERNAL",
+            "listeners": f"CLIENT://127.0.0.1:{self.port},INTERNAL://127.0.0.1:{self.internal_port},"
+            f"CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": f"CLIENT://{self.brokers},INTERNAL://{self.internal_brokers}",
+            "listener.security.protocol.map": f"CLIENT:{self._client_protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(folder / "data"),
+            "num.partitions": "6",
+            "auto.create.topics.enable": "true",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "broker.session.timeout.ms": "3000",  # how long a killed broker's successor waits to be let in
+            "broker.heartbeat.interval.ms": "500",
+            "log.cleaner.dedupe.buffer.size": "2097152",  # instead of 128 MB; nothing here is worth compacting
+        }
+        yield from {**ours, **self._properties}.items()
+
+    def _wait_ready(self, deadline: float) -> None:
+        client = AdminClient({"bootstrap.servers": self.internal_brokers, "log_level": 0}, logger=_SILENT)
+        while time.monotonic() < deadline:
+            if not self._alive():
+                break
+            with contextlib.suppress(KafkaException):
+                if client.list_topics(timeout=0.5).brokers:
+                    return
+        tail = "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        raise KafkaUnavailable(f"Kafka {VERSION} did not start; its log ends:\n{tail}")
+
+
+def fetch_jars() -> Path:
+    """The folder with the broker's jars, fetched by Maven the first time. KafkaUnavailable says what is missing."""
+    _java_command()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdc-outbox"
+    home = cache / f"kafka-{VERSION}"
+    if not home.exists():
+        maven = shutil.which("mvn")
+        if maven is None:
+            raise KafkaUnavailable(f"Maven (mvn) is not installed; it fetches Apache Kafka {VERSION} for the tests")
+        cache.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f"kafka-{VERSION}-", dir=cache))
+        try:
+            _fetch(maven, draft)
+            with contextlib.suppress(OSError):  # another process was faster; its folder is as good
+                draft.rename(home)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return home / "jars"
+
+
+def _fetch(maven: str, folder: Path) -> None:
+    (folder / "pom.xml").write_text(_POM.format(kafka=VERSION, log4j=LOG4J), encoding="ascii")
+    done = subprocess.run(
+        [
+            maven,
+            "-q",
+            "-B",
+            "-f",
+            folder / "pom.xml",
+            "dependency:copy-dependencies",
+            f"-DoutputDirectory={folder}/jars",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise KafkaUnavailable(f"Maven could not fetch Apache Kafka {VERSION}: {done.stdout.strip()[-500:]}")
+
+
+def _java_command() -> str:
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=f"{home}/bin" if home else None)
+    if found is None:
+        raise KafkaUnavailable("Java is not installed; Apache Kafka needs 17 or newer")
+    return found
