@@ -35,7 +35,7 @@ _TOPIC_RULE: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _SPACE_BETWEEN_TOKENS: Final = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
 
-Headers = list[tuple[str, bytes | None]]
+Headers = list[tuple[str, str | bytes | None]]
 
 _new_record: Final = tuple.__new__
 """A NamedTuple without its Python-level constructor: half the time, once per row."""
@@ -185,7 +185,7 @@ def _verbatim_members(text: str) -> Headers:
     which jsonb adds and json keeps, goes.
     """
     decoder = json.JSONDecoder()
-    headers: dict[str, bytes | None] = {}
+    headers: dict[str, str | bytes | None] = {}
     at = _skip_space(text, _skip_space(text, 0) + 1)
     while text[at] != "}":
         name, at = decoder.raw_decode(text, at)

@@ -1,0 +1,180 @@
+"""Records to Kafka: produce with backpressure, serve delivery reports, collect what failed.
+
+In: `KafkaRecord`s, each with the report to call. Out: calls of the report, and `failures`.
+Never: a wait inside `produce`, an exception out of a delivery report, a record given up that could still be delivered.
+
+librdkafka has its own I/O threads; reports are called inside `serve`, on the caller's thread, so nothing here locks.
+librdkafka: INTRODUCTION.md, "Idempotent Producer". Idempotence lives as long as the producer object.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from cdc_outbox.counters import Counters, TopicCounters
+from cdc_outbox.errors import CdcOutboxError, PoisonEvent, Unreachable
+from cdc_outbox.publish.errors import NOT_READY, final, kafka_error, unreachable
+from cdc_outbox.route import KafkaRecord
+
+log = structlog.get_logger(__name__)
+
+METADATA_SECONDS: Final = 2.0
+"""One attempt to hear from a broker: long enough for a TLS handshake, short enough to notice a stop."""
+
+Report = Callable[[KafkaError | None, Message], None]
+
+
+class Outstanding(Protocol):
+    """Whoever waits for deliveries."""
+
+    outstanding: int
+
+
+class DeliveryFailure(NamedTuple):
+    """A record that Kafka, or librdkafka, will not take."""
+
+    topic: str
+    key: bytes | None
+    size: int
+    code: str
+    """librdkafka's name for it, such as MSG_SIZE_TOO_LARGE."""
+    words: str
+
+
+class Publisher:
+    """One producer. `properties` are librdkafka's. Raises ConfigurationError when they make no sense."""
+
+    def __init__(self, properties: dict[str, str], counters: Counters) -> None:
+        self._brokers = properties["bootstrap.servers"]
+        self._counters = counters
+        self._refusal: CdcOutboxError | None = None
+        self._last_words = "no answer"
+        self.failures: list[DeliveryFailure] = []
+        """Deliveries that failed for good, in the order in which librdkafka told."""
+        try:
+            self._producer = Producer(
+                {**properties, "error_cb": self._on_error}, logger=logging.getLogger("confluent_kafka")
+            )
+        except KafkaException as raised:
+            raise self._error(raised) from raised
+        self._produce = self._producer.produce
+        self._poll = self._producer.poll
+
+    @property
+    def in_flight(self) -> int:
+        """Records handed over whose report has not been served."""
+        return len(self._producer)
+
+    def reach(self) -> None:
+        """Hear from the cluster once. Raises Unreachable (try again), AccessRefused or ConfigurationError (do not)."""
+        try:
+            self._producer.list_topics(timeout=METADATA_SECONDS)
+        except KafkaException as raised:
+            self.serve()
+            if self._refusal is not None:
+                raise self._refusal from raised
+            error = self._error(raised)
+            raise unreachable(self._brokers, self._last_words) if isinstance(error, Unreachable) else error from raised
+        self._counters.kafka_connected = True
+
+    def report(self, transaction: Outstanding, topic: str) -> Report:
+        """Make the delivery report for records of one transaction and one topic."""
+        counts = self._counters.topics.setdefault(topic, TopicCounters())
+        failures = self.failures
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                transaction.outstanding -= 1
+                counts.delivered += 1
+                counts.delivered_bytes += len(message)
+            else:
+                failures.append(_failure(error, message))
+
+        return delivered
+
+    def produce(self, record: KafkaRecord, report: Report) -> bool:
+        """Hand one record over; False when the queue is full: serve, and try again.
+
+        Raises PoisonEvent when librdkafka itself will not take it (too large), else our error for librdkafka's.
+        """
+        topic, key, value, headers, timestamp, partition = record
+        try:
+            self._produce(topic, value, key, partition, report, report, timestamp, headers)
+        except BufferError:
+            return False
+        except KafkaException as raised:
+            raise self._refused(raised, record) from raised
+        return True
+
+    def serve(self, seconds: float = 0.0) -> None:
+        """Call the reports that are due; wait for the first one at most `seconds`."""
+        try:
+            self._poll(seconds)
+        except (KafkaException, SystemError) as raised:  # a fatal error: see publish/errors.py
+            raise self._error(raised) from raised
+
+    def drain(self, until: float, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Serve until nothing is in flight; False when `until` (time.monotonic) comes first, or `stopped()`."""
+        while len(self._producer) and not self.failures:
+            if time.monotonic() >= until or stopped():
+                return False
+            self.serve(0.05)
+        return not self.failures
+
+    def abandon(self) -> None:
+        """Forget what is in flight, so that nothing waits for a broker that is gone. Never raises."""
+        try:
+            self._producer.purge()
+            self._producer.poll(0)
+        except (KafkaException, SystemError) as raised:
+            log.debug("producer.abandoned", error=str(raised))
+
+    def _refused(self, raised: KafkaException, record: KafkaRecord) -> CdcOutboxError:
+        error = kafka_error(raised)
+        if error is None or error.fatal() or error.code() == KafkaError._FATAL:
+            return self._error(raised)
+        return PoisonEvent(
+            f"librdkafka does not take the record: {error.str()}",
+            cure="raise message.max.bytes here and max.message.bytes of the topic, or keep such payloads elsewhere",
+            reason=error.name().lower().lstrip("_"),
+            topic=record.topic,
+            key=None if record.key is None else record.key[:200].decode(errors="replace"),
+            size=len(record.value or b""),
+        )
+
+    def _error(self, raised: BaseException) -> CdcOutboxError:
+        error = kafka_error(raised)
+        if error is None:
+            return Unreachable(f"Kafka: {raised}")
+        return final(error) or Unreachable(f"Kafka: {error.str()}")
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Note what librdkafka meets; it goes on trying by itself. Never raises."""
+        if error.code() in NOT_READY:
+            self._last_words = error.str() if error.code() != KafkaError._ALL_BROKERS_DOWN else self._last_words
+            if error.code() == KafkaError._ALL_BROKERS_DOWN:
+                self._counters.kafka_connected = False
+            log.warning("kafka.unreachable", error=error.str(), brokers=self._brokers)
+            return
+        refusal = final(error)
+        if refusal is not None:
+            self._refusal = refusal
+            self._counters.kafka_connected = False
+        log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure if refusal else None)
+
+
+def _failure(error: KafkaError, message: Message) -> DeliveryFailure:
+    key = message.key()
+    return DeliveryFailure(
+        topic=message.topic() or "",
+        key=key if isinstance(key, bytes) else None,
+        size=len(message),
+        code=error.name(),
+        words=error.str(),
+    )
