@@ -1,1 +1,6 @@
 """Only the list of fixture families; each is its own file in tests/plugins."""
+
+pytest_plugins = [
+    "tests.plugins.postgres",
+    "tests.plugins.kafka",
+]

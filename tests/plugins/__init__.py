@@ -1,0 +1,1 @@
+"""Families of fixtures, one file each; tests/conftest.py lists them."""
