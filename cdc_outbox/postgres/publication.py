@@ -1,0 +1,135 @@
+"""What a publication publishes, and how; and whether that is what an outbox needs.
+
+In: a connection, the publication's name, the outbox tables. Out: `Publication`, or ConfigurationError with the SQL that cures.
+Never: a change of the publication.
+
+PostgreSQL manual: 52.42 pg_publication; 52.18 pg_publication_tables; CREATE PUBLICATION.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.names import TableName, quote_identifier
+from cdc_outbox.postgres.connect import Connection
+
+_FILTERS_SINCE: Final = 150_000
+"""Server version from which a publication can have row filters and column lists."""
+
+_TABLES: Final = """
+SELECT p.schemaname, p.tablename, {filter}
+  FROM pg_catalog.pg_publication_tables p
+ WHERE p.pubname = %s
+ ORDER BY 1, 2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedTable:
+    """A table of the publication. `row_filter` is the condition that hides rows, if there is one."""
+
+    name: TableName
+    row_filter: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One publication as the catalog has it."""
+
+    name: str
+    inserts: bool
+    via_partition_root: bool
+    tables: tuple[PublishedTable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An outbox table as the catalog has it."""
+
+    name: TableName
+    oid: int
+    partitioned: bool
+
+
+def inspect(connection: Connection, name: str) -> Publication | None:
+    """Look the publication up; None when there is none of that name."""
+    row = connection.execute(
+        "SELECT pubinsert, pubviaroot FROM pg_catalog.pg_publication WHERE pubname = %s", (name,)
+    ).fetchone()
+    if row is None:
+        return None
+    has_filters = connection.info.server_version >= _FILTERS_SINCE
+    query = _TABLES.format(filter="p.rowfilter" if has_filters else "NULL")
+    tables = tuple(
+        PublishedTable(TableName(str(schema), str(table)), None if condition is None else str(condition))
+        for schema, table, condition in connection.execute(query, (name,))
+    )
+    return Publication(name, bool(row[0]), bool(row[1]), tables)
+
+
+def find_table(connection: Connection, name: TableName) -> Table:
+    """Look an outbox table up. Raises ConfigurationError when it is not there."""
+    row = connection.execute(
+        "SELECT c.oid::int8, c.relkind::text FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
+        (name.schema, name.name),
+    ).fetchone()
+    if row is None:
+        raise ConfigurationError(
+            f"table {name} does not exist in database {connection.info.dbname}",
+            cure="create it: cdc-outbox sql install | psql …; or name the one that exists with --table",
+            table=str(name),
+        )
+    return Table(name, int(str(row[0])), row[1] == "p")
+
+
+def require_published(publication: Publication | None, name: str, tables: Sequence[Table]) -> None:
+    """Raise ConfigurationError, with the SQL that cures, unless `publication` sends every insert into `tables`."""
+    if publication is None:
+        listed = ", ".join(table.name.quoted for table in tables)
+        raise ConfigurationError(
+            f"publication {name} does not exist",
+            cure=f"cdc-outbox sql install | psql …; or: CREATE PUBLICATION {quote_identifier(name)} FOR TABLE {listed} "
+            "WITH (publish = 'insert', publish_via_partition_root = true). Rows written before it existed are not "
+            "streamed: with a slot that is older, drop the slot too",
+            publication=name,
+        )
+    alter = f"ALTER PUBLICATION {quote_identifier(name)}"
+    if not publication.inserts:
+        raise ConfigurationError(
+            f"publication {name} does not publish inserts", cure=f"{alter} SET (publish = 'insert')", publication=name
+        )
+    published = {table.name: table for table in publication.tables}
+    for table in tables:
+        if table.partitioned and not publication.via_partition_root:
+            raise ConfigurationError(
+                f"table {table.name} is partitioned, and publication {name} sends its rows under the partitions' names",
+                cure=f"{alter} SET (publish_via_partition_root = true)",
+                publication=name,
+                table=str(table.name),
+            )
+        if table.name not in published:
+            raise ConfigurationError(
+                f"publication {name} does not publish table {table.name}",
+                cure=f"{alter} ADD TABLE {table.name.quoted}. Rows written before that are not streamed: see "
+                "cdc-outbox slot drop, after which a start sends every row that is in the table",
+                publication=name,
+                table=str(table.name),
+            )
+        if published[table.name].row_filter is not None:
+            raise ConfigurationError(
+                f"publication {name} hides rows of {table.name}: WHERE {published[table.name].row_filter}",
+                cure=f"{alter} SET TABLE {table.name.quoted}",
+                publication=name,
+                table=str(table.name),
+            )
+
+
+def other_tables(publication: Publication, tables: Sequence[Table]) -> list[TableName]:
+    """Tables that the publication sends besides the outbox tables."""
+    ours = {table.name for table in tables}
+    return [table.name for table in publication.tables if table.name not in ours]

@@ -1,0 +1,129 @@
+"""Rows of an outbox table, read in a snapshot, in the order in which they were written.
+
+In: a conninfo, the name of an exported snapshot, a table. Out: its columns, and its rows as the same text
+that the stream would have sent for them.
+Never: more than one batch in memory, or a row that a policy hides (row_security is off: PostgreSQL refuses instead).
+
+PostgreSQL manual: 9.28.5 Snapshot Synchronization Functions; DECLARE (a server-side cursor).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg import pq
+from psycopg.sql import SQL, Identifier, Literal
+
+from cdc_outbox.errors import AccessRefused
+from cdc_outbox.names import TableName
+from cdc_outbox.postgres import connect
+
+BATCH_ROWS: Final = 2000
+"""Rows a FETCH brings: about half a megabyte of usual events; the next is fetched when these are handed over."""
+
+Cells = list[bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """A table and its columns, (name, type OID) in the order in which `read` gives them."""
+
+    table: TableName
+    oid: int
+    columns: tuple[tuple[str, int], ...]
+
+
+_COLUMNS: Final = """
+SELECT a.attname, a.atttypid::int8
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = %s::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum
+"""
+
+
+class SnapshotRows:
+    """A transaction that sees an exported snapshot. Use `open_snapshot`."""
+
+    def __init__(self, connection: connect.Connection) -> None:
+        self._connection = connection
+
+    def shape(self, table: TableName) -> TableShape:
+        """Describe the table as this snapshot sees it. Raises our errors."""
+        with connect.translated():
+            oid = self._oid(table)
+            rows = self._connection.execute(_COLUMNS, (oid,)).fetchall()
+        return TableShape(table, oid, tuple((str(name), int(str(type_oid))) for name, type_oid in rows))
+
+    def count(self, table: TableName) -> int:
+        """How many rows the snapshot has. Raises AccessRefused, with the GRANT, when the role may not read."""
+        with connect.translated(), self._may_read(table):
+            row = self._connection.execute(SQL("SELECT count(*) FROM {}").format(_sql_name(table))).fetchone()
+        return int(str(row[0])) if row else 0
+
+    def read(self, shape: TableShape, order: Sequence[str]) -> Iterator[Sequence[Cells]]:
+        """Give all rows in batches, ordered by the first of `order` that is a column. Raises AccessRefused with the GRANT."""
+        names = [name for name, _ in shape.columns]
+        query = SQL("DECLARE outbox_rows NO SCROLL CURSOR FOR SELECT {} FROM {}").format(
+            SQL(", ").join(map(Identifier, names)), _sql_name(shape.table)
+        )
+        ordered = next((name for name in order if name in names), None)
+        if ordered is not None:
+            query += SQL(" ORDER BY {}").format(Identifier(ordered))
+        with connect.translated():
+            with self._may_read(shape.table):
+                self._connection.execute(query)
+            while batch := self._fetch():
+                yield batch
+            self._connection.execute("CLOSE outbox_rows")
+
+    def _fetch(self) -> Sequence[Cells]:
+        cursor = self._connection.cursor()
+        cursor.execute(f"FETCH {BATCH_ROWS} FROM outbox_rows")
+        result = cursor.pgresult
+        assert result is not None
+        assert result.status == pq.ExecStatus.TUPLES_OK
+        columns = range(result.nfields)
+        value = result.get_value
+        return [
+            [None if (cell := value(row, column)) is None else bytes(cell) for column in columns]
+            for row in range(result.ntuples)
+        ]
+
+    def _oid(self, table: TableName) -> int:
+        row = self._connection.execute(
+            "SELECT c.oid::int8 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relname = %s",
+            (table.schema, table.name),
+        ).fetchone()
+        return int(str(row[0])) if row else 0
+
+    @contextlib.contextmanager
+    def _may_read(self, table: TableName) -> Iterator[None]:
+        """Name the GRANT when reading is refused."""
+        try:
+            with connect.translated():
+                yield
+        except AccessRefused as error:
+            role = self._connection.info.user
+            raise AccessRefused(
+                f"role {role} may not read {table}, whose rows have to be sent first: {error.what}",
+                cure=f'GRANT USAGE ON SCHEMA "{table.schema}" TO "{role}"; GRANT SELECT ON {table.quoted} TO "{role}"; '
+                "(or --no-snapshot, if nobody waits for the rows that are there already)",
+                table=str(table),
+            ) from error
+
+
+@contextlib.contextmanager
+def open_snapshot(dsn: str, snapshot: str) -> Iterator[SnapshotRows]:
+    """Open a transaction that sees what `snapshot` sees, until the end of the block. Raises our errors."""
+    with connect.open_connection(dsn) as connection:
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
+        yield SnapshotRows(connection)
+
+
+def _sql_name(table: TableName) -> Identifier:
+    return Identifier(table.schema, table.name)

@@ -1,0 +1,153 @@
+"""Logical replication slots: inspect, create, copy, drop.
+
+In: a connection, or a walsender session where a snapshot is wanted, and a slot's name. Out: `SlotInfo`, or our errors.
+Never: a slot dropped or replaced without being told to, or one of another plugin or database taken for ours.
+
+PostgreSQL manual: 52.20 pg_replication_slots; 9.28.6 Replication Management Functions; 54.4 CREATE_REPLICATION_SLOT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.lsn import Lsn, parse_lsn
+from cdc_outbox.names import quote_identifier, quote_literal
+from cdc_outbox.postgres.connect import Connection
+from cdc_outbox.postgres.replication import ReplicationSession
+
+PLUGIN: Final = "pgoutput"
+
+_SNAPSHOT_OPTION_IN_PARENTHESES: Final = 150_000
+"""Server version from which CREATE_REPLICATION_SLOT takes its options in parentheses."""
+
+_INSPECT: Final = """
+SELECT s.plugin, s.slot_type, s.database, s.temporary, s.active, s.active_pid, s.wal_status,
+       s.restart_lsn::text, s.confirmed_flush_lsn::text, s.safe_wal_size, pg_catalog.current_database()
+  FROM pg_catalog.pg_replication_slots s
+ WHERE s.slot_name = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotInfo:
+    """One row of pg_replication_slots, and the database we asked in."""
+
+    name: str
+    plugin: str | None
+    slot_type: str
+    database: str | None
+    temporary: bool
+    active: bool
+    active_pid: int | None
+    wal_status: str | None
+    """reserved, extended, unreserved, or lost."""
+    restart_lsn: Lsn | None
+    confirmed_flush_lsn: Lsn | None
+    safe_wal_bytes: int | None
+    """How much WAL may still be written before the slot is in danger; None without max_slot_wal_keep_size."""
+    current_database: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedSlot:
+    """What CREATE_REPLICATION_SLOT answers. The snapshot lasts until the session's next command."""
+
+    name: str
+    consistent_point: Lsn
+    snapshot: str | None
+
+
+def inspect(connection: Connection, name: str) -> SlotInfo | None:
+    """Look the slot up; None when there is none of that name."""
+    row = connection.execute(_INSPECT, (name,)).fetchone()
+    if row is None:
+        return None
+    plugin, slot_type, database, temporary, active, active_pid, wal_status, restart, confirmed, safe, current = row
+    return SlotInfo(
+        name=name,
+        plugin=_text(plugin),
+        slot_type=str(slot_type),
+        database=_text(database),
+        temporary=bool(temporary),
+        active=bool(active),
+        active_pid=int(str(active_pid)) if active_pid is not None else None,
+        wal_status=_text(wal_status),
+        restart_lsn=parse_lsn(str(restart)) if restart is not None else None,
+        confirmed_flush_lsn=parse_lsn(str(confirmed)) if confirmed is not None else None,
+        safe_wal_bytes=int(str(safe)) if safe is not None else None,
+        current_database=str(current),
+    )
+
+
+def require_usable(info: SlotInfo) -> None:
+    """Raise ConfigurationError when the slot cannot be ours: another kind, plugin or database, or lost."""
+    if info.slot_type != "logical" or info.plugin != PLUGIN:
+        kind = f"a logical slot of plugin {info.plugin}" if info.slot_type == "logical" else "a physical slot"
+        raise ConfigurationError(
+            f"slot {info.name} is {kind}, not of {PLUGIN}",
+            cure="choose another name with --slot, or drop that slot if nothing uses it: cdc-outbox slot drop",
+            slot=info.name,
+        )
+    if info.database != info.current_database:
+        raise ConfigurationError(
+            f"slot {info.name} belongs to database {info.database}, not to {info.current_database}",
+            cure="name that database in --dsn, or choose another name with --slot: names are unique in a whole cluster",
+            slot=info.name,
+        )
+    if info.wal_status == "lost":
+        raise ConfigurationError(
+            f"slot {info.name} is lost: the server has removed WAL that it still needed",
+            cure="events since the last acknowledged one can only be read from the table again: drop the slot "
+            "(cdc-outbox slot drop), and the next start sends every row that is still in the table",
+            slot=info.name,
+        )
+
+
+def create(session: ReplicationSession, name: str, *, temporary: bool = False, snapshot: bool = False) -> CreatedSlot:
+    """Create the slot; with `snapshot`, export one that sees exactly what the slot will not send.
+
+    It waits for every transaction that is running now, without a deadline; a stop interrupts it (Stopped).
+    Raises ConfigurationError (no free slot, wal_level, name taken) or AccessRefused.
+    """
+    words = [
+        "CREATE_REPLICATION_SLOT",
+        quote_identifier(name),
+        *(["TEMPORARY"] if temporary else []),
+        "LOGICAL",
+        PLUGIN,
+    ]
+    choice = "export" if snapshot else "nothing"
+    if session.server_version >= _SNAPSHOT_OPTION_IN_PARENTHESES:
+        words.append(f"(SNAPSHOT {quote_literal(choice)})")
+    else:
+        words.append("EXPORT_SNAPSHOT" if snapshot else "NOEXPORT_SNAPSHOT")
+    rows = session.rows(" ".join(words), timeout=None)
+    created, consistent_point, exported, _plugin = rows[0]
+    return CreatedSlot(created or name, parse_lsn(consistent_point or "0/0"), exported)
+
+
+def make_permanent(session: ReplicationSession, source: str, name: str) -> None:
+    """Copy the temporary slot `source` to the permanent `name`, at the same position. Raises our errors."""
+    arguments = f"{quote_literal(source)}, {quote_literal(name)}, false"
+    session.rows(f"SELECT slot_name FROM pg_catalog.pg_copy_logical_replication_slot({arguments})")  # noqa: S608 - quoted
+
+
+def drop(connection: Connection, name: str) -> None:
+    """Drop it. Raises SlotBusy while somebody streams from it, ConfigurationError when there is none."""
+    connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (name,))
+
+
+def blockers(connection: Connection) -> list[str]:
+    """Name the sessions with a transaction open, oldest first: a slot being created waits for those with a write."""
+    rows = connection.execute(
+        "SELECT pid, usename, application_name, pg_catalog.date_trunc('second', pg_catalog.now() - xact_start)::text"
+        "  FROM pg_catalog.pg_stat_activity"
+        " WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xact_start LIMIT 5"
+    )
+    return [f"pid {pid} ({user or '?'}, {application or '-'}, open for {age})" for pid, user, application, age in rows]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
