@@ -1,0 +1,162 @@
+"""`cdc-outbox sql …`: print the SQL that prepares a database, or run it (`--apply`), and tell what is installed.
+
+stdout is the SQL, to be piped or put into a migration; words go to stderr. No logic: `operate.install` has it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from cdc_outbox.cli.options import dsn_option, publication_option, reveal, slot_option, table_option
+
+if TYPE_CHECKING:
+    from cdc_outbox.config import Secret
+    from cdc_outbox.names import TableName
+    from cdc_outbox.operate.install import Installation, InstallOptions, PayloadType
+
+apply_option = click.option("--apply", is_flag=True, help="Run it on the database of --dsn, instead of printing it.")
+
+
+@click.group(short_help="SQL for the database: print it, or apply it.")
+def sql() -> None:
+    """The SQL that prepares a database: outbox table, emit function, publication, roles.
+
+    Prints it, for psql or your migrations; with --apply, runs it. Objects first, roles after them.
+    """
+
+
+@sql.command()
+@apply_option
+@click.option(
+    "--payload-type",
+    type=click.Choice(["json", "jsonb", "text", "bytea"]),
+    default="json",
+    envvar="CDC_OUTBOX_PAYLOAD_TYPE",
+    show_envvar=True,
+    show_default=True,
+    help="Type of the payload column. json and text keep every byte, jsonb reorders keys.",
+)
+@publication_option
+@table_option
+@dsn_option
+def install(dsn: Secret | None, table: TableName, publication: str, payload_type: PayloadType, *, apply: bool) -> None:
+    """Table, emit function and publication. Idempotent, also as a migration."""
+    from cdc_outbox.operate.install import InstallOptions, apply_install, render_install
+
+    options = InstallOptions(table=table, publication=publication, payload_type=payload_type)
+    if not apply:
+        click.echo(render_install(options), nl=False)
+        return
+    apply_install(reveal(dsn), options, _warn)
+    _say(f"installed: table {table}, function {options.emit_function}, publication {publication}")
+
+
+@sql.command()
+@apply_option
+@table_option
+@dsn_option
+def roles(dsn: Secret | None, table: TableName, *, apply: bool) -> None:
+    """A role that may only emit, one that may only stream, one that may prune. After `install`, by an administrator."""
+    from cdc_outbox.operate.install import ROLES, InstallOptions, apply_roles, render_roles
+
+    options = InstallOptions(table=table)
+    if not apply:
+        click.echo(render_roles(options), nl=False)
+        return
+    apply_roles(reveal(dsn), options, _warn)
+    _say(f"granted on {table}: {', '.join(ROLES)}. The relay's password is yours to set.")
+
+
+@sql.command()
+@apply_option
+@click.option("--drop-table", is_flag=True, help="Drop the table and its rows too.")
+@click.option("--drop-roles", is_flag=True, help="Drop the roles too.")
+@slot_option
+@publication_option
+@table_option
+@dsn_option
+def uninstall(
+    dsn: Secret | None,
+    table: TableName,
+    publication: str,
+    slot: str,
+    *,
+    apply: bool,
+    drop_table: bool,
+    drop_roles: bool,
+) -> None:
+    """Slot first, then publication and function. The table stays unless told. Refused while a relay streams."""
+    from cdc_outbox.operate.install import InstallOptions, apply_uninstall, render_uninstall
+
+    options = InstallOptions(table=table, publication=publication, slot=slot)
+    if not apply:
+        click.echo(render_uninstall(options, drop_table=drop_table, drop_roles=drop_roles), nl=False)
+        return
+    apply_uninstall(reveal(dsn), options, _warn, drop_table=drop_table, drop_roles=drop_roles)
+    _say(f"uninstalled{'' if drop_table else f'; table {table} is still there, with its rows (--drop-table)'}")
+
+
+@sql.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@publication_option
+@table_option
+@dsn_option
+def status(dsn: Secret | None, table: TableName, publication: str, *, as_json: bool) -> None:
+    """What the database has of it, and which version. Exit code 1 when `install` has something to do."""
+    from cdc_outbox.operate.install import InstallOptions, read_installation
+
+    options = InstallOptions(table=table, publication=publication)
+    found = read_installation(reveal(dsn), options)
+    if as_json:
+        click.echo(json.dumps(_document(options, found)))
+    else:
+        for what, name, state in _lines(options, found):
+            click.echo(f"{what:<12} {name:<28} {state}")
+    if not found.complete:
+        _say("to complete it: cdc-outbox sql install --apply")
+        click.get_current_context().exit(1)
+
+
+def _lines(options: InstallOptions, found: Installation) -> list[tuple[str, str, str]]:
+    """What, its name, its state."""
+    from cdc_outbox.operate.install import ROLES, SQL_VERSION
+
+    version = f"version {found.version} of {SQL_VERSION}" if found.version else "not one of ours yet"
+    publishes = "publishes the table" if found.published else "does not publish the table"
+    as_installed = "" if found.options_as_installed else ", options differ"
+    return [
+        ("table", str(options.table), f"{version}, payload {found.payload_type}" if found.table else "missing"),
+        ("function", str(options.emit_function), "there" if found.function else "missing"),
+        ("publication", options.publication, f"{publishes}{as_installed}" if found.publication else "missing"),
+        *(("role", role, "there" if role in found.roles else "missing (needed only if you use it)") for role in ROLES),
+    ]
+
+
+def _document(options: InstallOptions, found: Installation) -> dict[str, object]:
+    from cdc_outbox.operate.install import ROLES, SQL_VERSION
+
+    return {
+        "table": {"name": str(options.table), "exists": found.table, "payload_type": found.payload_type},
+        "function": {"name": str(options.emit_function), "exists": found.function},
+        "publication": {
+            "name": options.publication,
+            "exists": found.publication,
+            "publishes_table": found.published,
+            "options_as_installed": found.options_as_installed,
+        },
+        "roles": {role: role in found.roles for role in ROLES},
+        "version": found.version,
+        "newest_version": SQL_VERSION,
+        "complete": found.complete,
+    }
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
+
+
+def _warn(words: str) -> None:
+    _say(f"warning: {words}")

@@ -1,0 +1,284 @@
+"""The SQL that prepares a database: rendered for other names than the default ones, applied, and looked for.
+
+In: names and a payload type (`InstallOptions`); for applying and looking, a DSN.
+Out: SQL text that any driver runs in one go; what a database has of it (`Installation`).
+Never: SQL that is not in `sql/`. The text comes from there, or from `cdc_outbox/_sql` of an installed wheel.
+
+The files are valid SQL for the default names. Each place where a name stands is found by what SQL says around it
+(`_places`): a qualified name, the word after SCHEMA or PUBLICATION, a constant declared at the head of a DO block. All
+places are replaced in one pass, so nothing that was put in is looked at again, and a name put in is always a quoted
+identifier or a quoted literal. Names that no quoting makes safe in both a comment and a dollar-quoted block are refused.
+
+PostgreSQL manual: 4.1.1 Identifiers and Key Words, 4.1.2.4 Dollar-Quoted String Constants, CREATE PUBLICATION.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+
+from cdc_outbox.config import DEFAULT_TABLE
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError
+from cdc_outbox.names import TableName, quote_identifier, quote_literal
+from cdc_outbox.postgres import connect
+
+PayloadType: TypeAlias = Literal["json", "jsonb", "text", "bytea"]
+
+PAYLOAD_TYPES: Final[tuple[PayloadType, ...]] = get_args(PayloadType)
+
+DEFAULT_NAME: Final = "cdc_outbox"
+"""Of the slot and of the publication."""
+
+SQL_VERSION: Final = 1
+"""What `sql/outbox.sql` writes into the table's comment. A change of its objects counts it up, there and here."""
+
+ROLES: Final = ("cdc_outbox_writer", "cdc_outbox_relay", "cdc_outbox_pruner")
+
+NAME_BYTES: Final = 63
+"""NAMEDATALEN - 1: PostgreSQL cuts a longer name off, and two names may become one."""
+
+EMIT_SUFFIX: Final = "_emit"
+
+
+@dataclass(frozen=True, slots=True)
+class InstallOptions:
+    """What the SQL is rendered for. Raises ConfigurationError for a name that PostgreSQL would cut, or that is not safe."""
+
+    table: TableName = DEFAULT_TABLE
+    publication: str = DEFAULT_NAME
+    slot: str = DEFAULT_NAME
+    payload_type: PayloadType = "json"
+
+    def __post_init__(self) -> None:
+        _check_name("schema", self.table.schema)
+        _check_name("table", self.table.name, NAME_BYTES - len(EMIT_SUFFIX))
+        _check_name("publication", self.publication)
+        if not re.fullmatch(rf"[a-z0-9_]{{1,{NAME_BYTES}}}", self.slot):
+            raise ConfigurationError(
+                f"not a name for a slot: {self.slot!r}",
+                cure="use lower-case letters, digits and underscores, 63 at most",
+            )
+
+    @property
+    def emit_function(self) -> TableName:
+        """The function that writes into the table: `public.outbox_emit` for `public.outbox`."""
+        return emit_function(self.table)
+
+
+def emit_function(table: TableName) -> TableName:
+    """The name of a table's emit function, in its schema: each table has its own, so one cannot take another's place."""
+    return TableName(table.schema, f"{table.name}{EMIT_SUFFIX}")
+
+
+def render_install(options: InstallOptions) -> str:
+    """`outbox.sql`: table, emit function, publication."""
+    return _render("outbox", options)
+
+
+def render_roles(options: InstallOptions) -> str:
+    """`roles.sql`: the roles and what they are granted. To be run after `render_install`."""
+    return _render("roles", options)
+
+
+def render_uninstall(options: InstallOptions, *, drop_table: bool = False, drop_roles: bool = False) -> str:
+    """`uninstall.sql`: slot, publication, function; the table and the roles only if told."""
+    return _render("uninstall", options, drop_table=drop_table, drop_roles=drop_roles)
+
+
+def read_sql(name: str) -> str:
+    """The text of `sql/<name>.sql`: inside an installed package, or beside it in a checkout."""
+    for folder in (resources.files("cdc_outbox") / "_sql", Path(__file__).parents[2] / "sql"):
+        file = folder / f"{name}.sql"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    raise ConfigurationError(f"{name}.sql is not part of this installation", cure="install cdc-outbox again")
+
+
+class _Place(NamedTuple):
+    """Where the files say something that may differ: `default`, with `before` (a pattern, kept) in front of it."""
+
+    before: str
+    default: str
+    value: str
+
+
+def _render(name: str, options: InstallOptions, *, drop_table: bool = False, drop_roles: bool = False) -> str:
+    places = [*_places(options), *_switches(drop_table=drop_table, drop_roles=drop_roles)]
+    anywhere = "|".join(rf"(?<![\w.$\"'])({place.before})({re.escape(place.default)})(?![\w.$\"'])" for place in places)
+
+    def fill_in(match: re.Match[str]) -> str:
+        last = match.lastindex or 0  # two groups a place: what stands before it, and the default
+        return match[last - 1] + places[last // 2 - 1].value
+
+    return re.sub(anywhere, fill_in, read_sql(name))
+
+
+def _places(options: InstallOptions) -> list[_Place]:
+    table, default = options.table, InstallOptions()
+    schema, publication = quote_identifier(table.schema), quote_identifier(options.publication)
+    places = [
+        _Place(r"payload\s+", "json", options.payload_type),
+        _declared("payload_type", "json", options.payload_type),
+    ]
+    if table != default.table:
+        places += [
+            _Place("", "public.outbox", table.quoted),
+            _Place("", "'public.outbox'", quote_literal(table.quoted)),
+            _Place("", "public.outbox_emit", options.emit_function.quoted),
+            _Place("SCHEMA ", "public", schema),
+            _Place("", "'public'", quote_literal(schema)),
+        ]
+    if options.publication != default.publication:
+        places += [
+            _Place("PUBLICATION (?:IF EXISTS )?", DEFAULT_NAME, publication),
+            _declared("publication_name", DEFAULT_NAME, options.publication),
+        ]
+    return [*places, _declared("relay_slot", DEFAULT_NAME, options.slot)]
+
+
+def _switches(**switches: bool) -> list[_Place]:
+    return [_Place(rf"{name}\s+constant boolean := ", "false", str(on).lower()) for name, on in switches.items()]
+
+
+def _declared(name: str, default: str, value: str) -> _Place:
+    """A constant at the head of a DO block."""
+    return _Place(rf"{name}\s+constant \w+ := ", quote_literal(default), quote_literal(value))
+
+
+def _check_name(kind: str, name: str, limit: int = NAME_BYTES) -> None:
+    """A line break would leave a comment, `$body$` would end a block, a backslash means two things in a literal."""
+    if not name.isprintable() or "\\" in name or "$body$" in name:
+        raise ConfigurationError(
+            f"not a name that can stand in a script: {kind} {name!r}",
+            cure="choose one without control characters, backslashes and $body$",
+        )
+    if not 0 < len(name.encode()) <= limit:
+        raise ConfigurationError(
+            f"the name of the {kind} is too long or empty: {name!r}", cure=f"choose one of at most {limit} bytes"
+        )
+
+
+# --- applied -----------------------------------------------------------------------------------------------------------
+
+
+def apply_install(dsn: str, options: InstallOptions, warn: Callable[[str], None]) -> None:
+    """Run `render_install` in one transaction. `warn` gets the server's warnings. Raises our errors, each with its cure."""
+    database_owner = "run it as the table's owner, who needs CREATE on the database: GRANT CREATE ON DATABASE … TO …"
+    _apply(dsn, render_install(options), database_owner, warn)
+
+
+def apply_roles(dsn: str, options: InstallOptions, warn: Callable[[str], None]) -> None:
+    """Run `render_roles` in one transaction."""
+    _apply(dsn, render_roles(options), "run it as a superuser: cdc-outbox sql roles | psql", warn)
+
+
+def apply_uninstall(
+    dsn: str,
+    options: InstallOptions,
+    warn: Callable[[str], None],
+    *,
+    drop_table: bool = False,
+    drop_roles: bool = False,
+) -> None:
+    """Run `render_uninstall`. Raises SlotBusy, with nothing done, while a relay streams from the slot."""
+    owner = "run it as a superuser, or as the table's owner with REPLICATION"
+    _apply(dsn, render_uninstall(options, drop_table=drop_table, drop_roles=drop_roles), owner, warn)
+
+
+def _apply(dsn: str, text: str, who: str, warn: Callable[[str], None]) -> None:
+    """One round trip, so one transaction. `who` is the cure for a missing privilege."""
+    try:
+        with connect.open_connection(dsn) as connection:
+            connection.add_notice_handler(
+                lambda notice: (
+                    warn(f"{notice.message_primary} ({notice.message_hint or 'from PostgreSQL'})")
+                    if notice.severity_nonlocalized == "WARNING"
+                    else None
+                )
+            )
+            connection.execute(text.encode())
+    except CdcOutboxError as error:
+        if error.__cause__ is None:  # there was no session yet: the error knows its cure
+            raise
+        raise type(error)(error.what, cure=_cure(error, who), **error.where) from error.__cause__
+
+
+def _cure(error: CdcOutboxError, who: str) -> str:
+    """The scripts give a hint with each error they raise; for a missing privilege it is another role."""
+    hint: str | None = getattr(getattr(error.__cause__, "diag", None), "message_hint", None)
+    return hint or (who if isinstance(error, AccessRefused) else error.cure)
+
+
+# --- looked for --------------------------------------------------------------------------------------------------------
+
+_INSTALLED: Final = """
+SELECT substring(obj_description(c.oid, 'pg_class') FROM 'cdc-outbox:([0-9]+)')::integer,
+    (SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = c.oid AND attname = 'payload'),
+    EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = %(function)s),
+    EXISTS (
+        SELECT FROM pg_publication_tables
+        WHERE pubname = %(publication)s AND schemaname = %(schema)s AND tablename = %(table)s)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind IN ('r', 'p')
+"""
+
+_PUBLICATION: Final = """
+SELECT pubinsert AND pubviaroot AND NOT (pubupdate OR pubdelete OR pubtruncate) FROM pg_publication WHERE pubname = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What a database has of the three files. None: the table, or the publication, is not there."""
+
+    table: bool
+    version: int | None
+    """In the table's comment; None also for a table that `outbox.sql` has not been run on."""
+    payload_type: str | None
+    function: bool
+    publication: bool
+    published: bool
+    """The publication has the table."""
+    options_as_installed: bool | None
+    """The publication's: insertions only, via the root of a partitioned table."""
+    roles: frozenset[str]
+    """Those of `ROLES` that exist. A site may have others of its own."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether `sql install` would change nothing."""
+        return self.version == SQL_VERSION and self.function and self.published and self.options_as_installed is True
+
+
+def read_installation(dsn: str, options: InstallOptions) -> Installation:
+    """Look into the catalog, for which no privilege is needed. `options.slot` and `.payload_type` do not matter."""
+    names = {
+        "schema": options.table.schema,
+        "table": options.table.name,
+        "function": options.emit_function.name,
+        "publication": options.publication,
+    }
+    with connect.open_connection(dsn) as connection:
+        table = connection.execute(_INSTALLED, names).fetchone()
+        publication = connection.execute(_PUBLICATION, [options.publication]).fetchone()
+        roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(ROLES)]).fetchall()
+    version, payload_type, function, published = table or (None, None, False, False)
+    return Installation(
+        table=table is not None,
+        version=version if isinstance(version, int) else None,
+        payload_type=None if payload_type is None else str(payload_type),
+        function=function is True,
+        publication=publication is not None,
+        published=published is True,
+        options_as_installed=None if publication is None else publication[0] is True,
+        roles=frozenset(str(role) for (role,) in roles),
+    )
+
+
+def installed_version(dsn: str, table: TableName = DEFAULT_TABLE) -> int | None:
+    """The version in the table's comment; None when `outbox.sql` has not been run on it, or there is no such table."""
+    return read_installation(dsn, InstallOptions(table=table)).version

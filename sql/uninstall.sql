@@ -1,0 +1,96 @@
+-- Takes away what outbox.sql and roles.sql made, and the replication slot, in the order that does no harm: the slot
+-- first, because a slot that nobody reads keeps WAL until the disk is full. The table and its rows stay, and so do the
+-- roles, unless the two switches below are true. Set them by hand, or have this file printed with them set:
+--   cdc-outbox sql uninstall --drop-table --drop-roles
+--
+-- Stop the relay first. While it streams, nothing is done at all: everything stands in one statement, so that an error
+-- leaves all as it was, in psql too. Only the drop of a slot cannot be rolled back, which is why it comes first. Run it
+-- as a superuser, or as the owner of the table with REPLICATION (without it, after cdc-outbox slot drop), as often as
+-- you like. With psql:
+--   psql -v ON_ERROR_STOP=1 -f uninstall.sql
+
+DO $body$
+DECLARE
+    drop_table        constant boolean := false;
+    drop_roles        constant boolean := false;
+    relay_slot        constant name := 'cdc_outbox';
+    publication_name  constant name := 'cdc_outbox';
+    outbox_table      constant regclass := to_regclass('public.outbox');
+    outbox_schema     constant regnamespace := to_regnamespace('public');
+    found_slot        record;
+    role_name         name;
+    reason            text;
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_publication_tables AS t
+        JOIN pg_namespace AS n ON n.nspname = t.schemaname
+        JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
+        WHERE t.pubname = publication_name AND coalesce(pg_partition_root(c.oid), c.oid) IS DISTINCT FROM outbox_table)
+    THEN
+        -- The publication has other tables, which somebody may relay: it stays, and so does the slot.
+        IF EXISTS (
+            SELECT FROM pg_publication_rel JOIN pg_publication AS p ON p.oid = prpubid
+            WHERE p.pubname = publication_name AND prrelid = outbox_table)
+        THEN
+            ALTER PUBLICATION cdc_outbox DROP TABLE public.outbox;
+        END IF;
+        RAISE WARNING USING
+            MESSAGE = 'publication ' || publication_name || ' has other tables too: it stays, and so does slot '
+                || relay_slot,
+            HINT = 'if nobody relays these any more: cdc-outbox slot drop, then DROP PUBLICATION';
+    ELSE
+        SELECT active, active_pid, database, plugin INTO found_slot
+        FROM pg_replication_slots WHERE slot_name = relay_slot;
+        IF FOUND THEN
+            IF found_slot.plugin IS DISTINCT FROM 'pgoutput' THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'object_not_in_prerequisite_state',
+                    MESSAGE = 'slot ' || relay_slot || ' is not one of cdc-outbox, its plugin is '
+                        || coalesce(found_slot.plugin, 'none'),
+                    HINT = 'name the right slot with --slot';
+            ELSIF found_slot.database <> current_database() THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'object_not_in_prerequisite_state',
+                    MESSAGE = 'slot ' || relay_slot || ' belongs to database ' || found_slot.database,
+                    HINT = 'connect to that database, or name the right slot with --slot';
+            ELSIF found_slot.active THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'object_in_use',
+                    MESSAGE = 'slot ' || relay_slot || ' is active: process ' || found_slot.active_pid
+                        || ' streams from it',
+                    HINT = 'stop the relay, then run this again';
+            END IF;
+            PERFORM pg_drop_replication_slot(relay_slot);
+        END IF;
+        DROP PUBLICATION IF EXISTS cdc_outbox;
+    END IF;
+
+    DROP FUNCTION IF EXISTS public.outbox_emit;
+
+    IF drop_table THEN
+        DROP TABLE IF EXISTS public.outbox;
+    END IF;
+
+    IF drop_roles THEN
+        FOREACH role_name IN ARRAY ARRAY['cdc_outbox_writer', 'cdc_outbox_relay', 'cdc_outbox_pruner']::name[] LOOP
+            CONTINUE WHEN NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name);
+            EXECUTE 'REVOKE ALL ON DATABASE ' || quote_ident(current_database()) || ' FROM ' || role_name;
+            IF outbox_schema IS NOT NULL THEN
+                EXECUTE 'REVOKE ALL ON SCHEMA ' || outbox_schema || ' FROM ' || role_name;
+            END IF;
+            IF outbox_table IS NOT NULL AND NOT drop_table THEN
+                EXECUTE 'REVOKE ALL ON TABLE ' || outbox_table || ' FROM ' || role_name;
+            END IF;
+            BEGIN
+                EXECUTE 'DROP ROLE ' || role_name;
+            EXCEPTION WHEN dependent_objects_still_exist THEN
+                GET STACKED DIAGNOSTICS reason = PG_EXCEPTION_DETAIL;
+                RAISE WARNING USING
+                    MESSAGE = 'role ' || role_name || ' stays: it is granted something elsewhere',
+                    DETAIL = reason,
+                    HINT = 'revoke that, then DROP ROLE ' || role_name;
+            END;
+        END LOOP;
+    END IF;
+END
+$body$;
