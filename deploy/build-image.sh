@@ -105,7 +105,11 @@ ca_certificates() {
   return 0
 }
 
-[[ $engine ]] || find_engine
+if [[ $engine ]]; then
+  works "$engine" || die "$engine does not work here"
+else
+  find_engine
+fi
 command=("$engine")
 if [[ $local_base ]]; then
   [[ $engine != docker ]] || die '--local-base needs podman or buildah' 2
