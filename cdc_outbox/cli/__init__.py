@@ -1,0 +1,200 @@
+"""`cdc-outbox`: the commands by name, and the one place where an error becomes a message and an exit code.
+
+In: the command line. Out: the process's exit code (INTERFACE section 3: `errors` says which). stdout is data, stderr is logs.
+Never: the import of a command that was not asked for (`--help` and `healthcheck` are fast), a traceback for an error that
+was foreseen, a secret in what is printed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import click
+
+from cdc_outbox.cli.options import CONTEXT
+from cdc_outbox.errors import CdcOutboxError
+
+COMMANDS: Final = {
+    "run": "Relay events from PostgreSQL to Kafka until told to stop.",
+    "sql": "Print (or apply) the SQL of the outbox table, its roles and its publication.",
+    "slot": "Create, drop or look at the replication slot.",
+    "tail": "Print events as JSON lines, without Kafka and without moving the slot.",
+    "emit": "Write one event, for try-outs and smoke tests.",
+    "config": "Show what is configured and where it comes from; print an example file.",
+    "demo": "The whole thing on embedded servers.",
+    "healthcheck": "Ask a running relay whether it is alive: for container health checks.",
+}
+"""Each command is `command` in the module of its name; what it does is said here, so that help imports none of them."""
+
+INTERRUPTED: Final = 130
+"""128 + SIGINT, as shells report it."""
+
+STDOUT_CLOSED: Final = 141
+"""128 + SIGPIPE: what the reader of our output gets from any other tool when it has read enough."""
+
+BUG: Final = 70
+"""sysexits EX_SOFTWARE."""
+
+
+class Commands(click.Group):
+    """The group. A command's module is imported when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Those whose module is there."""
+        return [name for name in COMMANDS if importlib.util.find_spec(f"{__name__}.{name}") is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import it."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List names and summaries without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Tell a closed stdout from a broken connection: click would end both in silence."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            if _stdout_is_closed():
+                sys.exit(STDOUT_CLOSED)
+            raise ConnectionError(*error.args) from error
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run one command line and exit."""
+        extra |= {"prog_name": "cdc-outbox", "standalone_mode": False}
+        code = exit_code(lambda: super(Commands, self).main(*args, **extra))
+        sys.exit(_flushed(code))
+
+
+def exit_code(call: Callable[[], object]) -> int:
+    """Call; report what went wrong on stderr. A command returns None for success, or its exit code."""
+    try:
+        result = call()
+    except CdcOutboxError as error:
+        return _report(error)
+    except click.ClickException as error:
+        return _report_usage(error)
+    except (KeyboardInterrupt, click.Abort) as error:
+        interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
+        if not interrupted:
+            _say("error: stopped before anything was done")
+        return INTERRUPTED if interrupted else 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Exception as error:  # noqa: BLE001  # the last line of defence
+        return _report_bug(error)
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: CdcOutboxError) -> int:
+    from cdc_outbox.masking import scrub
+
+    _say(scrub(f"error: {error}" + (f"\ncure: {error.cure}" if error.cure else "")))
+    return error.exit_code
+
+
+def _report_usage(error: click.ClickException) -> int:
+    """What click says, without a password that was put where it does not belong."""
+    from io import StringIO
+
+    from cdc_outbox.masking import scrub
+
+    text = StringIO()
+    error.show(text)
+    _say(scrub(text.getvalue().rstrip("\n")))
+    return error.exit_code
+
+
+def _report_bug(error: Exception) -> int:
+    """A traceback, through the log if there is one by now. It has source lines and messages, never values of variables."""
+    import logging
+    import traceback
+
+    from cdc_outbox.masking import scrub
+
+    text = scrub("".join(traceback.format_exception(error)).rstrip("\n"))
+    if logging.getLogger().handlers:
+        logging.getLogger("cdc_outbox").critical("bug: %s", text)
+    else:
+        _say(f"{text}\nerror: this is a bug in cdc-outbox\ncure: please report it with the lines above")
+    return BUG
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nobody reads our stdout any more."""
+    import select
+
+    try:
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):
+        return False
+    return any(event & select.POLLERR for _, event in poller.poll(0))
+
+
+def _flushed(code: int) -> int:
+    """Flush stdout now: at the interpreter's end, a closed one would print an error of its own."""
+    import os
+
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STDOUT_CLOSED
+    return code
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    import platform
+
+    from cdc_outbox import __version__
+    from cdc_outbox.postgres.connect import libpq_version
+    from cdc_outbox.publish.settings import librdkafka_version
+
+    click.echo(
+        f"cdc-outbox {__version__} (Python {platform.python_version()}, "
+        f"librdkafka {librdkafka_version()}, libpq {libpq_version()})"
+    )
+    ctx.exit()
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    show_default=False,
+    help="Print the versions of cdc-outbox, Python, librdkafka and libpq.",
+)
+def cli() -> None:
+    """Insert a row in your transaction, get a Kafka record.
+
+    Options may be set by flag, by environment variable (CDC_OUTBOX_...), or in a TOML file (--config), in this order of
+    precedence.
+    """
+
+
+def main() -> NoReturn:
+    """The console script. Hides passwords in the process list before anything else happens."""
+    from cdc_outbox.cli.argv import hide_secrets
+
+    hide_secrets(sys.argv)
+    cli.main()

@@ -1,0 +1,55 @@
+"""`cdc-outbox healthcheck`: GET /livez of a relay on this machine; exit 0 when it is alive, else 1.
+
+In: the address that `run` listens on. Out: one line, and the exit code that Docker's HEALTHCHECK understands (0 or 1).
+Never: an import of a driver, a client or the logging; it runs every few seconds beside the relay.
+"""
+
+from __future__ import annotations
+
+import http.client
+from typing import Final
+
+import click
+
+from cdc_outbox.cli.options import CONTEXT, option
+from cdc_outbox.values import split_address
+
+TIMEOUT_SECONDS: Final = 3.0
+"""The answer comes from memory, in a millisecond; a relay that needs longer does not turn its loop either."""
+
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where to ask, not where to listen
+"""Listening on all addresses includes the loopback one."""
+
+
+@click.command(name="healthcheck", context_settings=CONTEXT)
+@option("http")
+def command(http: str) -> int:
+    """Ask a running relay whether it is alive (GET /livez): exit code 0 or 1.
+
+    Made for container health checks: it starts fast and needs nothing but the relay's --http address.
+    """
+    if http == "off":
+        click.echo("--http is off: there is nobody to ask", err=True)
+        return 1
+    host, port = split_address(http)
+    try:
+        status, text = _ask(_ANY_ADDRESS.get(host, host), port)
+    except (OSError, http_client_error) as error:
+        click.echo(f"no answer from {http}: {error}", err=True)
+        return 1
+    click.echo(text, err=status != 200)
+    return 0 if status == 200 else 1
+
+
+http_client_error: Final = http.client.HTTPException
+
+
+def _ask(host: str, port: int) -> tuple[int, str]:
+    """Status code and the first line of the answer."""
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", "/livez")
+        response = connection.getresponse()
+        return response.status, response.read(200).decode("ascii", "replace").partition("\n")[0]
+    finally:
+        connection.close()

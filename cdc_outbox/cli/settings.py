@@ -1,0 +1,46 @@
+"""From a command's options to `config.Settings`.
+
+In: a click context whose command has every option of the table (`options.all_options`). Out: settings, checked.
+Never: a connection. Errors: a usage error (2) for an option that is missing, ConfigurationError (78) for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final, cast
+
+import click
+
+from cdc_outbox.cli.options import Chosen, choose, config_file
+from cdc_outbox.cli.properties import KafkaProperties
+from cdc_outbox.config import OPTIONS, Settings, settings_from
+
+_RANK: Final = ("default", "file", "environment", "flag")
+
+
+def kafka_properties(ctx: click.Context, chosen: Mapping[str, Chosen]) -> KafkaProperties:
+    """What was chosen for librdkafka."""
+    flags = cast("tuple[tuple[str, str], ...]", chosen["kafka-property"].value)
+    file = chosen["kafka-config"].value
+    return KafkaProperties(flags, os.environ.copy(), None if file is None else str(file), config_file(ctx))
+
+
+def chosen_brokers(chosen: Mapping[str, Chosen], kafka: KafkaProperties) -> Chosen:
+    """--brokers, or `bootstrap.servers` where that was chosen in a place of more weight."""
+    option, servers = chosen["brokers"], kafka.brokers()
+    return servers if servers and _RANK.index(servers.origin) > _RANK.index(option.origin) else option
+
+
+def settings_of(ctx: click.Context, *, brokers_needed: bool = True) -> Settings:
+    """Everything that `run` needs to know."""
+    chosen = choose(ctx)
+    kafka = kafka_properties(ctx, chosen)
+    brokers = chosen_brokers(chosen, kafka).value
+    if brokers is None and brokers_needed:
+        raise click.UsageError(
+            "which Kafka? Name its brokers: --brokers host:9092, CDC_OUTBOX_BROKERS, or brokers in the --config file.",
+            ctx,
+        )
+    values = {OPTIONS[name].key: one.value for name, one in chosen.items()}
+    return settings_from(values, "" if brokers is None else str(brokers), kafka)
