@@ -69,7 +69,7 @@ make_base() {
   debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv trixie "$work/root" ${mirror:+"$mirror"} >"$work/log" 2>&1 ||
     { tail -n 5 "$work/log" >&2 && die "debootstrap failed; its log is $work/log"; }
   # What slim images leave out as well.
-  rm -rf "$work"/root/usr/share/{doc,locale,man}/* "$work"/root/var/{cache,lib/apt/lists,log}/*
+  find "$work"/root/usr/share/{doc,locale,man} "$work"/root/var/{cache,lib/apt/lists,log} -type f -delete
   tar --create --numeric-owner --directory "$work/root" --file "$archive.$$" .
   mv "$archive.$$" "$archive"
   rm -rf "$work"
