@@ -1,0 +1,19 @@
+"""What others see of a relay: logs, metrics, probes, status. All of it reads; nothing here touches a stage.
+
+In: `Counters` and `Settings`. Out: lines on stderr, samples, HTTP answers.
+Never: SQL, a call into the pipeline, a payload.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What is running, for the `started` line and `cdc_outbox_build_info`. The caller knows the drivers; we do not."""
+
+    version: str
+    python: str
+    librdkafka: str
+    libpq: str

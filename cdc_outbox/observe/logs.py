@@ -1,0 +1,250 @@
+"""Logs: one event a line on stderr, JSON or for a terminal, ours and the libraries' alike.
+
+In: `structlog.get_logger().info("streaming", slot=…, lsn=…)` from any module; the stdlib records of psycopg and
+confluent_kafka. Out: lines that begin with `timestamp`, `level`, `event` (docs/reference/logs.md lists the events).
+An error is logged as `error=` (the exception itself) or by `log.exception`: one of ours gives its words, its cure and
+its place; any other gives a traceback, without the values of variables.
+Never: a secret (`mask`), a payload, a value of more than a kilobyte, the same warning twice in ten seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Final, TextIO
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor
+
+from cdc_outbox.config import Settings
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError
+from cdc_outbox.lsn import format_lsn
+from cdc_outbox.masking import MASK, masked_dsn
+from cdc_outbox.observe import Versions
+from cdc_outbox.observe.mask import mask, names_secret
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+FORMATS: Final = ("auto", "console", "json")
+
+REPEAT_SECONDS: Final = 10.0
+"""A warning that repeats is shown this often: an operator sees that it lasts, and a disk does not fill up."""
+
+REMEMBERED_REPEATS: Final = 1000
+"""Different warnings remembered at a time; texts that never repeat must not become a leak."""
+
+MAX_VALUE_CHARACTERS: Final = 1000
+"""Of one field: keys and a server's messages may be of any length."""
+
+MAX_TRACEBACK_CHARACTERS: Final = 20_000
+"""Of a traceback, its end: a recursion gone wrong has a thousand frames, and the error stands below them."""
+
+_LIMITED_LEVELS: Final = ("warning", "error", "critical")
+
+
+def configure(log_format: str, log_level: str, *, stream: TextIO | None = None) -> None:
+    """Send every log line of this process to `stream` (stderr).
+
+    May be called again: the later call counts, for loggers that are in use as well.
+    Raises ConfigurationError for an unknown format or level.
+    """
+    if log_format not in FORMATS or log_level not in LEVELS:
+        raise ConfigurationError(
+            "unknown log format or level",
+            cure=f"--log-format {'|'.join(FORMATS)}, --log-level {'|'.join(LEVELS)}",
+        )
+    stream = sys.stderr if stream is None else stream
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    stamp = (structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), describe_error)
+    structlog.configure(
+        processors=[*stamp, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: logging.getLogger("cdc_outbox"),
+        cache_logger_on_first_use=False,  # no line is on the path of an event, and a second configure() must reach all
+    )
+    handler = _Handler(stream)
+    handler.addFilter(RepeatFilter())
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_library_line, *stamp],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(log_format, stream)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [other for other in root.handlers if not isinstance(other, _Handler)] + [handler]
+    root.setLevel(level)
+    logging.getLogger("psycopg").setLevel(level)  # it sets its own to WARNING otherwise
+    logging.captureWarnings(True)
+
+
+def started_fields(settings: Settings, versions: Versions) -> dict[str, object]:
+    """The fields of the `started` line: what runs, where it reads, where it writes. The DSN without its password."""
+    return {
+        "version": versions.version,
+        "python": versions.python,
+        "librdkafka": versions.librdkafka,
+        "libpq": versions.libpq,
+        "dsn": masked_dsn(settings.dsn.reveal()) or "libpq environment",
+        "slot": settings.slot,
+        "publication": settings.publication,
+        "tables": [str(table) for table in settings.tables],
+        "brokers": mask(settings.brokers),
+        "topic": settings.topic,
+        "http": settings.http,
+    }
+
+
+class RepeatFilter(logging.Filter):
+    """Lets the first of equal warnings through, then one in `REPEAT_SECONDS`, which says how many were `suppressed`.
+
+    Equal: same event, level, error and topic. A line about one outbox event (it has an `id`) is never a repeat: what
+    was skipped has to be on record. Two threads may both let a line through; that costs a line, a lock would cost more.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether `record` is shown; notes `suppressed` in it when it stands for others."""
+        fields: Mapping[str, object] = record.msg if isinstance(record.msg, dict) else {}
+        if record.levelname.lower() not in _LIMITED_LEVELS or "id" in fields:
+            return True
+        now = self._clock()
+        if fields:
+            same = (record.levelname, *(str(fields.get(name)) for name in ("event", "error", "topic")))
+        else:
+            same = (record.levelname, record.name, record.getMessage())
+        shown_at, suppressed = self._seen.get(same, (None, 0))
+        if shown_at is not None and now - shown_at < REPEAT_SECONDS:
+            self._seen[same] = (shown_at, suppressed + 1)
+            return False
+        self._forget(now)
+        self._seen[same] = (now, 0)
+        if suppressed:
+            _note_suppressed(record, suppressed)
+        return True
+
+    def _forget(self, now: float) -> None:
+        if len(self._seen) >= REMEMBERED_REPEATS:
+            recent = {key: seen for key, seen in self._seen.copy().items() if now - seen[0] < REPEAT_SECONDS}
+            self._seen = recent if len(recent) < REMEMBERED_REPEATS else {}
+
+
+def describe_error(_logger: object, _method: str, fields: EventDict) -> EventDict:
+    """Put an exception into words: `error`; for ours `cure` and the place, for a caught other one `exception`."""
+    exc_info = fields.pop("exc_info", None)
+    error = fields.get("error")
+    caught = _caught(exc_info)
+    exception = caught or (error if isinstance(error, BaseException) else None)
+    if exception is None:
+        return fields
+    if isinstance(exception, CdcOutboxError):
+        told = {"error": exception.what, **({"cure": exception.cure} if exception.cure else {}), **exception.where}
+    else:
+        told = {"error": f"{type(exception).__name__}: {exception}".removesuffix(": ")}
+        if caught:
+            fields["exception"] = "".join(traceback.format_exception(caught)).rstrip("\n")
+    if isinstance(error, BaseException):
+        del fields["error"]
+    for name, value in told.items():
+        fields.setdefault(name, value)
+    return fields
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Ours among the root logger's handlers."""
+
+
+def _caught(exc_info: object) -> BaseException | None:
+    """The exception of stdlib's and structlog's forms of `exc_info`: a bool, an exception, a tuple."""
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    if isinstance(exc_info, tuple):
+        return exc_info[1] if isinstance(exc_info[1], BaseException) else None
+    return sys.exception() if exc_info else None
+
+
+def _note_suppressed(record: logging.LogRecord, count: int) -> None:
+    if isinstance(record.msg, dict):
+        record.msg["suppressed"] = count
+    else:
+        record.__dict__["suppressed"] = count
+
+
+def _library_line(_logger: object, _method: str, fields: EventDict) -> EventDict:
+    """A record of somebody else's: its text is a message, not the stable name of an event."""
+    record: logging.LogRecord = fields["_record"]
+    fields["message"] = fields["event"]
+    fields["event"] = "library"
+    fields["logger"] = record.name
+    if "suppressed" in record.__dict__:
+        fields["suppressed"] = record.__dict__["suppressed"]
+    return fields
+
+
+def _renderers(log_format: str, stream: TextIO) -> list[Processor]:
+    terminal = stream.isatty()
+    if log_format == "json" or (log_format == "auto" and not terminal):
+        return [_tidy, _render_json]
+    colors = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+    )
+    return [_tidy, _printable, renderer]
+
+
+def _tidy(_logger: object, _method: str, fields: EventDict) -> EventDict:
+    """`timestamp`, `level`, `event` first; plain, short values; no secret, and no field that says nothing."""
+    ordered = {name: _plain(name, fields.pop(name, None)) for name in ("timestamp", "level", "event")}
+    exception = fields.pop("exception", None)
+    ordered.update((name, _field(name, value)) for name, value in fields.items() if value is not None)
+    if exception is not None:
+        ordered["exception"] = mask(exception)[-MAX_TRACEBACK_CHARACTERS:]
+    return ordered
+
+
+def _plain(name: str, value: object) -> object:
+    """`value` as JSON knows it. An integer called `lsn` or `…_lsn` gets PostgreSQL's notation."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return format_lsn(value) if name == "lsn" or name.endswith("_lsn") else value
+    if isinstance(value, dict):
+        return {str(key): _field(str(key), item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(name, item) for item in value]
+    return _text(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
+
+
+def _field(name: str, value: object) -> object:
+    return MASK if names_secret(name) else _plain(name, value)
+
+
+def _text(text: str) -> str:
+    """Masked before it is cut, since half a secret is not seen to be one; and not all of a huge text is searched."""
+    masked = mask(text[: 4 * MAX_VALUE_CHARACTERS])
+    if len(text) <= MAX_VALUE_CHARACTERS:
+        return masked
+    return f"{masked[:MAX_VALUE_CHARACTERS]}… ({len(text)} characters)"
+
+
+def _render_json(_logger: object, _method: str, fields: EventDict) -> str:
+    try:
+        return orjson.dumps(fields).decode()
+    except orjson.JSONEncodeError:  # half of a surrogate pair, or an integer of more than 64 bits: worth a line as well
+        return json.dumps(fields)
+
+
+def _printable(_logger: object, _method: str, fields: EventDict) -> EventDict:
+    """On a terminal, a key with an escape sequence in it is shown, not obeyed."""
+    return {
+        name: value if name == "exception" or not isinstance(value, str) or value.isprintable() else ascii(value)
+        for name, value in fields.items()
+    }

@@ -1,0 +1,59 @@
+"""The last defence against a secret in a log line or an HTTP answer.
+
+In: any text that is about to be shown. Out: the same text with passwords replaced by `***`: the ones that `masking` was
+told of, and whatever looks like one.
+Never: the first defence. Settings keep secrets in `config.Secret`, and errors are written without them; this module is
+for the text of a library that quotes what it was given. In doubt it hides too much.
+
+Forms: PostgreSQL manual 32.1.1 Connection Strings (key=value, quoted or with backslashes; URL), RFC 3986 userinfo,
+librdkafka's property names (`sasl.password`, `ssl.key.password`, …), PEM private keys.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from cdc_outbox.masking import MASK, scrub
+
+_SECRET_NAME: Final = re.compile(
+    r"(?i)password|passwd|passphrase|secret|private_?key|scram_(?:client|server)_key|ssl[._]key[._]pem|jaas"
+)
+
+_USERINFO: Final = re.compile(r"(://)([^\s\"'<>]*)@")
+"""Greedy up to the last `@` of the word: a password with a raw `@` or `/` in it is hidden whole."""
+
+_ASSIGNMENT: Final = re.compile(
+    r"""(?ix)
+    ( (?: password | passwd | passphrase | secret | scram_(?:client|server)_key | ssl[._]key[._]pem ) [\w.-]*
+      ["']? \s* [=:] \s* )
+    ( '(?:[^'\\]|\\.)*'? | "(?:[^"\\]|\\.)*"? | (?:\\.|\S)+ )
+    """
+)
+
+_PRIVATE_KEY: Final = re.compile(
+    r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+)
+
+_HINTS: Final = re.compile(r"(?i)://|pass|secret|scram_|key")
+"""Almost no line holds a secret; this is the cheap way to see that."""
+
+
+def mask(text: str) -> str:
+    """`text` without the secrets that it may quote."""
+    text = scrub(text)
+    if _HINTS.search(text) is None:
+        return text
+    text = _PRIVATE_KEY.sub(rf"\1{MASK}", text)
+    text = _USERINFO.sub(_hide_password, text)
+    return _ASSIGNMENT.sub(rf"\1{MASK}", text)
+
+
+def names_secret(name: str) -> bool:
+    """Whether a field of this name holds a secret, whatever its value looks like."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def _hide_password(match: re.Match[str]) -> str:
+    user, colon, _ = match[2].partition(":")
+    return f"{match[1]}{user}{colon}{MASK}@" if colon else match[0]

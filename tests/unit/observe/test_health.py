@@ -1,0 +1,90 @@
+"""What alive and ready mean, and what the status document holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cdc_outbox.config import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.observe.health import STUCK_AFTER_SECONDS, lag_seconds, liveness, passed, readiness, status
+
+SETTINGS = Settings(brokers="kafka:9092")
+KEYS = [
+    "state", "slot", "publication", "tables", "slot_active", "wal_status", "confirmed_flush_lsn", "restart_lsn",
+    "current_lsn", "lag_bytes", "lag_seconds", "retained_wal_bytes", "safe_wal_bytes", "seconds_until_lost",
+    "in_flight_events", "last_error",
+]  # fmt: skip
+
+
+def test_a_loop_that_turns_is_alive_and_one_that_is_stuck_is_not() -> None:
+    counters = Counters(state="streaming", last_turn_monotonic=100.0)
+
+    assert passed(liveness(counters, 100.0 + STUCK_AFTER_SECONDS))
+    assert not passed(liveness(counters, 100.1 + STUCK_AFTER_SECONDS))
+
+
+def test_a_loop_that_turns_again_is_alive_again() -> None:
+    counters = Counters(last_turn_monotonic=100.0)
+    assert not passed(liveness(counters, 200.0))
+    counters.last_turn_monotonic = 199.0
+    assert passed(liveness(counters, 200.0))
+
+
+def test_a_relay_that_is_still_starting_is_alive() -> None:
+    assert passed(liveness(Counters(), 1e6))
+
+
+def test_liveness_depends_neither_on_kafka_nor_on_postgres() -> None:
+    assert passed(liveness(Counters(state="starting", last_turn_monotonic=1.0), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("state", "ready"),
+    [("starting", False), ("standby", True), ("streaming", True), ("draining", False), ("stopped", False)],
+)
+def test_ready_is_who_streams_or_stands_by(state: str, ready: bool) -> None:
+    assert passed(readiness(Counters(state=state))) is ready
+
+
+def test_a_kafka_outage_alone_does_not_make_it_unready() -> None:
+    counters = Counters(state="streaming", postgres_connected=True, kafka_connected=False, last_error="broker down")
+
+    assert passed(readiness(counters))
+
+
+def test_the_status_document_has_the_promised_keys_in_the_promised_order() -> None:
+    assert list(status(Counters(), SETTINGS, 0.0)) == KEYS
+
+
+def test_what_is_not_known_yet_is_null() -> None:
+    document = status(Counters(), SETTINGS, 0.0)
+
+    assert [name for name, value in document.items() if value is not None] == [
+        "state", "slot", "publication", "tables", "lag_seconds", "in_flight_events",
+    ]  # fmt: skip
+
+
+def test_the_status_of_a_streaming_relay() -> None:
+    counters = Counters(
+        state="streaming",
+        postgres_connected=True,
+        confirmed_lsn=0x16B3748,
+        oldest_unacknowledged_timestamp=100.0,
+        in_flight_events=5,
+        last_error="cannot reach postgresql://relay:s3cr3t@db/shop",
+    )
+    document = status(counters, SETTINGS, 101.5)
+
+    assert document["slot_active"] is True
+    assert document["confirmed_flush_lsn"] == "0/16B3748"
+    assert document["lag_seconds"] == 1.5
+    assert document["in_flight_events"] == 5
+    assert document["tables"] == ["public.outbox"]
+    assert document["last_error"] == "cannot reach postgresql://relay:***@db/shop"
+    json.dumps(document)
+
+
+def test_lag_is_0_when_nothing_waits() -> None:
+    assert lag_seconds(Counters(), 1e9) == 0
