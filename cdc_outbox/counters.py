@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from cdc_outbox.names import TableName
+
 LATENCY_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the end-to-end latency histogram, in seconds: 1 ms (a local broker) to a minute (an incident)."""
 
@@ -18,8 +20,6 @@ LATENCY_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 class TopicCounters:
     """What was delivered to one topic."""
 
-    produced: int = 0
-    produced_bytes: int = 0
     delivered: int = 0
     delivered_bytes: int = 0
 
@@ -34,6 +34,7 @@ class Counters:
     received: dict[str, int] = field(default_factory=dict)
     topics: dict[str, TopicCounters] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    other_tables: set[TableName] = field(default_factory=set)
     dead_lettered: dict[str, int] = field(default_factory=dict)
     delivery_errors: dict[tuple[str, str], int] = field(default_factory=dict)
     transactions: int = 0

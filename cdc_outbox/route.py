@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -151,10 +152,12 @@ class HeaderNames(NamedTuple):
     type: str = "type"
 
 
-def header_names(headers: tuple[HeaderColumn, ...], id_column: str, type_column: str) -> HeaderNames:
+def header_names(
+    headers: Sequence[HeaderColumn], id_columns: Sequence[str], type_columns: Sequence[str]
+) -> HeaderNames:
     """Find aliases: `--header id:eventId` renames the header that goes out anyway instead of adding another."""
-    aliases = {header.column: header.name for header in headers}
-    return HeaderNames(aliases.get(id_column, "id"), aliases.get(type_column, "type"))
+    id_alias = next((header.name for header in headers if header.column in id_columns), "id")
+    return HeaderNames(id_alias, next((header.name for header in headers if header.column in type_columns), "type"))
 
 
 def header_members(text: bytes) -> Headers:

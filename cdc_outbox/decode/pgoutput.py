@@ -31,8 +31,8 @@ _INSERT: Final = struct.Struct(">cIc")
 _LOGICAL: Final = struct.Struct(">cBQ")
 _COLUMN: Final = struct.Struct(">Ii")
 
-INSERT_TUPLE_OFFSET: Final = _INSERT.size
-"""From the start of an Insert to its tuple: type byte, relation OID, 'N'."""
+INSERT_TUPLE_OFFSET: Final = 5
+"""From the start of an Insert to its new tuple, which begins with 'N': type byte, relation OID."""
 
 
 class Begin(NamedTuple):
@@ -71,7 +71,7 @@ class Relation(NamedTuple):
 
 
 class Insert(NamedTuple):
-    """A row. Its tuple begins at `tuple_offset` of the same bytes."""
+    """A row. Its tuple, 'N' and cells, begins at `tuple_offset` of the same bytes: for the relation's reader."""
 
     relation_oid: int
     tuple_offset: int
@@ -242,8 +242,8 @@ def compile_reader(
     lines = [
         "def reader(data, at):",
         " try:",
-        f"  if data[at] != {count >> 8} or data[at + 1] != {count & 0xFF}: raise malformed(data, at)",
-        "  at += 2",
+        f"  if data[at] != 78 or data[at + 1] != {count >> 8} or data[at + 2] != {count & 0xFF}: raise malformed(data, at)",
+        "  at += 3",
     ]
     for position in range(count):
         keep = position in wanted

@@ -188,6 +188,7 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("3D000", _config("no such database", "name an existing database in --dsn (dbname=…)")),
     ("42501", _refused("a privilege is missing", "as an administrator: cdc-outbox sql roles | psql")),
     ("55006", _busy),
+    ("42704", _config("PostgreSQL does not know it", "see cdc-outbox slot status")),
     ("57P01", _lost),
     ("57P02", _lost),
     ("57P03", _wait("PostgreSQL is not ready")),

@@ -5,11 +5,11 @@ librdkafka: rdkafka.h, rd_kafka_resp_err_t. Codes below zero are the client's ow
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
 
-from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, Unreachable
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, Unreachable
 
 _REFUSED: Final = frozenset(
     {
@@ -66,3 +66,56 @@ def unreachable(brokers: str, words: str) -> Unreachable:
         f"Kafka cannot be reached at {brokers}: {words}",
         cure="check host, port, DNS and firewall, and that the brokers' advertised.listeners can be reached from here",
     )
+
+
+class DeliveryFailure(NamedTuple):
+    """A record that Kafka, or librdkafka, will not take."""
+
+    topic: str
+    key: bytes | None
+    size: int
+    """Bytes of the value."""
+    error: KafkaError
+
+
+def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
+    """Our error for a delivery that failed for good: by what the operator has to do."""
+    error, topic = failure.error, failure.topic
+    key = None if failure.key is None else failure.key[:200].decode(errors="replace")
+    refusal = final(error)
+    if refusal is not None:
+        return type(refusal)(refusal.what, cure=refusal.cure, topic=topic)
+    if error.code() in _UNKNOWN_TOPIC:
+        return ConfigurationError(
+            f"topic {topic} does not exist: {error.str()}",
+            cure="create it (kafka-topics.sh --create --topic …), or correct --topic; nothing was acknowledged past it",
+            topic=topic,
+            key=key,
+        )
+    if error.code() in _POISON:
+        return PoisonEvent(
+            f"Kafka does not take a record: {error.str()}",
+            cure="raise the topic's max.message.bytes, or correct what the application writes; "
+            "the broker refuses a whole batch for one record, so the culprit may be another one of this topic",
+            reason=error.name().lower().lstrip("_"),
+            topic=topic,
+            key=key,
+            size=failure.size,
+        )
+    return Unreachable(f"Kafka did not take a record: {error.str()}", topic=topic)
+
+
+_UNKNOWN_TOPIC: Final = frozenset(
+    {KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART}
+)
+_POISON: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.TOPIC_EXCEPTION,
+    }
+)
+"""Codes with which a broker refuses what is in a record, whoever sends it."""

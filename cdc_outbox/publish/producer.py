@@ -12,14 +12,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cdc_outbox.counters import Counters, TopicCounters
 from cdc_outbox.errors import CdcOutboxError, PoisonEvent, Unreachable
-from cdc_outbox.publish.errors import NOT_READY, final, kafka_error, unreachable
+from cdc_outbox.publish.errors import NOT_READY, DeliveryFailure, final, kafka_error, unreachable
 from cdc_outbox.route import KafkaRecord
 
 log = structlog.get_logger(__name__)
@@ -36,17 +36,6 @@ class Outstanding(Protocol):
     outstanding: int
 
 
-class DeliveryFailure(NamedTuple):
-    """A record that Kafka, or librdkafka, will not take."""
-
-    topic: str
-    key: bytes | None
-    size: int
-    code: str
-    """librdkafka's name for it, such as MSG_SIZE_TOO_LARGE."""
-    words: str
-
-
 class Publisher:
     """One producer. `properties` are librdkafka's. Raises ConfigurationError when they make no sense."""
 
@@ -57,12 +46,15 @@ class Publisher:
         self._last_words = "no answer"
         self.failures: list[DeliveryFailure] = []
         """Deliveries that failed for good, in the order in which librdkafka told."""
+        self._fatal = False
         try:
             self._producer = Producer(
                 {**properties, "error_cb": self._on_error}, logger=logging.getLogger("confluent_kafka")
             )
         except KafkaException as raised:
             raise self._error(raised) from raised
+        self._produced_bytes = 0
+        self._delivered_bytes = 0
         self._produce = self._producer.produce
         self._poll = self._producer.poll
 
@@ -70,6 +62,16 @@ class Publisher:
     def in_flight(self) -> int:
         """Records handed over whose report has not been served."""
         return len(self._producer)
+
+    @property
+    def broken(self) -> bool:
+        """Whether this producer has a gap, or will take nothing more: only a new one can go on."""
+        return self._fatal or bool(self.failures)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """The payloads of those records."""
+        return self._produced_bytes - self._delivered_bytes
 
     def reach(self) -> None:
         """Hear from the cluster once. Raises Unreachable (try again), AccessRefused or ConfigurationError (do not)."""
@@ -91,8 +93,10 @@ class Publisher:
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 transaction.outstanding -= 1
+                size = len(message)
                 counts.delivered += 1
-                counts.delivered_bytes += len(message)
+                counts.delivered_bytes += size
+                self._delivered_bytes += size
             else:
                 failures.append(_failure(error, message))
 
@@ -110,6 +114,8 @@ class Publisher:
             return False
         except KafkaException as raised:
             raise self._refused(raised, record) from raised
+        if value is not None:
+            self._produced_bytes += len(value)
         return True
 
     def serve(self, seconds: float = 0.0) -> None:
@@ -152,6 +158,7 @@ class Publisher:
         error = kafka_error(raised)
         if error is None:
             return Unreachable(f"Kafka: {raised}")
+        self._fatal = self._fatal or error.fatal() or error.code() == KafkaError._FATAL
         return final(error) or Unreachable(f"Kafka: {error.str()}")
 
     def _on_error(self, error: KafkaError) -> None:
@@ -171,10 +178,4 @@ class Publisher:
 
 def _failure(error: KafkaError, message: Message) -> DeliveryFailure:
     key = message.key()
-    return DeliveryFailure(
-        topic=message.topic() or "",
-        key=key if isinstance(key, bytes) else None,
-        size=len(message),
-        code=error.name(),
-        words=error.str(),
-    )
+    return DeliveryFailure(message.topic() or "", key if isinstance(key, bytes) else None, len(message), error)

@@ -1,0 +1,272 @@
+"""Connect, stream, and again: a relay that outlives its connections.
+
+In: settings, counters, the wish to stop. Out: nothing; returns when stopped cleanly or caught up.
+Never: a position carried from one connection to the next. Each generation looks at the publication, the tables and the slot
+afresh, begins where the slot stands, and has a ledger of its own.
+
+What a restart would heal is waited for here (Unreachable, with a growing, jittered pause that a stop ends); what it would
+not heal ends the relay. A slot that somebody else streams from means standby. After the relay has streamed once, a refused
+login is waited for as well: passwords rotate, and failovers pass.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import tenacity
+
+from cdc_outbox.config import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import (
+    AccessRefused,
+    CdcOutboxError,
+    ConfigurationError,
+    SlotBusy,
+    Undelivered,
+    Unreachable,
+)
+from cdc_outbox.first_start import FirstStart, somebody_else_was_first
+from cdc_outbox.lanes import Lanes
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.names import TableName
+from cdc_outbox.postgres import connect, publication, server, slot
+from cdc_outbox.postgres.replication import ReplicationSession
+from cdc_outbox.postgres.stream import ReplicationStream
+from cdc_outbox.publish.producer import Publisher
+from cdc_outbox.publish.settings import effective
+from cdc_outbox.relay import Relay
+from cdc_outbox.stop import Stop, Stopped
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS: Final = (0.2, 15.0)
+"""The first pause and the longest: a server restart is over in seconds, and an outage must not become a storm."""
+
+STANDBY_SECONDS: Final = 0.5
+"""Between two tries for a busy slot: a holder that died is followed within a second."""
+
+GOOD_SECONDS: Final = 10.0
+"""A generation that lasted this long makes the next pause short again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the catalog says before a generation begins."""
+
+    table_oids: dict[int, TableName]
+    slot_exists: bool
+    current_lsn: Lsn
+
+
+class Generations:
+    """All connections of one relay, one after the other."""
+
+    def __init__(self, settings: Settings, counters: Counters, stop: Stop) -> None:
+        """Raises ConfigurationError for a broken --topic or a refused Kafka property."""
+        self._settings = settings
+        self._counters = counters
+        self._stop = stop
+        self._lanes = Lanes(settings)
+        self._properties = effective(settings.kafka(), settings)
+        self._publisher: Publisher | None = None
+        self._target: Lsn | None = None
+        self._streamed = False
+        self._connecting = True
+        self._first_attempt = self._began = time.monotonic()
+
+    def run(self) -> None:
+        """Relay until stopped or caught up. Raises what waiting does not heal, or Undelivered."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(self._heals),
+            wait=tenacity.wait_exponential_jitter(initial=RETRY_SECONDS[0], max=RETRY_SECONDS[1], jitter=0.5),
+            sleep=self._pause,
+            before_sleep=self._say,
+            reraise=True,
+        )
+        while True:
+            try:
+                retrying(self._attempt)
+            except Stopped:
+                self._stop_unconnected()
+                return
+            if self._stop.requested or self._settings.until_caught_up:
+                return
+
+    def _stop_unconnected(self) -> None:
+        """Stopped while there was no stream: what Kafka still has of ours was never acknowledged."""
+        publisher = self._publisher
+        if publisher is not None and publisher.in_flight:
+            raise Undelivered(
+                "stopped without a connection, with events in flight: they will be sent again by the next start",
+                in_flight=publisher.in_flight,
+            )
+
+    def _attempt(self) -> None:
+        """One generation. A long one ends without its error, so that the next pause is short again."""
+        self._began = time.monotonic()
+        self._connecting = True
+        try:
+            self._generation()
+        except CdcOutboxError as error:
+            self._counters.last_error = str(error)
+            self._disconnected()
+            if self._heals(error) and time.monotonic() - self._began > GOOD_SECONDS:
+                self._say_error(error)
+                self._pause(RETRY_SECONDS[0])
+                return
+            raise
+
+    def _generation(self) -> None:
+        settings = self._settings
+        dsn = settings.dsn.reveal()
+        around = self._look_around(dsn)
+        publisher = self._publisher = self._publisher or Publisher(self._properties, self._counters)
+        if not self._streamed:
+            publisher.reach()
+        session = ReplicationSession(dsn, self._stop)
+        try:
+            self._connecting = False
+            if not around.slot_exists:
+                self._first_start(session, publisher)
+                session.close()
+                session = ReplicationSession(dsn, self._stop)
+            stream = self._start(session)
+        except BaseException:
+            session.close()
+            raise
+        self._connected()
+        relay = Relay(
+            stream,
+            publisher,
+            self._lanes,
+            self._counters,
+            self._stop,
+            table_oids=around.table_oids,
+            shutdown_timeout=settings.shutdown_timeout,
+            target=self._target,
+        )
+        try:
+            relay.run()
+        except Unreachable:
+            if publisher.broken:
+                self._rebuild_publisher(publisher)
+            raise
+
+    def _look_around(self, dsn: str) -> Surroundings:
+        """Check what must be so before streaming, over a short connection. Raises ConfigurationError with the cure."""
+        settings = self._settings
+        with connect.open_connection(dsn) as connection:
+            server.require_logical(connection)
+            current = server.current_lsn(connection)
+            tables = [publication.find_table(connection, table) for table in settings.tables]
+            published = publication.inspect(connection, settings.publication)
+            publication.require_published(published, settings.publication, tables)
+            found = slot.inspect(connection, settings.slot)
+        if settings.until_caught_up and self._target is None:
+            self._target = current
+        if found is not None:
+            slot.require_usable(found)
+        elif self._streamed or not settings.create_slot:
+            raise _slot_missing(settings.slot, streamed=self._streamed)
+        return Surroundings({table.oid: table.name for table in tables}, found is not None, current)
+
+    def _first_start(self, session: ReplicationSession, publisher: Publisher) -> None:
+        first = FirstStart(self._settings, session, publisher, self._lanes, self._counters, self._stop)
+        try:
+            first.run()
+        except Stopped:
+            if first.sent:
+                raise Undelivered("stopped in the middle of the first start: it begins again") from None
+            raise
+        except CdcOutboxError as error:
+            if not somebody_else_was_first(error):
+                raise
+            log.info("slot.exists", slot=self._settings.slot)
+
+    def _start(self, session: ReplicationSession) -> ReplicationStream:
+        """Start to stream; while the slot is busy, wait for it. Raises SlotBusy with --on-slot-busy exit."""
+        settings = self._settings
+        told = None
+        while True:
+            try:
+                return ReplicationStream.start(
+                    session, self._stop, slot=settings.slot, publication=settings.publication
+                )
+            except SlotBusy as error:
+                if settings.on_slot_busy == "exit":
+                    raise
+                if told != error.what:
+                    told = error.what
+                    log.info("standby", slot=settings.slot, error=error.what)
+                self._counters.state = "standby"
+                self._counters.postgres_connected = True
+                self._counters.last_turn_monotonic = time.monotonic()
+                if self._stop.wait(STANDBY_SECONDS):
+                    raise Stopped from None
+
+    def _connected(self) -> None:
+        counters = self._counters
+        self._streamed = True
+        counters.state = "streaming"
+        counters.postgres_connected = True
+        counters.last_error = None
+        log.info("streaming", slot=self._settings.slot, publication=self._settings.publication)
+
+    def _disconnected(self) -> None:
+        counters = self._counters
+        counters.postgres_connected = False
+        if counters.state == "streaming":
+            counters.state = "starting"
+        if self._streamed and counters.oldest_unacknowledged_timestamp is None:
+            counters.oldest_unacknowledged_timestamp = time.time()
+
+    def _rebuild_publisher(self, publisher: Publisher) -> None:
+        """A producer with a failed delivery has a gap: a new one sends again from where the slot stands."""
+        publisher.abandon()
+        self._publisher = None
+        self._counters.reconnects_kafka += 1
+
+    def _heals(self, error: BaseException) -> bool:
+        """Whether waiting may heal it."""
+        if self._stop.requested:
+            return False
+        if isinstance(error, Unreachable):
+            limit = self._settings.startup_timeout
+            return self._streamed or not limit or time.monotonic() - self._first_attempt < limit
+        return self._streamed and self._connecting and isinstance(error, (AccessRefused, ConfigurationError))
+
+    def _pause(self, seconds: float) -> None:
+        self._counters.last_turn_monotonic = time.monotonic()
+        self._counters.reconnects_postgres += int(self._streamed)
+        deadline = time.monotonic() + seconds
+        while not self._stop.wait(min(1.0, max(0.0, deadline - time.monotonic()))) and time.monotonic() < deadline:
+            self._counters.last_turn_monotonic = time.monotonic()
+        if self._stop.requested:
+            raise Stopped
+
+    def _say(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, CdcOutboxError):
+            self._say_error(error)
+
+    def _say_error(self, error: CdcOutboxError) -> None:
+        event = "waiting" if self._connecting else "postgres.disconnected"
+        log.warning(event, error=error.what, cure=error.cure or None, **error.where)
+
+
+def _slot_missing(name: str, *, streamed: bool) -> ConfigurationError:
+    if streamed:
+        return ConfigurationError(
+            f"slot {name} is gone: somebody dropped it while the relay was running",
+            cure="a new start makes a new slot and first sends every row that is still in the table; nothing is skipped, "
+            "and what was delivered already comes again with the same ids",
+            slot=name,
+        )
+    return ConfigurationError(
+        f"slot {name} does not exist, and --no-create-slot forbids to make it",
+        cure="cdc-outbox slot create, or start without --no-create-slot",
+        slot=name,
+    )

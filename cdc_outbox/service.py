@@ -1,0 +1,144 @@
+"""A relay as a process: signals, observers, exit code.
+
+In: `Settings`. Out: an exit code (INTERFACE section 3), lines on stderr, an HTTP address to look at.
+Never: a stage touched. The relay runs in the main thread; what watches it reads counters from threads of its own.
+
+signal(7): TERM and INT drain and stop, a second one stops now; USR1 logs a summary line; HUP says that it is not supported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Final
+
+import structlog
+
+from cdc_outbox import __version__
+from cdc_outbox.config import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import CdcOutboxError, Undelivered
+from cdc_outbox.generations import Generations
+from cdc_outbox.observe import Versions, http, logs, metrics
+from cdc_outbox.observe.summary import Summary
+from cdc_outbox.postgres.connect import libpq_version
+from cdc_outbox.publish.settings import librdkafka_version
+from cdc_outbox.stop import Stop
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS: Final = 1.0
+"""How often the observer thread looks whether a minute is over."""
+
+HARD_STOP_EXIT_CODE: Final = 75
+"""Stopped with events that will be sent again."""
+
+LATE_SECONDS: Final = 1.0
+"""How far beyond --shutdown-timeout a stop may be before the process ends itself, whatever is still waiting."""
+
+
+def versions() -> Versions:
+    """What is running."""
+    return Versions(__version__, platform.python_version(), librdkafka_version(), libpq_version())
+
+
+def run(settings: Settings) -> int:
+    """Relay until told to stop. Gives the exit code; logs why."""
+    logs.configure(settings.log_format, settings.log_level)
+    counters = Counters()
+    stop = Stop()
+    try:
+        with ExitStack() as around:
+            summary = Summary(counters)
+            later = around.enter_context(_ticking(summary))
+            around.enter_context(_signals(stop, later, summary, settings.shutdown_timeout))
+            if settings.http != "off":
+                registry = metrics.build_registry(counters, versions())
+                around.enter_context(http.serve(settings.http, counters, settings, registry))
+            log.info("started", **logs.started_fields(settings, versions()))
+            Generations(settings, counters, stop).run()
+    except CdcOutboxError as error:
+        counters.state = "stopped"
+        level = log.warning if isinstance(error, Undelivered) else log.error
+        level("stopped", error=error.what, cure=error.cure or None, exit_code=error.exit_code, **error.where)
+        return error.exit_code
+    counters.state = "stopped"
+    log.info("stopped", exit_code=0)
+    return 0
+
+
+Later = queue.SimpleQueue[Callable[[], None]]
+"""Work that a signal handler leaves to the observer thread: a handler may have interrupted a write to the same stream."""
+
+
+@contextmanager
+def _signals(stop: Stop, later: Later, summary: Summary, shutdown_timeout: float) -> Iterator[None]:
+    """Install the handlers; put the old ones back at the end."""
+
+    def on_stop(_number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            os._exit(HARD_STOP_EXIT_CODE)
+        stop.request()
+        _end_late(shutdown_timeout)
+
+    def on_summary(_number: int, _frame: FrameType | None) -> None:
+        later.put(summary.log_now)
+
+    def on_hangup(_number: int, _frame: FrameType | None) -> None:
+        later.put(_hangup)
+
+    handlers = {
+        signal.SIGTERM: on_stop,
+        signal.SIGINT: on_stop,
+        signal.SIGUSR1: on_summary,
+        signal.SIGHUP: on_hangup,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_late(shutdown_timeout: float) -> None:
+    """Promise that a stop ends in time, even if some library call does not come back."""
+
+    def end() -> None:
+        log.error("stopped", error="the stop took too long: ended by force", exit_code=HARD_STOP_EXIT_CODE)
+        os._exit(HARD_STOP_EXIT_CODE)
+
+    timer = threading.Timer(shutdown_timeout + LATE_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _hangup() -> None:
+    log.warning("hangup", error="HUP is not supported", cure="restart to read the configuration again")
+
+
+@contextmanager
+def _ticking(summary: Summary) -> Iterator[Later]:
+    """Call the summary about once a second, and whatever handlers leave, in a thread of its own."""
+    later: Later = queue.SimpleQueue()
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.is_set():
+            with contextlib.suppress(queue.Empty):
+                later.get(timeout=TICK_SECONDS)()
+            summary.tick(time.monotonic())
+
+    threading.Thread(target=tick, name="summary", daemon=True).start()
+    try:
+        yield later
+    finally:
+        done.set()
