@@ -9,6 +9,7 @@ Never: a secret (`mask`), a payload, a value of more than a kilobyte, the same w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -160,6 +161,11 @@ def describe_error(_logger: object, _method: str, fields: EventDict) -> EventDic
 
 class _Handler(logging.StreamHandler[TextIO]):
     """Ours among the root logger's handlers."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging chose
+        """Go on without a line that cannot be written: a closed pipe, a full disk, a signal amid another line."""
+        with contextlib.suppress(Exception):
+            super().handleError(record)
 
 
 def _caught(exc_info: object) -> BaseException | None:

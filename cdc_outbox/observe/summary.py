@@ -22,12 +22,11 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Summary:
-    """Remembers what the last line said, to give rates. For one thread."""
+    """Remembers what the last line said, to give rates. Two lines at the same instant cost a wrong rate, no more."""
 
     def __init__(
         self,
         counters: Counters,
-        *,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:

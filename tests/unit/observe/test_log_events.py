@@ -40,17 +40,31 @@ def literals(node: ast.expr, tree: ast.Module) -> set[str]:
     return set()
 
 
-def calls() -> Iterator[tuple[str, set[str], str]]:
-    """Every log call of the package: where it is, the events it may log, their level."""
+def levels(function: ast.expr, names: set[str], tree: ast.Module) -> set[str]:
+    """The levels that calling this expression logs at: `log.info`, a choice of two, a variable that holds either."""
+    match function:
+        case ast.Attribute(value=value, attr=method) if ast.unparse(value) in names and method in METHODS:
+            return {METHODS[method]}
+        case ast.IfExp(body=body, orelse=orelse):
+            return levels(body, names, tree) | levels(orelse, names, tree)
+        case ast.Name(id=name):
+            assigned = [at for at in ast.walk(tree) if isinstance(at, ast.Assign)]
+            values = [at.value for at in assigned if any(ast.unparse(target) == name for target in at.targets)]
+            return {
+                level for value in values if not isinstance(value, ast.Name) for level in levels(value, names, tree)
+            }
+    return set()
+
+
+def calls() -> Iterator[tuple[str, set[str], set[str]]]:
+    """Every log call of the package: where it is, the events it may log, the levels it may have."""
     for path in sorted(Path(cdc_outbox.__file__).parent.rglob("*.py")):
         tree = ast.parse(path.read_text())
         names = loggers(tree)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                level = METHODS.get(node.func.attr)
-                if level and ast.unparse(node.func.value) in names:
-                    events = literals(node.args[0], tree) if node.args else set()
-                    yield f"{path.relative_to(ROOT)}:{node.lineno}", events, level
+        for node in ast.walk(tree) if names else ():
+            if isinstance(node, ast.Call) and (found := levels(node.func, names, tree)):
+                events = literals(node.args[0], tree) if node.args else set()
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", events, found
 
 
 def test_every_event_has_a_stable_name_that_can_be_searched_for() -> None:
@@ -61,11 +75,11 @@ def test_every_event_has_a_stable_name_that_can_be_searched_for() -> None:
 
 def test_the_reference_lists_every_event_with_its_level_and_no_other() -> None:
     logged: dict[str, set[str]] = {}
-    for _, events, level in calls():
+    for _, events, at in calls():
         for event in events:
-            logged.setdefault(event, set()).add(level)
+            logged.setdefault(event, set()).update(at)
     rows = re.findall(r"^\| `([\w.-]+)` \| ([\w, ]+) \| .+ \|$", REFERENCE.read_text(), re.MULTILINE)
-    documented = {event: set(levels.split(", ")) for event, levels in rows}
+    documented = {event: set(listed.split(", ")) for event, listed in rows}
     assert documented.pop("library") == {"any"}
 
     assert documented == logged, "docs/reference/logs.md: one row for each event, | `event` | level | when |"

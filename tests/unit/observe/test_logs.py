@@ -381,6 +381,21 @@ def test_lines_of_several_threads_do_not_mix(json_lines: Lines) -> None:
     assert len(json_lines()) == 800
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("reentrant call"), ValueError()]
+)
+def test_a_line_that_cannot_be_written_does_not_end_the_relay(
+    restored_logging: None, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Broken(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise error
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    logs.configure("json", "info")
+    log.info("streaming")
+
+
 def test_the_lines_go_to_stderr_and_nothing_to_stdout() -> None:
     code = "import structlog; from cdc_outbox.observe import logs; "
     code += "logs.configure('auto', 'info'); structlog.get_logger().info('started')"
