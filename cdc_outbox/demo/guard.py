@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import signal
     from pathlib import Path
 
-PATIENCE: Final = 50
-"""Tenths of a second from the first signal to SIGKILL: PostgreSQL's own immediate shutdown takes up to 5 s."""
+PATIENCE: Final = 6.0
+"""Seconds from the first signal to SIGKILL: PostgreSQL's own immediate shutdown takes up to 5."""
 
 # $1 process id, $2 signal, $3 tenths of a second, $4 folder to remove, or empty. CONT: a stopped process cannot act.
 _WATCH: Final = """
@@ -42,14 +42,20 @@ class Account:
 
 
 class Guard:
-    """Sends `by` to process `pid` once this process is gone, SIGKILL later, then removes `folder`."""
+    """Sends `by` to process `pid` once this process is gone, SIGKILL `patience` seconds later, then removes `folder`."""
 
     def __init__(
-        self, pid: int, *, by: signal.Signals, folder: Path | None = None, account: Account | None = None
+        self,
+        pid: int,
+        *,
+        by: signal.Signals,
+        folder: Path | None = None,
+        account: Account | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         name = by.name.removeprefix("SIG")
         self._shell = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCH, "guard", str(pid), name, str(PATIENCE), str(folder or "")],
+            ["/bin/sh", "-c", _WATCH, "guard", str(pid), name, str(round(patience * 10)), str(folder or "")],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

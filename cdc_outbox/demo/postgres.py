@@ -141,11 +141,7 @@ class EmbeddedPostgres:
     # -- life
 
     def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
+        self.start()
         return self
 
     def __exit__(
@@ -157,22 +153,19 @@ class EmbeddedPostgres:
         """Start, for the first time or again with the same data and port; returns when it takes connections."""
         if self.running:
             return
+        first = self._folder is None
         if self._folder is None:
             self._folder = self._initdb()
-        deadline = time.monotonic() + timeout
-        for attempt in range(_PORT_ATTEMPTS):
-            logged = self.log_path.stat().st_size if self.log_path.exists() else 0
-            self._spawn()
-            if self._wait_ready(deadline):
-                return
-            self._fixed_port |= not self._port_was_taken(logged)
-            if self._fixed_port or attempt == _PORT_ATTEMPTS - 1:
-                break
-            self.port = free_port()
+        if self._start(time.monotonic() + timeout):
+            self._fixed_port = True
+            return
         if self._alive():
             self.kill()
+        log = self._log_tail()
+        if first:
+            self.close()
         raise ConfigurationError(
-            f"PostgreSQL {self.version} did not start within {timeout:g} s; its log ends:\n{self._log_tail()}",
+            f"PostgreSQL {self.version} did not start within {timeout:g} s; its log ends:\n{log}",
             cure=f"try the same binaries by hand, or other ones by {ENVIRONMENT}",
         )
 
@@ -261,6 +254,18 @@ class EmbeddedPostgres:
         with (folder / "data" / "postgresql.conf").open("a", encoding="utf-8") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
         return folder
+
+    def _start(self, deadline: float) -> bool:
+        """Whether it got ready. A port that somebody else took is given up for another, unless clients know it by now."""
+        for _ in range(_PORT_ATTEMPTS):
+            logged = self.log_path.stat().st_size if self.log_path.exists() else 0
+            self._spawn()
+            if self._wait_ready(deadline):
+                return True
+            if self._fixed_port or not self._port_was_taken(logged):
+                break
+            self.port = free_port()
+        return False
 
     def _spawn(self) -> None:
         with self.log_path.open("ab") as log:

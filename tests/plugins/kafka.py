@@ -21,8 +21,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from cdc_outbox.demo.ports import free_port
 from tests.plugins.absence import absent
 from tests.servers.kafka import VERSION, Kafka, KafkaUnavailable
+from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,9 +57,10 @@ class Record:
 class KafkaCluster:
     """A broker seen from outside: make topics, read records."""
 
-    def __init__(self, brokers: str, server: Kafka | None = None) -> None:
+    def __init__(self, brokers: str, server: Kafka | None = None, proxy: Proxy | None = None) -> None:
         self.brokers = brokers
         self.server = server
+        self.proxy = proxy
         self._direct = server.internal_brokers if server else brokers
         self.admin = AdminClient({"bootstrap.servers": self._direct, "log_level": 0})
 
@@ -211,16 +214,21 @@ def kafka(kafka_cluster: KafkaCluster) -> Iterator[KafkaCluster]:
 
 @pytest.fixture
 def own_kafka() -> Iterator[Callable[..., KafkaCluster]]:
-    """Starts brokers of the test's own: `own_kafka(properties={...})`. Three seconds each."""
+    """Starts brokers of the test's own: `own_kafka(properties={...})`. Three seconds each.
+
+    `own_kafka(proxied=True)`: clients find the broker only behind `proxy`; `consume` and the like still go there directly.
+    """
     with contextlib.ExitStack() as servers:
 
-        def start(**options: Any) -> KafkaCluster:
+        def start(*, proxied: bool = False, **options: Any) -> KafkaCluster:
+            port = free_port() if proxied else None
             try:
-                server = Kafka(**options)
+                server = Kafka(advertised_port=port, **options)
             except KafkaUnavailable as error:
                 absent(str(error))
             servers.enter_context(server)
-            return KafkaCluster(server.brokers, server)
+            proxy = servers.enter_context(Proxy(("127.0.0.1", server.port), port=port)) if port else None
+            return KafkaCluster(server.brokers, server, proxy)
 
         yield start
 

@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient
 
 from cdc_outbox.demo.guard import Guard
 from cdc_outbox.demo.ports import free_port
+from tests.servers.standstill import stand_still
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -179,7 +180,7 @@ class Kafka:
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
-        self._running().send_signal(signal.SIGSTOP)
+        stand_still(self.pid)
 
     def resume(self) -> None:
         """SIGCONT after `pause()`."""
