@@ -33,6 +33,11 @@ demo: $(VENV)/demo-ready ## the whole thing on embedded servers, with a kill -9 
 test: $(VENV)/ready ## all tests, on a real PostgreSQL and a real Apache Kafka
 	$(PYTEST) $(ARGS)
 
+.PHONY: test-older
+test-older: $(VENV)/ready ## the tests that meet PostgreSQL once more, on Debian's (15 on bookworm)
+	CDC_OUTBOX_POSTGRES_BIN=$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1) \
+	  $(PYTEST) tests/integration tests/end_to_end -m 'postgres and not slow' $(ARGS)
+
 .PHONY: check
 check: $(VENV)/ready ## format, lint, types, imports, dependencies
 	$(BIN)/ruff format --check .
