@@ -84,7 +84,7 @@ BEGIN
     IF missing IS NOT NULL THEN
         RAISE EXCEPTION USING
             MESSAGE = 'table ' || outbox_table || ' is there already, and lacks: ' || missing,
-            HINT = 'add these columns (headers as jsonb), or install under another name with --table';
+            HINT = 'add these columns (headers as jsonb), or install under another name';
     END IF;
 
     SELECT atttypid INTO found_type FROM pg_attribute WHERE attrelid = outbox_table AND attname = 'payload';
@@ -92,7 +92,7 @@ BEGIN
         RAISE EXCEPTION USING
             MESSAGE = 'table ' || outbox_table || ' is there already, with a payload of type ' || found_type
                 || ', not ' || payload_type,
-            HINT = 'install with the --payload-type that it has, or change the type of the column first';
+            HINT = 'install with the payload type that it has, or change the type of the column first';
     END IF;
 
     SELECT pg_get_expr(adbin, adrelid) INTO id_default

@@ -47,12 +47,12 @@ BEGIN
                     ERRCODE = 'object_not_in_prerequisite_state',
                     MESSAGE = 'slot ' || relay_slot || ' is not one of cdc-outbox, its plugin is '
                         || coalesce(found_slot.plugin, 'none'),
-                    HINT = 'name the right slot with --slot';
+                    HINT = 'name another slot';
             ELSIF found_slot.database <> current_database() THEN
                 RAISE EXCEPTION USING
                     ERRCODE = 'object_not_in_prerequisite_state',
                     MESSAGE = 'slot ' || relay_slot || ' belongs to database ' || found_slot.database,
-                    HINT = 'connect to that database, or name the right slot with --slot';
+                    HINT = 'connect to that database, or name another slot';
             ELSIF found_slot.active THEN
                 RAISE EXCEPTION USING
                     ERRCODE = 'object_in_use',

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cdc_outbox.cli.options import dsn_option, reveal, table_option
+from cdc_outbox.cli.options import CONTEXT, dsn_option, reveal, table_option
 
 if TYPE_CHECKING:
     from cdc_outbox.config import Secret
@@ -23,7 +23,7 @@ _EXAMPLE: Final = """\b
 cdc-outbox emit --aggregate-type order --aggregate-id 42 --type OrderPlaced --payload '{"total": 99}'"""
 
 
-@click.command(epilog=_EXAMPLE, short_help="Write one event.")
+@click.command("emit", context_settings=CONTEXT, epilog=_EXAMPLE)
 @click.option(
     "--aggregate-type", metavar="NAME", required=True, help="The kind of thing that changed: names the topic."
 )
@@ -40,7 +40,7 @@ cdc-outbox emit --aggregate-type order --aggregate-id 42 --type OrderPlaced --pa
 @click.option("--headers", metavar="JSON", help="A JSON object; each of its members becomes a header.")
 @table_option
 @dsn_option
-def emit(
+def command(
     *,
     dsn: Secret | None,
     table: TableName,

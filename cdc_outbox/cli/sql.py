@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdc_outbox.cli.options import dsn_option, publication_option, reveal, slot_option, table_option
+from cdc_outbox.cli.options import CONTEXT, dsn_option, publication_option, reveal, slot_option, table_option
 
 if TYPE_CHECKING:
     from cdc_outbox.config import Secret
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 apply_option = click.option("--apply", is_flag=True, help="Run it on the database of --dsn, instead of printing it.")
 
 
-@click.group(short_help="SQL for the database: print it, or apply it.")
-def sql() -> None:
+@click.group("sql", context_settings=CONTEXT)
+def command() -> None:
     """The SQL that prepares a database: outbox table, emit function, publication, roles.
 
     Prints it, for psql or your migrations; with --apply, runs it. Objects first, roles after them.
     """
 
 
-@sql.command()
+@command.command()
 @apply_option
 @click.option(
     "--payload-type",
@@ -54,7 +54,7 @@ def install(dsn: Secret | None, table: TableName, publication: str, payload_type
     _say(f"installed: table {table}, function {options.emit_function}, publication {publication}")
 
 
-@sql.command()
+@command.command()
 @apply_option
 @table_option
 @dsn_option
@@ -70,7 +70,7 @@ def roles(dsn: Secret | None, table: TableName, *, apply: bool) -> None:
     _say(f"granted on {table}: {', '.join(ROLES)}. The relay's password is yours to set.")
 
 
-@sql.command()
+@command.command()
 @apply_option
 @click.option("--drop-table", is_flag=True, help="Drop the table and its rows too.")
 @click.option("--drop-roles", is_flag=True, help="Drop the roles too.")
@@ -99,12 +99,12 @@ def uninstall(
     _say(f"uninstalled{'' if drop_table else f'; table {table} is still there, with its rows (--drop-table)'}")
 
 
-@sql.command()
+@command.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @publication_option
 @table_option
 @dsn_option
-def status(dsn: Secret | None, table: TableName, publication: str, *, as_json: bool) -> None:
+def status(dsn: Secret | None, table: TableName, publication: str, *, as_json: bool) -> int:
     """What the database has of it, and which version. Exit code 1 when `install` has something to do."""
     from cdc_outbox.operate.install import InstallOptions, read_installation
 
@@ -115,9 +115,10 @@ def status(dsn: Secret | None, table: TableName, publication: str, *, as_json: b
     else:
         for what, name, state in _lines(options, found):
             click.echo(f"{what:<12} {name:<28} {state}")
-    if not found.complete:
-        _say("to complete it: cdc-outbox sql install --apply")
-        click.get_current_context().exit(1)
+    if found.complete:
+        return 0
+    _say("to complete it: cdc-outbox sql install --apply")
+    return 1
 
 
 def _lines(options: InstallOptions, found: Installation) -> list[tuple[str, str, str]]:
