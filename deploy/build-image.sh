@@ -47,6 +47,20 @@ works() {
   esac
 }
 
+# overlay where this kernel and file system let us mount one; else vfs, which asks for nothing, and copies everything.
+storage_driver() {
+  local probe driver=vfs
+  mkdir -p "$cache"
+  probe=$(mktemp -d -p "$cache")
+  mkdir "$probe"/{lower,upper,work,merged}
+  if mount -t overlay overlay -o "lowerdir=$probe/lower,upperdir=$probe/upper,workdir=$probe/work" "$probe/merged" 2>/dev/null; then
+    umount "$probe/merged"
+    driver=overlay
+  fi
+  rm -rf "$probe"
+  printf '%s\n' "$driver"
+}
+
 find_engine() {
   local candidates=(docker podman buildah) candidate
   [[ $local_base ]] && candidates=(podman buildah)
@@ -113,8 +127,9 @@ fi
 command=("$engine")
 if [[ $local_base ]]; then
   [[ $engine != docker ]] || die '--local-base needs podman or buildah' 2
-  # A storage of its own, with the driver that needs nothing from the kernel.
-  command+=(--root "$cache/storage" --runroot "$cache/run" --storage-driver vfs)
+  # A storage of its own: what it holds is ours to replace.
+  driver=$(storage_driver)
+  command+=(--root "$cache/$driver" --runroot "$cache/$driver-run" --storage-driver "$driver")
 fi
 if [[ $print_engine ]]; then
   printf '%s\n' "${command[*]}"
@@ -143,7 +158,7 @@ fi
 "${command[@]}" build "${options[@]}" "$here"
 printf 'built %s\n' "$tag"
 if [[ $local_base ]]; then
-  # This driver keeps full copies: drop the ones that lost their name to this build.
+  # Drop the images that lost their name to this build.
   if [[ $engine == podman ]]; then "${command[@]}" image prune --force; else "${command[@]}" rmi --prune; fi >/dev/null
   printf 'look at it with: %s images\n' "${command[*]}"
 fi

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import shlex
 import shutil
 import subprocess
@@ -85,11 +84,8 @@ class Image:
         )
         if Path(self.engine[0]).name != "podman":
             return options
-        # podman lays a tmpfs over /tmp and /run unless told otherwise, and raises limits above our own, which not every
-        # root may do.
-        files = ":".join(map(str, resource.getrlimit(resource.RLIMIT_NOFILE)))
-        processes = ":".join(map(str, resource.getrlimit(resource.RLIMIT_NPROC)))
-        return (*options, "--read-only-tmpfs=false", f"--ulimit=nofile={files}", f"--ulimit=nproc={processes}")
+        # podman lays a tmpfs over /tmp and /run unless told otherwise, and raises limits, which not every root may do.
+        return (*options, "--read-only-tmpfs=false", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
 
 
 def builder() -> list[str]:
@@ -186,7 +182,7 @@ def test_image_says_how_it_wants_to_be_run(image: Image) -> None:
     assert "PYTHONUNBUFFERED=1" in config["Env"]
     assert config["Labels"]["org.opencontainers.image.version"] == __version__
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
-    health = config.get("Healthcheck") or found["HealthCheck"]
+    health = config.get("Healthcheck") or found["Healthcheck"]
     assert health["Test"] == ["CMD", "cdc-outbox", "healthcheck"]
 
 
