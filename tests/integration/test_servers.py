@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PATIENCE = 20.0
 """Seconds for what has to happen."""
 
+needs_binaries = pytest.mark.usefixtures("postgres_binaries")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 
@@ -124,6 +125,7 @@ def test_a_smart_shutdown_waits_for_clients_and_says_so(own_postgres: Callable[.
     assert not server.embedded.running
 
 
+@needs_binaries
 def test_a_setting_that_postgres_refuses_is_said_with_its_log() -> None:
     server = EmbeddedPostgres(settings={"no_such_setting": "1"})
     with pytest.raises(ConfigurationError, match="unrecognized configuration parameter"):
@@ -131,6 +133,7 @@ def test_a_setting_that_postgres_refuses_is_said_with_its_log() -> None:
     assert not server.running
 
 
+@needs_binaries
 def test_a_port_that_somebody_took_meanwhile_is_given_up_for_another() -> None:
     server = EmbeddedPostgres()
     first = server.port
@@ -156,6 +159,7 @@ time.sleep(600)
 """
 
 
+@needs_binaries
 def test_a_server_and_its_files_go_when_the_process_that_started_it_is_killed() -> None:
     starter = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True)
     with starter:
@@ -182,8 +186,10 @@ def test_for_root_the_server_is_nobodys(own_postgres: Callable[..., PostgresServ
 
 
 @as_root
-def test_for_root_binaries_in_a_folder_that_only_root_enters_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    installation = find_binaries().parent
+def test_for_root_binaries_in_a_folder_that_only_root_enters_are_copied_once(
+    postgres_binaries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation = postgres_binaries.parent
     package = installation.parent
     if not (installation / "share").is_dir():
         pytest.skip("these binaries are part of the system, and everybody can reach them")
@@ -206,10 +212,10 @@ def test_for_root_binaries_in_a_folder_that_only_root_enters_are_copied_once(mon
 
 
 @as_root
-def test_an_ordinary_user_starts_a_server_of_his_own() -> None:
+def test_an_ordinary_user_starts_a_server_of_his_own(postgres_binaries: Path) -> None:
     account = unprivileged_account()
     assert account is not None
-    package, bin_dir = Path(cdc_outbox.__file__).parent, reachable_binaries(find_binaries(), account)
+    package, bin_dir = Path(cdc_outbox.__file__).parent, reachable_binaries(postgres_binaries, account)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as shared:
         Path(shared).chmod(0o755)
         shutil.copytree(package, Path(shared) / "cdc_outbox", ignore=shutil.ignore_patterns("__pycache__"))
@@ -293,6 +299,7 @@ def test_topics_get_the_settings_they_are_made_with(kafka: KafkaCluster) -> None
     assert told == ["MSG_SIZE_TOO_LARGE"]
 
 
+@pytest.mark.slow
 def test_kafka_keeps_records_over_a_restart_and_a_kill(own_kafka: Callable[..., KafkaCluster]) -> None:
     kafka = own_kafka()
     assert kafka.server is not None

@@ -230,6 +230,8 @@ def relay(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
 
     `database` and `kafka` become --dsn and --brokers; leave them out to say it another way. `dsn` and `brokers` override them.
     """
+    for server in {"database", "kafka", "own_postgres", "own_kafka", "proxy"} & set(request.fixturenames):
+        request.getfixturevalue(server)  # set up before the relay, so taken down after it, however the test lists them
     started: list[Relay] = []
     secrets: set[str] = set()
     request.node.stash[_RELAYS] = started

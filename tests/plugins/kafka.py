@@ -23,7 +23,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from cdc_outbox.demo.ports import free_port
 from tests.plugins.absence import absent
-from tests.servers.kafka import VERSION, Kafka, KafkaUnavailable
+from tests.servers.kafka import VERSION, Kafka, KafkaUnavailable, fetch_jars
 from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -189,17 +189,21 @@ def _has_leaders(topic: Any, partitions: int) -> bool:
     return len(topic.partitions) == partitions and all(each.leader >= 0 for each in topic.partitions.values())
 
 
+def _broker(**options: Any) -> Kafka:
+    try:
+        return Kafka(**options)
+    except KafkaUnavailable as error:
+        reason = f"{error} (or brokers in {ENVIRONMENT})"
+    return absent(reason)
+
+
 @pytest.fixture(scope="session")
 def kafka_cluster() -> Iterator[KafkaCluster]:
     """The session's broker. Tests that stop it, freeze it or change its properties take `own_kafka`."""
     if brokers := os.environ.get(ENVIRONMENT):
         yield KafkaCluster(brokers)
         return
-    try:
-        server = Kafka()
-    except KafkaUnavailable as error:
-        absent(f"{error} (or brokers in {ENVIRONMENT})")
-    with server:
+    with _broker() as server:
         yield KafkaCluster(server.brokers, server)
 
 
@@ -222,11 +226,7 @@ def own_kafka() -> Iterator[Callable[..., KafkaCluster]]:
 
         def start(*, proxied: bool = False, **options: Any) -> KafkaCluster:
             port = free_port() if proxied else None
-            try:
-                server = Kafka(advertised_port=port, **options)
-            except KafkaUnavailable as error:
-                absent(str(error))
-            servers.enter_context(server)
+            server = servers.enter_context(_broker(advertised_port=port, **options))
             proxy = servers.enter_context(Proxy(("127.0.0.1", server.port), port=port)) if port else None
             return KafkaCluster(server.brokers, server, proxy)
 
@@ -245,3 +245,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"kafka_cluster", "own_kafka"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fetch the broker's jars now, where no test's time-out runs. What is missing, the fixtures say."""
+    wanted = any(item.get_closest_marker("kafka") for item in session.items)
+    if wanted and not session.config.option.collectonly and not os.environ.get(ENVIRONMENT):
+        with contextlib.suppress(KafkaUnavailable):
+            fetch_jars()

@@ -24,6 +24,7 @@ from tests.plugins.absence import absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 ENVIRONMENT: Final = "CDC_OUTBOX_TEST_DSN"
 RELEASE_SECONDS: Final = 10.0
@@ -135,17 +136,31 @@ def _roles_restored(server: PostgresServer) -> Iterator[None]:
             admin.execute(sql.SQL("DROP ROLE {0}").format(sql.Identifier(role)))
 
 
+def _embedded(**options: Any) -> EmbeddedPostgres:
+    try:
+        return EmbeddedPostgres(**options)
+    except ConfigurationError as error:
+        reason = f"{error} ({error.cure}, or a superuser's DSN in {ENVIRONMENT})"
+    return absent(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres_binaries() -> Path:
+    """The folder with `initdb`, `postgres` and the client programs (`pg_recvlogical`)."""
+    try:
+        return find_binaries()
+    except ConfigurationError as error:
+        reason = f"{error} ({error.cure})"
+    return absent(reason)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The session's server. Tests that stop it, kill it or change its settings take `own_postgres`."""
     if dsn := os.environ.get(ENVIRONMENT):
         yield PostgresServer(dsn)
         return
-    try:
-        embedded = EmbeddedPostgres()
-    except ConfigurationError as error:
-        absent(f"{error} ({error.cure}, or a superuser's DSN in {ENVIRONMENT})")
-    with embedded:
+    with _embedded() as embedded:
         yield PostgresServer(embedded.dsn, embedded)
 
 
@@ -164,11 +179,7 @@ def own_postgres() -> Iterator[Callable[..., PostgresServer]]:
     with contextlib.ExitStack() as servers:
 
         def start(**options: Any) -> PostgresServer:
-            try:
-                embedded = EmbeddedPostgres(**options)
-            except ConfigurationError as error:
-                absent(f"{error} ({error.cure})")
-            servers.enter_context(embedded)
+            embedded = servers.enter_context(_embedded(**options))
             return PostgresServer(embedded.dsn, embedded)
 
         yield start
@@ -198,5 +209,5 @@ def _server_in_words() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever takes a server is marked by it."""
     for item in items:
-        if {"postgres_server", "own_postgres"} & set(getattr(item, "fixturenames", ())):
+        if {"postgres_server", "own_postgres", "postgres_binaries"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.postgres)
