@@ -42,7 +42,8 @@ def main(brokers: str, records: int | None) -> None:
                 raise KafkaException(error)
             headers = dict(message.headers() or [])
             line = (message.topic(), text(message.key()), text(headers.get("type")), text(message.value()))
-            print(*line, text(headers.get("id")), sep="\t", flush=True)
+            sys.stdout.write("\t".join((*line, text(headers.get("id")))) + "\n")
+            sys.stdout.flush()
     finally:
         consumer.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -42,16 +43,23 @@ def place_order(shop: psycopg.Connection, user: int) -> int:
     return order
 
 
+def say(line: str) -> None:
+    """One line, in one piece and at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main(transactions: int | None) -> None:
     """One user, then orders by the users so far, with a new user now and then."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     users: list[int] = []
     with psycopg.connect(DSN.read_text(encoding="utf-8"), autocommit=True) as shop:
         for number in itertools.count() if transactions is None else range(transactions):
             if number % 4 == 0:
                 users.append(register(shop))
-                print(f"committed user {users[-1]}", flush=True)
+                say(f"committed user {users[-1]}")
             else:
-                print(f"committed order {place_order(shop, random.choice(users))}", flush=True)
+                say(f"committed order {place_order(shop, random.choice(users))}")
             if transactions is None:
                 time.sleep(PAUSE_SECONDS)
 

@@ -100,18 +100,18 @@ def builder() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[Image]:
+def image() -> Image:
+    """Built once; the next run's build takes its name, and its place."""
     options = builder()
     engine = subprocess.run(
         [BUILD, *options, "--print-engine"], capture_output=True, text=True, check=True
     ).stdout.split()
     if engine[0] == "podman" and shutil.which("runc"):
         engine += ["--runtime", "runc"]  # crun refuses some ways of mounting cgroups
-    built = Image(tuple(engine), f"localhost/cdc-outbox:test-{os.getpid()}")
+    built = Image(tuple(engine), "localhost/cdc-outbox:test")
     done = subprocess.run([BUILD, *options, "--tag", built.name], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    yield built
-    built.call("rmi", "--force", built.name)
+    return built
 
 
 def test_image_prints_its_versions(image: Image) -> None:
@@ -120,7 +120,7 @@ def test_image_prints_its_versions(image: Image) -> None:
 
 def test_process_is_nobody_without_capabilities_and_can_write_nowhere(image: Image) -> None:
     found = image.python("""
-import json, os
+import json, os, pwd
 status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines())
 writable = []
 for folder, _, _ in os.walk("/", onerror=lambda _: None):
@@ -131,10 +131,17 @@ for folder, _, _ in os.walk("/", onerror=lambda _: None):
         writable.append(folder)
     except OSError:
         pass
-print(json.dumps({"ids": [os.getuid(), os.getgid()], "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
+print(json.dumps({"ids": [os.getuid(), os.getgid()], "name": pwd.getpwuid(os.getuid()).pw_name,
+                  "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
                   "no new privileges": status["NoNewPrivs"], "writable": writable}))
 """)
-    assert found == {"ids": [NOBODY, NOBODY], "capabilities": 0, "no new privileges": "1", "writable": []}
+    assert found == {
+        "ids": [NOBODY, NOBODY],
+        "name": "cdc-outbox",
+        "capabilities": 0,
+        "no new privileges": "1",
+        "writable": [],
+    }
 
 
 def test_only_run_time_dependencies_are_inside(image: Image) -> None:
