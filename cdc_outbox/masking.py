@@ -37,7 +37,7 @@ _PAIR: Final = re.compile(
 )
 _URL: Final = re.compile(
     r"""postgres(?:ql)?://
-    (?:[^:@/?=&\s]*+ (?: : (?P<password>[^@/]*+) )? @)?
+    (?:[^:@/?=&\s]*+ (?: : (?P<password>[^@/]*+) )? @ | (?![^@/]*@))  # libpq looks for an @ before the first /
     (?:\[[^\]@]*+\]|[^:@/?,\[\]\s]*+) (?::\d*+)? (?:, (?:\[[^\]@]*+\]|[^:@/?,\[\]\s]*+) (?::\d*+)? )*+
     (?:/[^?@\s]*+)?
     (?:\?(?P<query>.*+))?""",

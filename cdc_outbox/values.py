@@ -45,7 +45,7 @@ _FALSE: Final = frozenset({"0", "false", "no", "off", "f", "n"})
 
 def parse_size(text: str) -> int:
     """`16MiB`, `16Mi`, `16MB`, `16777216` as bytes, more than 0."""
-    match = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9]+)\s*([A-Za-z]*)", text.strip())
     unit = _UNIT_BYTES.get(match[2].lower()) if match else None
     if match is None or unit is None or int(match[1]) == 0:
         raise ValueError(f"{text!r} is not {SIZE.expected}")
@@ -63,7 +63,7 @@ def show_size(value: object) -> str:
 
 def parse_duration(text: str) -> float:
     """`25`, `25s`, `1.5m`, `500ms`, `7d` as seconds, 0 or more."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.strip())
     unit = _UNIT_SECONDS.get(match[2]) if match else None
     if match is None or unit is None:
         raise ValueError(f"{text!r} is not {SECONDS_OR_ZERO.expected}")
@@ -138,8 +138,10 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def split_list(text: str) -> list[str]:
-    """Split at commas outside of double quotes; surrounding space goes, quotes stay."""
-    items = [item.strip() for item in re.findall(r'(?:"(?:[^"]|"")*"|[^,"])+', text)]
+    """Split at commas outside of double quotes; surrounding space goes, quotes stay. A quote without its partner: one item."""
+    if text.count('"') % 2:
+        return [text]
+    items = [item.strip() for item in re.findall(r'(?:"[^"]*"|[^,"])+', text)]
     return [item for item in items if item]
 
 

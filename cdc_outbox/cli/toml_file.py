@@ -71,10 +71,16 @@ class TomlFile:
 
     def _value(self, key: str, option: Option, value: object) -> object:
         if option.secret and isinstance(value, str):
-            return dsn_secret(lambda: str(self._load()[key]))
+            return dsn_secret(lambda: self._read_again(key))
         items = value if option.repeat and isinstance(value, list) else [value]
         parsed = [self._parse(key, option, item) for item in items]
         return tuple(parsed) if option.repeat else parsed[0]
+
+    def _read_again(self, key: str) -> str:
+        value = self._load().get(key)
+        if not isinstance(value, str):
+            raise self._error(f"has no {key} any more", f"put {key} back")
+        return value
 
     def _parse(self, key: str, option: Option, value: object) -> object:
         shown = "the value" if option.secret else repr(value)
