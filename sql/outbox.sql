@@ -16,8 +16,11 @@
 -- The file as it is shipped holds the default names and payload type. To have it printed with others:
 --   cdc-outbox sql install --table events.orders --publication events --payload-type jsonb
 
+-- Installers that start together wait for each other, if each runs the file in one transaction, as drivers and
+-- migration tools do.
 DO $body$
 BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('cdc-outbox', 0));
     IF to_regnamespace('public') IS NULL THEN
         CREATE SCHEMA public;
     END IF;

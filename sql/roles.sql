@@ -10,6 +10,7 @@
 
 DO $body$
 BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('cdc-outbox', 0));
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'cdc_outbox_writer') THEN
         CREATE ROLE cdc_outbox_writer NOLOGIN;
     END IF;

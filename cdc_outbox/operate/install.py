@@ -195,7 +195,7 @@ def _apply(dsn: str, text: str, who: str, warn: Callable[[str], None]) -> None:
         with connect.open_connection(dsn) as connection:
             connection.add_notice_handler(
                 lambda notice: (
-                    warn(f"{notice.message_primary} ({notice.message_hint or 'from PostgreSQL'})")
+                    warn(_sentence(notice.message_primary, notice.message_detail, notice.message_hint))
                     if notice.severity_nonlocalized == "WARNING"
                     else None
                 )
@@ -205,6 +205,11 @@ def _apply(dsn: str, text: str, who: str, warn: Callable[[str], None]) -> None:
         if error.__cause__ is None:  # there was no session yet: the error knows its cure
             raise
         raise type(error)(error.what, cure=_cure(error, who), **error.where) from error.__cause__
+
+
+def _sentence(*parts: str | None) -> str:
+    """A warning, its detail and its hint in one line."""
+    return "; ".join(" ".join(part.split()) for part in parts if part)
 
 
 def _cure(error: CdcOutboxError, who: str) -> str:

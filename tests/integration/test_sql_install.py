@@ -7,6 +7,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -240,6 +241,16 @@ def test_the_printed_text_runs_statement_by_statement_inside_somebody_elses_tran
     connection.execute(render_install(InstallOptions()).encode())
     connection.commit()
     assert read_installation(database.dsn, InstallOptions()).complete
+
+
+def test_several_may_install_at_the_same_time(database: Database) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for installation in [pool.submit(apply_install, database.dsn, InstallOptions(), unexpected) for _ in range(8)]:
+            installation.result(timeout=DEADLINE_SECONDS)
+        for grants in [pool.submit(apply_roles, database.dsn, InstallOptions(), unexpected) for _ in range(8)]:
+            grants.result(timeout=DEADLINE_SECONDS)
+
+    assert read_installation(database.dsn, InstallOptions()).roles == frozenset(ROLES)
 
 
 @pytest.mark.parametrize("payload_type", PAYLOAD_TYPES)
@@ -702,6 +713,7 @@ def test_a_role_with_privileges_elsewhere_stays_and_is_told(with_roles: Database
 
     assert len(warnings) == 1
     assert "role cdc_outbox_relay stays" in warnings[0]
+    assert "table customers" in warnings[0]
     assert read_installation(with_roles.dsn, InstallOptions()).roles == {"cdc_outbox_relay"}
 
 
