@@ -117,16 +117,18 @@ def _report_usage(error: click.ClickException) -> int:
 
 def _report_bug(error: Exception) -> int:
     """A traceback, through the log if there is one by now. It has source lines and messages, never values of variables."""
-    import logging
     import traceback
 
     from cdc_outbox.masking import scrub
 
-    text = scrub("".join(traceback.format_exception(error)).rstrip("\n"))
-    if logging.getLogger().handlers:
-        logging.getLogger("cdc_outbox").critical("bug: %s", text)
+    lines = scrub("".join(traceback.format_exception(error)).rstrip("\n"))
+    what, cure = "this is a bug in cdc-outbox", "please report it with the traceback"
+    structlog = sys.modules.get("structlog")
+    if structlog is not None and structlog.is_configured():
+        log = structlog.get_logger(__name__)
+        log.error("stopped", error=f"{what}: {scrub(repr(error))}", cure=cure, exception=lines, exit_code=BUG)
     else:
-        _say(f"{text}\nerror: this is a bug in cdc-outbox\ncure: please report it with the lines above")
+        _say(f"{lines}\nerror: {what}\ncure: {cure}")
     return BUG
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -9,10 +10,13 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import click
 import pytest
+import structlog
 from click.testing import CliRunner
 
 from cdc_outbox import __version__
@@ -24,6 +28,7 @@ from cdc_outbox.config import OPTIONS
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, SlotBusy, Unreachable
 from cdc_outbox.masking import remember
 from cdc_outbox.names import TableName
+from cdc_outbox.observe import logs
 
 DEADLINE_SECONDS = 20
 
@@ -177,8 +182,19 @@ def test_a_foreseen_error_is_one_sentence_its_place_and_its_cure(error: CdcOutbo
     assert capsys.readouterr() == ("", "error: no such slot (slot s)\ncure: create it\n")
 
 
-def test_an_unforeseen_error_is_a_traceback_without_secrets_and_exit_code_70(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+@pytest.fixture
+def no_log() -> Iterator[None]:
+    """No log is configured, before and after."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(False)
+    root.handlers[:], root.level = handlers, level
+
+
+def test_an_unforeseen_error_is_a_traceback_without_secrets_and_exit_code_70(capsys, no_log) -> None:
     remember("hunter2-long")
 
     def fail() -> None:
@@ -191,10 +207,20 @@ def test_an_unforeseen_error_is_a_traceback_without_secrets_and_exit_code_70(cap
     assert "cure: " in errors
 
 
-def test_an_unforeseen_error_goes_to_the_log_once_there_is_one(caplog, capsys) -> None:
-    assert exit_code(lambda: 1 // 0) == 70
-    assert "ZeroDivisionError" in caplog.text
-    assert capsys.readouterr().err == ""
+def test_an_unforeseen_error_goes_to_the_log_once_there_is_one(capsys, no_log) -> None:
+    remember("hunter2-long")
+    stream = StringIO()
+    logs.configure("json", "info", stream=stream)
+
+    def fail() -> None:
+        raise RuntimeError("password is hunter2-long")
+
+    assert exit_code(fail) == 70
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["level"], line["exit_code"]) == ("stopped", "error", 70)
+    assert line["exception"].endswith("RuntimeError: password is ***")
+    assert "hunter2" not in stream.getvalue()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_interruption_is_130_and_a_refused_question_is_1(capsys) -> None:
