@@ -7,12 +7,15 @@ quoted here, by their grammar: identifiers in double quotes, literals in single 
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass
 from typing import Final
 
 from cdc_outbox.errors import ConfigurationError
 
 _PART: Final = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^\s".]+))\s*(\.|$)')
+_FOLD: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+"""What the server does to unquoted names: A to Z only, in every encoding of more than one byte."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,7 +46,7 @@ def parse_table(text: str) -> TableName:
         if match is None or (match[3] == "." and match.end() == len(text)):
             raise ValueError(f'not a table name: {text!r} (write schema.table, or "Schema"."Table")')
         quoted, plain = match[1], match[2]
-        parts.append(quoted.replace('""', '"') if quoted is not None else plain.lower())
+        parts.append(quoted.replace('""', '"') if quoted is not None else plain.translate(_FOLD))
         at = match.end()
     if len(parts) > 2 or "\0" in text:
         raise ValueError(f"not a table name: {text!r} (write schema.table)")
