@@ -36,7 +36,22 @@ def test_what_is_written_reads_as_the_same_lsn(value: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "/", "0", "0/", "/0", "1/2/3", "G/0", "-1/0", "0x1/0", " 0/0", "0/0\n", "123456789/0", "0/123456789", "١/0"],
+    [
+        "",
+        "/",
+        "0",
+        "0/",
+        "/0",
+        "1/2/3",
+        "G/0",
+        "-1/0",
+        "0x1/0",
+        " 0/0",
+        "0/0\n",
+        "123456789/0",
+        "0/123456789",
+        "\N{ARABIC-INDIC DIGIT ONE}/0",
+    ],
 )
 def test_anything_else_is_no_lsn(text: str) -> None:
     with pytest.raises(ValueError, match="not an LSN"):
