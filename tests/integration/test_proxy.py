@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cdc_outbox.demo.ports import free_port
 from tests.servers.proxy import Direction, Proxy
 
 if TYPE_CHECKING:
@@ -203,9 +204,7 @@ def test_a_client_is_never_told_that_its_server_is_gone(client: socket.socket, m
 
 
 def test_a_server_that_is_down_looks_like_a_reset(proxy: Callable[[str], Proxy]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    with _connect(proxy(f"127.0.0.1:{port}")) as connection, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), _connect(proxy(f"127.0.0.1:{free_port()}")) as connection:
         connection.recv(1)
 
 
