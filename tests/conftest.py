@@ -5,4 +5,6 @@ pytest_plugins = [
     "tests.plugins.kafka",
     "tests.plugins.daemon",
     "tests.plugins.proxy",
+    "tests.plugins.outbox",
+    "tests.plugins.oracle",
 ]

@@ -1,0 +1,167 @@
+"""One oracle for all load and fault tests: what was committed, in which order, against what a consumer has seen.
+
+The truth comes from neither the relay nor the writers: a second slot of another plugin (test_decoding) tells which rows were
+committed, in commit order; the writers tell which were rolled back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import threading
+import uuid
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+import pytest
+
+from tests.plugins.outbox import event_id, insert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    import psycopg
+
+    from tests.plugins.kafka import Record
+    from tests.plugins.postgres import Database
+
+SLOT: Final = "witness"
+
+
+class Event(NamedTuple):
+    """One event, by its identity and its key."""
+
+    id: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is allowed, counted: the same event more than once."""
+
+    events: int
+    duplicates: int
+
+
+def judge(
+    committed: Sequence[Event],
+    records: Iterable[Record],
+    *,
+    rolled_back: Collection[str] = (),
+    last_counts: bool = False,
+) -> Verdict:
+    """Hold the records against what was committed, in commit order. AssertionError unless
+
+    every committed event was consumed; nothing else was, no rolled-back event above all; and the events of each key
+    come in commit order once duplicates are dropped. The first of an id counts, or (after a batch that the broker
+    refused) the last.
+    """
+    consumed = [Event(event_id(record), (record.key or b"").decode()) for record in records]
+    seen = Counter(event.id for event in consumed)
+    ghosts = [event for event in consumed if event.id in set(rolled_back)]
+    assert not ghosts, f"{len(ghosts)} rolled-back events were sent: {ghosts[:3]}"
+    lost = [event for event in committed if event.id not in seen]
+    assert not lost, f"{len(lost)} of {len(committed)} committed events are lost: {lost[:3]}"
+    strangers = set(consumed) - set(committed)
+    assert not strangers, f"{len(strangers)} events were never committed: {list(strangers)[:3]}"
+    order = consumed[::-1] if last_counts else consumed
+    once = list(dict.fromkeys(order))
+    wanted, got = _by_key(committed), _by_key(once[::-1] if last_counts else once)
+    for key, events in wanted.items():
+        wrong = [(one, other) for one, other in zip(events, got[key], strict=True) if one != other]
+        assert not wrong, f"key {key!r} is out of commit order from {wrong[0][0]} on, where {wrong[0][1]} came"
+    return Verdict(len(committed), len(consumed) - len(seen))
+
+
+def _by_key(events: Iterable[Event]) -> dict[str, list[str]]:
+    keys: dict[str, list[str]] = defaultdict(list)
+    for event in events:
+        keys[event.key].append(event.id)
+    return keys
+
+
+class Witness:
+    """Sees every insert that is committed from now on."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._seen: list[Event] = []
+        database.execute(f"SELECT pg_create_logical_replication_slot('{SLOT}', 'test_decoding')")
+
+    def committed(self) -> list[Event]:
+        """Committed events, in commit order, from the beginning."""
+        query = f"SELECT data FROM pg_logical_slot_get_changes('{SLOT}', NULL, NULL)"
+        self._seen += [
+            Event(*found.groups()) for (line,) in self._database.execute(query) if (found := _LINE.match(line))
+        ]
+        return list(self._seen)
+
+
+_LINE: Final = re.compile(r"table \S+: INSERT: .*?\bid\[uuid\]:'([0-9a-f-]{36})'.*?\baggregateid\[text\]:'([^']*)'")
+
+
+class Writers:
+    """Threads that write into `table` at the same time: transactions that overlap, of one to five events over a few keys,
+    some with a savepoint rolled back inside, some rolled back as a whole. Each writes at most `rate` transactions a second.
+    """
+
+    def __init__(self, database: Database, *, threads: int = 3, keys: int = 20, rate: float = 200.0) -> None:
+        """Begin to write. `stop()` at the end, or a `with` block."""
+        self._database = database
+        self._keys = [f"key-{number}" for number in range(keys)]
+        self._pause = 1.0 / rate
+        self._enough = threading.Event()
+        self.rolled_back: list[str] = []
+        self.committed = 0
+        """Events, for progress only: the witness knows better."""
+        self._pool = ThreadPoolExecutor(threads)
+        self._work = [self._pool.submit(self._write_on, seed) for seed in range(threads)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End, with every transaction finished. Raises what a writer met."""
+        self._enough.set()
+        self._pool.shutdown()
+        for each in self._work:
+            each.result()
+
+    def _write_on(self, seed: int) -> None:
+        chance = random.Random(seed)  # the mix is the same each time; how the threads interleave is not
+        with self._database.connect(autocommit=False) as connection:
+            while not self._enough.wait(self._pause):
+                kept = [self._write(connection, chance) for _ in range(chance.randint(1, 5))]
+                if chance.random() < 0.1:
+                    connection.execute("SAVEPOINT regret")
+                    self.rolled_back.append(self._write(connection, chance))
+                    connection.execute("ROLLBACK TO regret")
+                if chance.random() < 0.1:
+                    self.rolled_back += kept
+                    connection.rollback()
+                else:
+                    connection.commit()
+                    self.committed += len(kept)
+
+    def _write(self, connection: psycopg.Connection[Any], chance: random.Random) -> str:
+        # ids of random bytes, and not from `chance`: two runs of one test must not write the same
+        return insert(connection, "outbox", {"id": str(uuid.uuid4()), "aggregateid": chance.choice(self._keys)})
+
+
+@pytest.fixture
+def witness(database: Database) -> Witness:
+    """A witness of everything that is committed from here on."""
+    return Witness(database)
+
+
+@pytest.fixture
+def writers(database: Database) -> Iterator[Callable[..., Writers]]:
+    """Starts writers into table `outbox`: `with writers(threads=4, rate=50) as load: …`."""
+    with contextlib.ExitStack() as started:
+        yield lambda **options: started.enter_context(Writers(database, **options))
