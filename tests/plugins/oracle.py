@@ -14,6 +14,7 @@ import uuid
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import pytest
@@ -99,7 +100,15 @@ class Witness:
         ]
         return list(self._seen)
 
+    def commit_times(self) -> list[int]:
+        """When the transactions were committed that nobody has asked about yet, in milliseconds since 1970."""
+        query = f"SELECT data FROM pg_logical_slot_get_changes('{SLOT}', NULL, NULL, 'include-timestamp', 'on')"
+        found = [_COMMIT.fullmatch(line) for (line,) in self._database.execute(query)]
+        moments = [datetime.fromisoformat(match[1]) for match in found if match]
+        return [(moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1) for moment in moments]
 
+
+_COMMIT: Final = re.compile(r"COMMIT \d+ \(at (.*)\)")
 _LINE: Final = re.compile(r"table \S+: INSERT: .*?\bid\[uuid\]:'([0-9a-f-]{36})'.*?\baggregateid\[text\]:'([^']*)'")
 
 

@@ -49,8 +49,12 @@ class Outbox:
         """Make tables (`outbox`) and the publication for them."""
         names = tables or ("outbox",)
         for table in names:
-            self.database.execute(TABLE.format(table=table, payload=payload))
+            self.create_table(table, payload=payload)
         self.publish(*names)
+
+    def create_table(self, table: str = "outbox", *, payload: str = "json") -> None:
+        """Make a table, without a publication."""
+        self.database.execute(TABLE.format(table=table, payload=payload))
 
     def publish(self, *tables: str) -> None:
         """Make the publication for tables that are there."""
