@@ -31,7 +31,8 @@ TOPIC_CACHE_ENTRIES: Final = 10_000
 """Topics remembered by their columns. Beyond it the cache starts again: a template over a key must not fill the memory."""
 
 _TOPIC_RULE: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
-"""Kafka's rule (org.apache.kafka.common.internals.Topic); `.` and `..` are refused besides."""
+_RESERVED: Final = frozenset({".", ".."})
+"""Kafka's rule (org.apache.kafka.common.internals.Topic)."""
 
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _SPACE_BETWEEN_TOKENS: Final = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
@@ -61,8 +62,8 @@ class TopicTemplate:
         pieces = _PLACEHOLDER.split(template)
         self.literals = tuple(pieces[0::2])
         self.columns = tuple(pieces[1::2])
-        fixed = "".join(self.literals)
-        if "" in self.columns or not _TOPIC_RULE.fullmatch(fixed + ("x" if self.columns else "")):
+        shortest = "".join(self.literals) + ("x" if self.columns else "")
+        if "" in self.columns or shortest in _RESERVED or not _TOPIC_RULE.fullmatch(shortest):
             raise ConfigurationError(
                 f"--topic {template!r} cannot make a topic: Kafka allows [A-Za-z0-9._-], 1 to 249 of them",
                 cure="write a template such as outbox.event.{aggregatetype}",
@@ -75,7 +76,7 @@ class TopicTemplate:
             if value is None:
                 raise ValueError(f"column {name}, which names the topic, is NULL")
             topic += value.decode() + literal
-        if not _TOPIC_RULE.fullmatch(topic) or topic in {".", ".."}:
+        if topic in _RESERVED or not _TOPIC_RULE.fullmatch(topic):
             raise ValueError(f"{topic[:300]!r} is no topic: Kafka allows [A-Za-z0-9._-], 1 to 249 of them")
         return topic
 
@@ -175,7 +176,10 @@ def header_members(text: bytes) -> Headers:
         elif value is None:
             headers.append((name, None))
         else:
-            return _verbatim_members(text.decode())
+            try:
+                return _verbatim_members(text.decode())
+            except RecursionError:
+                raise ValueError("it is nested too deep") from None
     if b"\\u0000" in text and any("\0" in name for name in members):
         raise ValueError("a name holds a NUL character")
     return headers

@@ -1,0 +1,594 @@
+"""An event becomes exactly one record, part by part, or a poison event that says why."""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import json
+from datetime import datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdc_outbox import route
+from cdc_outbox.config import Columns, HeaderColumn
+from cdc_outbox.decode.outbox import OutboxEvent, OutboxPlan, compile_plan
+from cdc_outbox.decode.pgoutput import Column, Relation
+from cdc_outbox.errors import ConfigurationError, PoisonEvent
+from cdc_outbox.route import (
+    UNASSIGNED,
+    HeaderNames,
+    KafkaRecord,
+    Route,
+    TopicTemplate,
+    header_members,
+    header_names,
+    unix_milliseconds,
+)
+from tests.plugins import wire_builder as build
+
+COMMITTED = 1_794_000_000_123
+"""Unix milliseconds."""
+
+SHAPE = (
+    *build.OUTBOX,
+    ("created_at", build.TIMESTAMPTZ),
+    ("shard", build.INT4),
+    ("tenant", build.TEXT),
+    ("traceparent", build.TEXT),
+    ("tracestate", build.TEXT),
+)
+
+ROW: dict[str, bytes | None] = {
+    "seq": b"1",
+    "id": b"0190f4c8-0000-7000-8000-000000000001",
+    "aggregatetype": b"order",
+    "aggregateid": b"customer-1",
+    "type": b"OrderPlaced",
+    "payload": b'{"total":  1.10}',
+    "headers": None,
+    "created_at": None,
+    "shard": None,
+    "tenant": None,
+    "traceparent": None,
+    "tracestate": None,
+}
+
+
+class Way:
+    """One configuration: rows in, records out."""
+
+    def __init__(
+        self,
+        topic: str = "outbox.event.{aggregatetype}",
+        columns: Columns = Columns(),  # noqa: B008  # frozen
+        headers: tuple[HeaderColumn, ...] = (),
+        names: HeaderNames = HeaderNames(),  # noqa: B008  # frozen
+    ) -> None:
+        relation = Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE))
+        template = TopicTemplate(topic)
+        self.plan: OutboxPlan = compile_plan(relation, columns, template.columns, headers)
+        self.route = Route(self.plan, template, names)
+
+    def record(self, **cells: bytes | None) -> KafkaRecord:
+        return self.route.record(self.event(**cells), COMMITTED)
+
+    def event(self, **cells: bytes | None) -> OutboxEvent:
+        assert cells.keys() <= ROW.keys()
+        return self.plan.pick([*{**ROW, **cells}.values()])
+
+    def poison(self, **cells: bytes | None) -> PoisonEvent:
+        with pytest.raises(PoisonEvent) as raised:
+            self.record(**cells)
+        return raised.value
+
+
+def test_the_record_of_an_event() -> None:
+    record = Way().record()
+    assert type(record) is KafkaRecord
+    assert record == KafkaRecord(
+        topic="outbox.event.order",
+        key=b"customer-1",
+        value=b'{"total":  1.10}',
+        headers=[("id", b"0190f4c8-0000-7000-8000-000000000001"), ("type", b"OrderPlaced")],
+        timestamp=COMMITTED,
+        partition=UNASSIGNED,
+    )
+
+
+# Key and value
+
+
+@given(st.none() | st.binary(max_size=50))
+def test_the_value_is_the_payload_byte_for_byte(payload: bytes | None) -> None:
+    assert Way().record(payload=payload).value == payload
+
+
+def test_a_null_payload_is_a_tombstone_and_an_empty_one_is_not() -> None:
+    assert Way().record(payload=None).value is None
+    assert Way().record(payload=b"").value == b""
+
+
+def test_the_payload_is_neither_copied_nor_parsed() -> None:
+    payload = b"{not even json" * 100_000
+    assert Way().record(payload=payload).value is payload
+
+
+def test_a_null_key_is_a_null_key_and_an_empty_one_is_not() -> None:
+    assert Way().record(aggregateid=None).key is None
+    assert Way().record(aggregateid=b"").key == b""
+
+
+def test_a_key_of_any_language_is_its_utf8() -> None:
+    assert Way().record(aggregateid="客户-ß".encode()).key == "客户-ß".encode()
+
+
+# Topic
+
+
+@pytest.mark.parametrize(
+    ("template", "topic"),
+    [
+        ("outbox.event.{aggregatetype}", "outbox.event.order"),
+        ("{aggregatetype}", "order"),
+        ("{aggregatetype}.{type}", "order.OrderPlaced"),
+        ("{type}-{type}_x", "OrderPlaced-OrderPlaced_x"),
+        ("events", "events"),
+        ("{aggregatetype}{type}", "orderOrderPlaced"),
+    ],
+)
+def test_a_template_takes_any_column(template: str, topic: str) -> None:
+    assert Way(template).record().topic == topic
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "",
+        "{",
+        "}",
+        "a{b",
+        "a}b",
+        "{}",
+        "a{}",
+        "{{aggregatetype}}",
+        "a b",
+        "größe",
+        "a/b",
+        "a" * 250,
+        "x" * 249 + "{type}",
+        "a\n",
+    ],
+)
+def test_a_template_that_can_make_no_topic_is_refused(template: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot make a topic") as raised:
+        TopicTemplate(template)
+    assert "outbox.event.{aggregatetype}" in raised.value.cure
+
+
+@pytest.mark.parametrize("template", [".", ".."])
+def test_a_template_that_is_a_name_kafka_keeps_for_itself_is_refused(template: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot make a topic"):
+        TopicTemplate(template)
+
+
+def test_the_longest_topic_has_249_characters() -> None:
+    way = Way("{aggregatetype}")
+    assert way.record(aggregatetype=b"a" * 249).topic == "a" * 249
+    assert way.poison(aggregatetype=b"a" * 250).where["reason"] == "bad-topic"
+    assert TopicTemplate("a" * 249).fill(()) == "a" * 249
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b".", b"..", b"a b", b"a/b", "größe".encode(), b"a\n", b"a\0", b"\xff", b"a:b", "é".encode()]
+)
+def test_a_value_that_is_no_topic_is_poison(value: bytes) -> None:
+    error = Way("{aggregatetype}").poison(aggregatetype=value)
+    assert error.where["reason"] == "bad-topic"
+
+
+def test_dots_are_refused_only_where_they_are_the_whole_name() -> None:
+    assert Way("{aggregatetype}.").poison(aggregatetype=b"").where["reason"] == "bad-topic"
+    assert Way("{aggregatetype}.").record(aggregatetype=b"..").topic == "..."
+
+
+def test_a_null_column_in_the_topic_is_poison_that_names_it() -> None:
+    error = Way().poison(aggregatetype=None)
+    assert error.what == "column aggregatetype, which names the topic, is NULL"
+    assert error.where["reason"] == "bad-topic"
+
+
+@given(st.binary(max_size=20))
+def test_a_topic_obeys_kafkas_rule_or_the_event_is_poison(value: bytes) -> None:
+    with contextlib.suppress(PoisonEvent):
+        topic = Way("{aggregatetype}").record(aggregatetype=value).topic
+        assert topic.encode() == value
+        assert set(value) <= set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+        assert value not in {b"", b".", b".."}
+
+
+def test_remembered_topics_are_told_apart_by_every_column() -> None:
+    way = Way("{aggregatetype}-{type}")
+    for _ in range(2):
+        assert way.record(aggregatetype=b"a", type=b"bc").topic == "a-bc"
+        assert way.record(aggregatetype=b"ab", type=b"c").topic == "ab-c"
+
+
+def test_topics_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route, "TOPIC_CACHE_ENTRIES", 3)
+    way = Way("{aggregateid}")
+    for number in range(20):
+        assert way.record(aggregateid=b"%d" % number).topic == str(number)
+        assert len(way.route._topics) <= 3
+
+
+def test_a_poison_topic_is_not_remembered() -> None:
+    way = Way()
+    for _ in range(2):
+        way.poison(aggregatetype=b"a b")
+    assert way.route._topics == {}
+
+
+# The headers that always go out
+
+
+def test_an_event_without_an_id_is_poison() -> None:
+    error = Way().poison(id=None)
+    assert (error.where["reason"], error.where["key"]) == ("no-id", "customer-1")
+    assert "id" not in error.where
+
+
+def test_a_null_type_is_no_header_and_an_empty_one_is() -> None:
+    assert Way().record(type=None).headers == [("id", ROW["id"])]
+    assert Way().record(type=b"").headers == [("id", ROW["id"]), ("type", b"")]
+
+
+def test_id_and_type_may_be_called_otherwise() -> None:
+    record = Way(names=HeaderNames("eventId", "eventType")).record()
+    assert [name for name, _ in record.headers] == ["eventId", "eventType"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "names"),
+    [
+        ((), HeaderNames("id", "type")),
+        ((HeaderColumn("id", "eventId"),), HeaderNames("eventId", "type")),
+        ((HeaderColumn("type", "eventType"),), HeaderNames("id", "eventType")),
+        ((HeaderColumn("tenant", "t"), HeaderColumn("event_id", "e")), HeaderNames("e", "type")),
+        ((HeaderColumn("id", "id"), HeaderColumn("type", "type")), HeaderNames("id", "type")),
+    ],
+)
+def test_naming_the_id_or_type_column_as_a_header_renames_it(
+    headers: tuple[HeaderColumn, ...], names: HeaderNames
+) -> None:
+    assert header_names(headers, ("id", "event_id"), ("type",)) == names
+
+
+# Members of the headers object
+
+
+def members(text: str) -> list[tuple[str, str | bytes | None]]:
+    return header_members(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("value", "header"),
+    [
+        ('"text"', b"text"),
+        ('""', b""),
+        ('"größe 客 😀"', "größe 客 😀".encode()),
+        ('"\\ud83d\\ude00\\n\\"\\\\"', '😀\n"\\'.encode()),
+        ('"a\\u0000b"', b"a\0b"),
+        ("null", None),
+        ("true", b"true"),
+        ("false", b"false"),
+        ("5", b"5"),
+        ("-0", b"-0"),
+        ("1.10", b"1.10"),
+        ("1e2", b"1e2"),
+        ("1E+20", b"1E+20"),
+        ("123456789012345678901234567890", b"123456789012345678901234567890"),
+        ("0.1000000000000000055511151231257827", b"0.1000000000000000055511151231257827"),
+        ("9007199254740993", b"9007199254740993"),
+        ("[]", b"[]"),
+        ("{}", b"{}"),
+        ('[1, "a b", null]', b'[1,"a b",null]'),
+        ('{"a": {"b" :\t[ 1.10 ,\r\n2]}, "c d": "e  f"}', b'{"a":{"b":[1.10,2]},"c d":"e  f"}'),
+        ('["\\"  \\\\", " "]', b'["\\"  \\\\"," "]'),
+        ('["\\u00e4 \\ud83d\\ude00"]', b'["\\u00e4 \\ud83d\\ude00"]'),
+    ],
+)
+def test_a_member_of_each_kind(value: str, header: bytes | None) -> None:
+    """A string is its text, null is null, anything else its JSON text, numbers digit by digit."""
+    for text in (f'{{"h":{value}}}', f' \n{{ "h" :\t{value} }}\r ', f'{{"x":"y","h": {value},"z":"z"}}'):
+        assert dict(members(text))["h"] == header
+
+
+def test_members_come_in_their_order_behind_id_and_type() -> None:
+    record = Way().record(headers=b'{"b":"1","a":"2","n":3}')
+    assert record.headers[2:] == [("b", b"1"), ("a", b"2"), ("n", b"3")]
+
+
+@pytest.mark.parametrize("text", ["{}", " { } ", "{\n}"])
+def test_an_empty_object_adds_nothing(text: str) -> None:
+    assert members(text) == []
+
+
+@pytest.mark.parametrize("other", ['"x"', "1"])
+def test_the_last_of_several_members_of_one_name_counts(other: str) -> None:
+    """As jsonb does; json keeps both in its text."""
+    assert members(f'{{"a":"1","b":{other},"a":"2"}}') == [("a", b"2"), ("b", other.strip('"').encode())]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "[1]",
+        '"text"',
+        "1",
+        "null",
+        "true",
+        "",
+        " ",
+        "{",
+        '{"a"}',
+        '{"a":1,}',
+        "{} {}",
+        "{'a':1}",
+        '{"a":NaN}',
+        '{"a":01}',
+        "nul",
+        '{"a":"\\ud800"}',
+        '{"\\ud800":"a"}',
+        '{"a":1,"\\udc00":2}',
+        '{"a":["\\ud800"]}',
+        '{"a":"\n"}',
+        "\ufeff{}",
+    ],
+)
+def test_what_is_no_object_is_poison(text: str) -> None:
+    error = Way().poison(headers=text.encode())
+    assert error.where["reason"] == "bad-headers"
+    assert error.what.startswith("the headers are no JSON object: ")
+
+
+@pytest.mark.parametrize("text", ['{"a\\u0000":"x"}', '{"n":1,"a\\u0000b":"x"}', '{"n":1,"\\u0000":2}'])
+def test_a_name_with_a_nul_is_poison(text: str) -> None:
+    """No client could read such a header."""
+    assert "NUL" in Way().poison(headers=text.encode()).what
+
+
+def test_an_escaped_nul_in_a_value_is_a_nul() -> None:
+    assert members('{"\\\\u0000":"a\\u0000"}') == [("\\u0000", b"a\0")]
+
+
+def test_headers_that_are_no_utf8_are_poison() -> None:
+    assert Way().poison(headers=b'{"a":"\xff"}').where["reason"] == "bad-headers"
+
+
+@pytest.mark.parametrize("depth", [900, 1000, 1020, 1100, 100_000])
+def test_headers_nested_without_end_are_a_header_or_poison(depth: int) -> None:
+    """PostgreSQL takes thousands of levels; whatever stands in the way here must not end the process as a bug."""
+    text = '{"a":' + "[" * depth + "]" * depth + "}"
+    with contextlib.suppress(PoisonEvent):
+        assert Way().record(headers=text.encode()).headers[2:] == [("a", b"[" * depth + b"]" * depth)]
+
+
+def test_a_number_that_no_double_holds_is_poison() -> None:
+    assert Way().poison(headers=b'{"a":1e400}').where["reason"] == "bad-headers"
+
+
+Spelled = tuple[str, str]
+"""JSON text with white space anywhere between tokens, and the same without."""
+
+space = st.sampled_from(["", " ", "\n", "\t \r"])
+numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+strings = st.builds(lambda text, ascii_only: json.dumps(text, ensure_ascii=ascii_only), texts, st.booleans())
+scalars = (numbers | strings | st.sampled_from(["true", "false", "null"])).map(lambda text: (text, text))
+
+
+def array(items: list[Spelled], gap: str) -> Spelled:
+    return f"[{gap}{f'{gap},'.join(loose for loose, _ in items)}{gap}]", f"[{','.join(tight for _, tight in items)}]"
+
+
+def json_object(items: list[tuple[str, Spelled]], gap: str) -> Spelled:
+    loose = f"{gap},{gap}".join(f"{name}{gap}:{gap}{value[0]}" for name, value in items)
+    return f"{{{gap}{loose}{gap}}}", "{" + ",".join(f"{name}:{value[1]}" for name, value in items) + "}"
+
+
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.builds(array, st.lists(inner, max_size=3), space)
+        | st.builds(json_object, st.lists(st.tuples(strings, inner), max_size=3), space)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.tuples(strings.filter(lambda text: "\\u0000" not in text), values), max_size=5), space)
+def test_any_object_becomes_its_members(items: list[tuple[str, Spelled]], gap: str) -> None:
+    expected: dict[str, str | bytes | None] = {}
+    for name, (_, tight) in items:
+        value = None if tight == "null" else str(json.loads(tight)) if tight[0] == '"' else tight
+        expected[json.loads(name)] = None if value is None else value.encode()
+    loose, _ = json_object(items, gap)
+    assert members(gap + loose + gap) == list(expected.items())
+
+
+@given(st.lists(st.tuples(strings, values), min_size=1, max_size=3), space, st.data())
+def test_any_changed_byte_gives_other_members_or_a_value_error(
+    items: list[tuple[str, Spelled]], gap: str, data: st.DataObject
+) -> None:
+    text = json_object(items, gap)[0].encode()
+    at = data.draw(st.integers(0, len(text) - 1))
+    changed = text[:at] + data.draw(st.binary(max_size=2)) + text[at + 1 :]
+    with contextlib.suppress(ValueError):
+        for name, value in header_members(changed):
+            assert isinstance(name, str)
+            assert value is None or isinstance(value, bytes)
+
+
+@given(st.binary(max_size=30))
+def test_any_bytes_are_members_or_a_value_error(text: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        header_members(text)
+
+
+# Columns that are headers
+
+
+def test_a_column_may_go_out_as_a_header_and_null_is_none() -> None:
+    way = Way(headers=(HeaderColumn("tenant", "tenant-id"),))
+    assert way.record(tenant=b"acme").headers[2:] == [("tenant-id", b"acme")]
+    assert way.record(tenant=b"").headers[2:] == [("tenant-id", b"")]
+    assert way.record(tenant=None).headers[2:] == []
+
+
+def test_columns_come_behind_the_members() -> None:
+    way = Way(headers=(HeaderColumn("tenant", "tenant"),))
+    headers = way.record(tenant=b"acme", headers=b'{"a":"1"}', traceparent=b"00-1-2-01").headers
+    assert headers[2:] == [("a", b"1"), ("tenant", b"acme"), ("traceparent", b"00-1-2-01")]
+
+
+def test_trace_columns_pass_untouched() -> None:
+    headers = Way().record(traceparent=b"00-1-2-01", tracestate=b"a=1,b=2").headers
+    assert headers[2:] == [("traceparent", b"00-1-2-01"), ("tracestate", b"a=1,b=2")]
+
+
+def test_a_trace_column_yields_to_a_member_of_its_name() -> None:
+    headers = Way().record(traceparent=b"column", tracestate=b"column", headers=b'{"traceparent":"member"}').headers
+    assert headers[2:] == [("traceparent", b"member"), ("tracestate", b"column")]
+
+
+def test_a_trace_column_named_twice_goes_out_once() -> None:
+    headers = Way(headers=(HeaderColumn("traceparent", "traceparent"),)).record(traceparent=b"00-1-2-01").headers
+    assert headers[2:] == [("traceparent", b"00-1-2-01")]
+
+
+def test_records_do_not_share_their_headers() -> None:
+    way = Way()
+    event = way.event(headers=b'{"a":"1"}')
+    first, second = way.route.record(event, 1), way.route.record(event, 2)
+    first.headers.append(("more", b""))
+    assert second.headers[2:] == [("a", b"1")]
+
+
+# Timestamp and partition
+
+
+TIMED = Columns(timestamp="created_at")
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("1970-01-01 00:00:00+00", 0),
+        ("1970-01-01 00:00:00", 0),
+        ("2026-11-23 08:51:33+00", 1_795_423_893_000),
+        ("2026-11-23 08:51:33", 1_795_423_893_000),
+        ("2026-11-23 08:51:33.25+00", 1_795_423_893_250),
+        ("2026-11-23 08:51:33.1", 1_795_423_893_100),
+        ("2026-11-23 08:51:33.123456+00", 1_795_423_893_123),
+        ("2026-11-23 08:51:33.000999+00", 1_795_423_893_000),
+        ("2026-11-23 14:21:33+05:30", 1_795_423_893_000),
+        ("2026-11-23 00:51:33-08", 1_795_423_893_000),
+        ("9999-12-31 23:59:59.999999+00", 253_402_300_799_999),
+    ],
+)
+def test_a_timestamp_as_postgresql_prints_it(text: str, milliseconds: int) -> None:
+    assert Way(columns=TIMED).record(created_at=text.encode()).timestamp == milliseconds
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31)), st.sampled_from(["", "+00"]))  # noqa: DTZ001  # in UTC
+def test_any_moment_since_1970_is_its_milliseconds(moment: datetime, offset: str) -> None:
+    fraction = f".{moment.microsecond:06}".rstrip("0").rstrip(".")
+    text = moment.strftime(f"{moment.year:04}-%m-%d %H:%M:%S") + fraction + offset
+    assert unix_milliseconds(text.encode()) == calendar.timegm(moment.timetuple()) * 1000 + moment.microsecond // 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "infinity",
+        "-infinity",
+        "0044-03-15 12:00:00+00 BC",
+        "0001-01-01 00:00:00+00 BC",
+        "1969-12-31 23:59:59.9999+00",
+        "1969-12-31 23:59:59",
+        "0001-01-01 00:00:00+14",
+        "1970-01-01 00:00:00+01",
+        "10000-01-01 00:00:00+00",
+        "294276-12-31 23:59:59.999999+00",
+        "",
+        "2026-11-23 08:51:61+00",
+        "\N{ARABIC-INDIC DIGIT TWO}026-11-23 08:51:33",
+    ],
+)
+def test_a_timestamp_that_cannot_be_kafkas_is_poison(text: str) -> None:
+    error = Way(columns=TIMED).poison(created_at=text.encode())
+    assert error.where["reason"] == "bad-timestamp"
+    assert error.what.startswith("the timestamp cannot be Kafka's: ")
+
+
+@given(st.integers(10_000, 294_276), st.integers(1, 12), st.integers(1, 28), st.sampled_from(["", "+00"]))
+def test_a_year_beyond_9999_is_never_misread(year: int, month: int, day: int, offset: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # datetime's own words
+        unix_milliseconds(f"{year}-{month:02}-{day:02} 00:00:00{offset}".encode())
+
+
+@given(st.binary(max_size=30))
+def test_any_bytes_are_a_timestamp_or_a_value_error(text: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        assert unix_milliseconds(text) >= 0
+
+
+def test_a_timestamp_that_is_null_is_the_commit_time() -> None:
+    assert Way(columns=TIMED).record(created_at=None).timestamp == COMMITTED
+
+
+SHARDED = Columns(partition="shard")
+
+
+@pytest.mark.parametrize(("cell", "partition"), [(b"0", 0), (b"7", 7), (b"2147483647", 2**31 - 1), (None, UNASSIGNED)])
+def test_the_partition_column_chooses_the_partition_and_null_leaves_it_to_the_key(
+    cell: bytes | None, partition: int
+) -> None:
+    assert Way(columns=SHARDED).record(shard=cell).partition == partition
+
+
+@pytest.mark.parametrize("cell", [b"-1", b"-9223372036854775808", b"2147483648", b"9223372036854775807"])
+def test_a_number_that_is_no_partition_is_poison(cell: bytes) -> None:
+    """-1 would mean that nobody chose: the partitioner would, in silence."""
+    error = Way(columns=SHARDED).poison(shard=cell)
+    assert error.where["reason"] == "bad-partition"
+    assert error.what == f"{cell.decode()} is no partition"
+
+
+# What a poison event tells
+
+
+def test_a_poison_event_is_named_and_its_payload_is_not() -> None:
+    error = Way().poison(headers=b"[]", payload=b"s3cret", aggregateid=b"k")
+    assert error.where == {
+        "reason": "bad-headers",
+        "table": "public.outbox",
+        "id": "0190f4c8-0000-7000-8000-000000000001",
+        "type": "OrderPlaced",
+        "key": "k",
+    }
+    assert "--on-poison" in error.cure
+    assert "s3cret" not in repr((vars(error), error.args, error.__cause__, error.__context__))
+
+
+def test_a_poison_event_is_named_as_far_as_it_can_be() -> None:
+    error = Way().poison(headers=b"[]", id=b"\xff" + b"i" * 500, type=None, aggregateid=None)
+    assert error.where["id"] == "\N{REPLACEMENT CHARACTER}" + "i" * 199
+    assert {"type", "key"}.isdisjoint(error.where)
+
+
+def test_a_topic_of_any_length_is_cut_in_the_error() -> None:
+    assert len(Way("{aggregatetype}").poison(aggregatetype=b"x" * 10_000).what) < 500
