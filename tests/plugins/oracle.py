@@ -11,7 +11,7 @@ import random
 import re
 import threading
 import uuid
-from collections import Counter, defaultdict
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,6 +39,29 @@ class Event(NamedTuple):
     key: str
 
 
+class Transaction(NamedTuple):
+    """Events that were committed together. `end_lsn`: where their commit record ends; who confirms that has delivered them."""
+
+    end_lsn: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Where records differ from what was committed."""
+
+    ghosts: list[Event]
+    """Rolled back, and sent."""
+    lost: list[Event]
+    """Committed, and not sent."""
+    strangers: list[Event]
+    """Sent, and never written, or under another key."""
+    disorder: dict[str, tuple[str, str]]
+    """By key, where it leaves commit order: the id whose turn it was, and the one that came."""
+    duplicates: int
+    """The same event more than once: allowed, and counted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What is allowed, counted: the same event more than once."""
@@ -60,21 +83,42 @@ def judge(
     come in commit order once duplicates are dropped. The first of an id counts, or (after a batch that the broker
     refused) the last.
     """
+    found = examine(committed, records, rolled_back=rolled_back, last_counts=last_counts)
+    assert not found.ghosts, f"{len(found.ghosts)} rolled-back events were sent: {found.ghosts[:3]}"
+    assert not found.lost, f"{len(found.lost)} of {len(committed)} committed events are lost: {found.lost[:3]}"
+    assert not found.strangers, f"{len(found.strangers)} events were never committed: {found.strangers[:3]}"
+    for key, (wanted, came) in found.disorder.items():
+        raise AssertionError(f"key {key!r} is out of commit order from {wanted} on, where {came} came")
+    return Verdict(len(committed), found.duplicates)
+
+
+def examine(
+    committed: Sequence[Event],
+    records: Iterable[Record],
+    *,
+    rolled_back: Collection[str] = (),
+    last_counts: bool = False,
+) -> Findings:
+    """All that `judge` would object to."""
     consumed = [Event(event_id(record), (record.key or b"").decode()) for record in records]
-    seen = Counter(event.id for event in consumed)
-    ghosts = [event for event in consumed if event.id in set(rolled_back)]
-    assert not ghosts, f"{len(ghosts)} rolled-back events were sent: {ghosts[:3]}"
-    lost = [event for event in committed if event.id not in seen]
-    assert not lost, f"{len(lost)} of {len(committed)} committed events are lost: {lost[:3]}"
-    strangers = set(consumed) - set(committed)
-    assert not strangers, f"{len(strangers)} events were never committed: {list(strangers)[:3]}"
-    order = consumed[::-1] if last_counts else consumed
-    once = list(dict.fromkeys(order))
-    wanted, got = _by_key(committed), _by_key(once[::-1] if last_counts else once)
-    for key, events in wanted.items():
-        wrong = [(one, other) for one, other in zip(events, got[key], strict=True) if one != other]
-        assert not wrong, f"key {key!r} is out of commit order from {wrong[0][0]} on, where {wrong[0][1]} came"
-    return Verdict(len(committed), len(consumed) - len(seen))
+    regretted, once = set(rolled_back), set(consumed)
+    kept = dict.fromkeys(consumed[::-1] if last_counts else consumed)
+    got = _by_key(reversed(kept) if last_counts else kept)
+    wanted = _by_key(event for event in committed if event in once)
+    known = {event.id for event in committed}
+    disorder = {}
+    for key, ids in wanted.items():
+        came = [id_ for id_ in got[key] if id_ in known]
+        wrong = [pair for pair in zip(ids, came, strict=True) if pair[0] != pair[1]]
+        if wrong:
+            disorder[key] = wrong[0]
+    return Findings(
+        ghosts=[event for event in kept if event.id in regretted],
+        lost=[event for event in committed if event not in once],
+        strangers=sorted(once - set(committed)),
+        disorder=disorder,
+        duplicates=len(consumed) - len(kept),
+    )
 
 
 def _by_key(events: Iterable[Event]) -> dict[str, list[str]]:
@@ -89,15 +133,23 @@ class Witness:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._seen: list[Event] = []
+        self._seen: list[Transaction] = []
         database.execute(f"SELECT pg_create_logical_replication_slot('{SLOT}', 'test_decoding')")
 
     def committed(self) -> list[Event]:
         """Committed events, in commit order, from the beginning."""
-        query = f"SELECT data FROM pg_logical_slot_get_changes('{SLOT}', NULL, NULL)"
-        self._seen += [
-            Event(*found.groups()) for (line,) in self._database.execute(query) if (found := _LINE.match(line))
-        ]
+        return [event for transaction in self.transactions() for event in transaction.events]
+
+    def transactions(self) -> list[Transaction]:
+        """Committed transactions that have events, in commit order, from the beginning."""
+        query = f"SELECT lsn - '0/0', data FROM pg_logical_slot_get_changes('{SLOT}', NULL, NULL)"
+        events: list[Event] = []
+        for lsn, line in self._database.execute(query):
+            if found := _INSERT.match(line):
+                events.append(Event(*found.groups()))
+            elif line.startswith("COMMIT") and events:
+                self._seen.append(Transaction(int(lsn), tuple(events)))
+                events = []
         return list(self._seen)
 
     def commit_times(self) -> list[int]:
@@ -109,7 +161,7 @@ class Witness:
 
 
 _COMMIT: Final = re.compile(r"COMMIT \d+ \(at (.*)\)")
-_LINE: Final = re.compile(r"table \S+: INSERT: .*?\bid\[uuid\]:'([0-9a-f-]{36})'.*?\baggregateid\[text\]:'([^']*)'")
+_INSERT: Final = re.compile(r"table \S+: INSERT: .*?\bid\[uuid\]:'([0-9a-f-]{36})'.*?\baggregateid\[text\]:'([^']*)'")
 
 
 class Writers:
