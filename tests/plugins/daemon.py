@@ -222,6 +222,7 @@ _TELLING: Final = 8
 """Characters: a shorter password may well be a word of the log."""
 
 _RELAYS: Final = pytest.StashKey[list[Relay]]()
+_FAILED: Final = pytest.StashKey[bool]()
 
 
 @pytest.fixture
@@ -256,6 +257,8 @@ def relay(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
     yield start
     for each in started:
         each.close()
+    if request.node.stash.get(_FAILED, False):
+        return  # said already, with the logs
     for each in started:
         assert "Traceback (most recent call last)" not in each.stderr_text, "a traceback reached stderr"
         assert not [secret for secret in secrets if secret in each.stderr_text], "a password reached stderr"
@@ -266,6 +269,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """The logs of a failed test's relays are part of its report."""
     report = yield
     if report.failed and _RELAYS in item.stash:
+        item.stash[_FAILED] = True
         relays = item.stash[_RELAYS]
         for number, each in enumerate(relays, start=1):
             report.sections.append((f"relay {number}: {' '.join(_masked(each.arguments))}", each.stderr_text))
