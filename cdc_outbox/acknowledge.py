@@ -21,9 +21,11 @@ from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 class Transaction:
     """One transaction on its way. The delivery reports of its records count `outstanding` down."""
 
-    __slots__ = ("commit_time", "end_lsn", "events", "outstanding")
+    __slots__ = ("commit_time", "end_lsn", "events", "lsn", "outstanding")
 
-    def __init__(self, commit_time: float) -> None:
+    def __init__(self, commit_time: float, lsn: Lsn = UNSET) -> None:
+        self.lsn = lsn
+        """Its commit LSN, as its Begin announced it: the same in every generation. Names it, and is never confirmed."""
         self.commit_time = commit_time
         """When it was committed, Unix seconds."""
         self.end_lsn = UNSET
@@ -62,11 +64,11 @@ class AckLedger:
                 return entry.commit_time
         return None
 
-    def begin(self, commit_time: float) -> Transaction:
-        """Open a transaction. Raises ProtocolError when one is open."""
+    def begin(self, commit_time: float, lsn: Lsn = UNSET) -> Transaction:
+        """Open the transaction that commits at `lsn`. Raises ProtocolError when one is open."""
         if self._open is not None:
             raise ProtocolError("a Begin inside a transaction")
-        self._open = Transaction(commit_time)
+        self._open = Transaction(commit_time, lsn)
         self._queue.append(self._open)
         return self._open
 

@@ -81,7 +81,9 @@ class Settings:
     columns: Columns = field(default_factory=Columns)
     headers: tuple[HeaderColumn, ...] = ()
     on_poison: str = "stop"
+    dead_letter_topic: str | None = None
     on_slot_busy: str = "wait"
+    on_slot_lost: str = "stop"
     max_in_flight_events: int = 20_000
     max_in_flight_bytes: int = 16 * 1024 * 1024
     until_caught_up: bool = False
@@ -210,6 +212,13 @@ _ALL: Final = (
         "wait",
     ),
     Option(
+        "on-slot-lost",
+        values.choice("stop", "recover"),
+        _POSTGRES,
+        "The slot is invalidated, or dropped while running: end (78), or make a new one and send the rows in the table.",
+        "stop",
+    ),
+    Option(
         "brokers",
         values.TEXT,
         _KAFKA,
@@ -280,7 +289,16 @@ _ALL: Final = (
         example="tenant:tenant-id",
         repeat=True,
     ),
-    Option("on-poison", values.choice("stop"), _TABLE, "An event that can never be delivered: stop with 65.", "stop"),
+    Option(
+        "on-poison",
+        values.choice("stop", "skip", "dead-letter"),
+        _TABLE,
+        "An event that can never be delivered: stop with 65, leave it out (counted, logged), or send it to another topic.",
+        "stop",
+    ),
+    Option(
+        "dead-letter-topic", values.TEXT, _TABLE, "Topic for --on-poison dead-letter.", example="outbox.dead-letters"
+    ),
     Option(
         "max-in-flight-events",
         values.COUNT,
@@ -364,7 +382,9 @@ def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[]
         columns=_columns(chosen),
         headers=_all(HeaderColumn, chosen["header"]),
         on_poison=_as(str, chosen["on_poison"]),
+        dead_letter_topic=None if chosen["dead_letter_topic"] is None else _as(str, chosen["dead_letter_topic"]),
         on_slot_busy=_as(str, chosen["on_slot_busy"]),
+        on_slot_lost=_as(str, chosen["on_slot_lost"]),
         max_in_flight_events=_as(int, chosen["max_in_flight_events"]),
         max_in_flight_bytes=_as(int, chosen["max_in_flight_bytes"]),
         until_caught_up=chosen["until"] == "caught-up",

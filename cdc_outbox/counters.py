@@ -24,6 +24,18 @@ class TopicCounters:
     delivered_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SlotCounters:
+    """What the server last said about the slot; replaced as a whole. LSNs in bytes; None where it says nothing."""
+
+    active: bool
+    wal_status: str | None
+    current_lsn: int
+    restart_lsn: int | None
+    confirmed_flush_lsn: int | None
+    safe_wal_bytes: int | None
+
+
 @dataclass(slots=True)
 class Counters:
     """The state of one relay, from its start."""
@@ -52,4 +64,5 @@ class Counters:
     last_feedback_timestamp: float | None = None
     last_turn_monotonic: float | None = None
     snapshot_rows: int = 0
+    slot: SlotCounters | None = None
     last_error: str | None = None

@@ -5,7 +5,8 @@
     ├── AccessRefused        77  a wrong password, or a privilege that is missing
     ├── PoisonEvent          65  one event can never be delivered; the policy is to stop
     ├── Unreachable          69  a server does not answer; waiting helps
-    │   └── ConnectionLost   69  it did answer once; connect again
+    │   ├── ConnectionLost   69  it did answer once; connect again
+    │   └── ShuttingDown     69  it says that it is about to stop
     ├── SlotBusy             75  another process streams from the slot
     ├── Undelivered          75  stopped in time, but with events that will be sent again
     └── ProtocolError        70  bytes that the manual does not allow: a bug, or a server from the future
@@ -61,6 +62,10 @@ class Unreachable(CdcOutboxError):
 
 class ConnectionLost(Unreachable):
     """A connection that worked has ended. Connect again; what was not confirmed comes again."""
+
+
+class ShuttingDown(Unreachable):
+    """A server takes no new connections since it is about to stop (57P03)."""
 
 
 class SlotBusy(CdcOutboxError):

@@ -7,6 +7,9 @@ A temporary slot exports a snapshot that sees exactly what the slot will not sen
 delivered; only then the temporary slot is copied to the permanent name, at the same position. Killed half way, the temporary
 slot is gone with its session, and the next start begins again: the same events, with the same ids.
 
+Recovery from a lost slot is the same, with the old slot dropped just before the copy: killed in between, there is no slot,
+and the next start is a first start.
+
 PostgreSQL manual: 54.4 CREATE_REPLICATION_SLOT (SNAPSHOT 'export'); 9.28.6 pg_copy_logical_replication_slot.
 """
 
@@ -14,6 +17,8 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -21,14 +26,16 @@ import structlog
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode.pgoutput import Column, Relation
-from cdc_outbox.errors import CdcOutboxError
+from cdc_outbox.errors import CdcOutboxError, Unreachable
 from cdc_outbox.lanes import Lane, Lanes
-from cdc_outbox.lsn import format_lsn
+from cdc_outbox.lsn import UNSET
 from cdc_outbox.names import TableName
-from cdc_outbox.postgres import rows, slot
+from cdc_outbox.outlet import Outlet
+from cdc_outbox.poison import PoisonPolicy
+from cdc_outbox.postgres import connect, rows, slot
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.publish.errors import failed_delivery
-from cdc_outbox.publish.producer import Publisher, Report
+from cdc_outbox.publish.producer import Publisher
 from cdc_outbox.stop import Stop, Stopped
 
 log = structlog.get_logger(__name__)
@@ -39,8 +46,30 @@ PROGRESS_SECONDS: Final = 10.0
 SERVE_SECONDS: Final = 0.05
 """One wait for delivery reports while the producer's queue is full."""
 
+WINDOW_BATCHES: Final = 8
+"""Batches on their way at once: 16,000 rows keep a broker busy, and are what a refusal sends again."""
+
 SLOT_NAME_BYTES: Final = 63
 """NAMEDATALEN - 1: the server cuts longer names off."""
+
+
+class Batch:
+    """Rows that were fetched together, kept until Kafka has them: what it refuses is sent again from here."""
+
+    __slots__ = ("cells", "events", "lane", "lsn", "outstanding", "whole")
+
+    def __init__(self, lane: Lane, cells: Sequence[rows.Cells]) -> None:
+        self.lane = lane
+        self.cells = cells
+        self.outstanding = 0
+        self.events = 0
+        self.lsn = UNSET
+        self.whole = False
+        """Whether all of them have been handed over: before that, nothing outstanding does not mean delivered."""
+
+
+class Refused(Exception):
+    """Kafka refused records of some batch."""
 
 
 class FirstStart:
@@ -52,89 +81,141 @@ class FirstStart:
         session: ReplicationSession,
         publisher: Publisher,
         lanes: Lanes,
+        policy: PoisonPolicy,
         counters: Counters,
         stop: Stop,
     ) -> None:
         self._settings = settings
         self._session = session
         self._publisher = publisher
+        self._policy = policy
+        self._outlet = Outlet(publisher, policy)
+        self._mending = False
         self._lanes = lanes
         self._counters = counters
         self._stop = stop
-        self.outstanding = 0
-        """Rows handed to Kafka whose delivery is not yet reported: the publisher's reports count it down."""
+        self._window: deque[Batch] = deque()
         self.sent = 0
         """Rows handed to Kafka."""
         self._expected = 0
+        self._began = 0
         self._progress_at = time.monotonic() + PROGRESS_SECONDS
 
-    def run(self) -> None:
-        """Do it. Raises Stopped, PoisonEvent, AccessRefused (with the GRANT), ConfigurationError or Unreachable."""
+    def run(self, *, replace: bool = False) -> None:
+        """Do it; `replace`: a slot of that name exists, and is given up at the end.
+
+        Raises Stopped, PoisonEvent, AccessRefused (with the GRANT), ConfigurationError or Unreachable.
+        """
         name = self._settings.slot
-        if not self._settings.snapshot:
+        if not self._settings.snapshot and not replace:
             created = slot.create(self._session, name)
-            log.info("slot.created", slot=name, lsn=format_lsn(created.consistent_point))
+            log.info("slot.created", slot=name, lsn=created.consistent_point)
             return
         suffix = f"_{secrets.token_hex(6)}"
         temporary = name[: SLOT_NAME_BYTES - len(suffix)] + suffix
         created = slot.create(self._session, temporary, temporary=True, snapshot=True)
         assert created.snapshot is not None
+        self._began = int(time.time() * 1000)  # a row of the table does not tell when it was committed
         with rows.open_snapshot(self._settings.dsn.reveal(), created.snapshot) as snapshot:
-            counts = {table: snapshot.count(table) for table in self._settings.tables}
-            self._expected = sum(counts.values())
-            if self._expected:
-                log.warning(
-                    "snapshot.started",
-                    slot=name,
-                    rows=self._expected,
-                    cure="a first start sends the rows that are there",
-                )
-            for table, count in counts.items():
-                if count:
-                    self._send_table(snapshot, table)
-        self._drain()
+            self._send_tables(snapshot)
+        self._deliver(None, keep=0)
+        if replace:
+            with connect.open_connection(self._settings.dsn.reveal()) as connection:
+                slot.drop(connection, name)
         slot.make_permanent(self._session, temporary, name)
         log.info("snapshot.finished", slot=name, rows=self.sent)
-        log.info("slot.created", slot=name, lsn=format_lsn(created.consistent_point))
+        log.info("slot.created", slot=name, lsn=created.consistent_point)
+
+    def _send_tables(self, snapshot: rows.SnapshotRows) -> None:
+        counts = {table: snapshot.count(table) for table in self._settings.tables}
+        self._expected = sum(counts.values())
+        if self._expected:
+            log.warning(
+                "snapshot.started",
+                slot=self._settings.slot,
+                rows=self._expected,
+                cure="the rows that are in the table are sent before the stream: consumers drop those they know by id",
+            )
+        for table, count in counts.items():
+            if count:
+                self._send_table(snapshot, table)
 
     def _send_table(self, snapshot: rows.SnapshotRows, table: TableName) -> None:
         shape = snapshot.shape(table)
         columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
         lane = self._lanes.compile(Relation(shape.oid, table.schema, table.name, "d", columns))
         order = [name for name in ("seq", self._settings.columns.timestamp, "created_at") if name]
-        now = int(time.time() * 1000)  # a row of the table does not tell when it was committed
-        reports: dict[str, Report] = {}
-        for batch in snapshot.read(shape, order):
-            for cells in batch:
-                self._send(lane, cells, now, reports)
-            self._counters.received[str(table)] = self._counters.received.get(str(table), 0) + len(batch)
-            self._serve()
+        for cells in snapshot.read(shape, order):
+            batch = Batch(lane, cells)
+            self._window.append(batch)
+            self._deliver(batch, keep=WINDOW_BATCHES)
+            self._counters.received[str(table)] = self._counters.received.get(str(table), 0) + len(cells)
 
-    def _send(self, lane: Lane, cells: rows.Cells, now: int, reports: dict[str, Report]) -> None:
-        record = lane.record(lane.pick(cells), now)
-        report = reports.get(record.topic)
-        if report is None:
-            report = reports[record.topic] = self._publisher.report(self, record.topic)
-        while not self._publisher.produce(record, report):
-            self._serve(SERVE_SECONDS)
-        self.outstanding += 1
-        self.sent += 1
+    def _deliver(self, batch: Batch | None, *, keep: int) -> None:
+        """Send a batch, and wait until no more than `keep` batches are on their way."""
+        try:
+            if batch is not None:
+                self._send(batch, alone=False)
+            while len(self._window) > keep:
+                self._serve(SERVE_SECONDS)
+        except Refused:
+            self._mend()
 
-    def _drain(self) -> None:
-        while self.outstanding:
-            self._serve(SERVE_SECONDS)
+    def _send(self, batch: Batch, *, alone: bool) -> None:
+        self._outlet.begin(batch, self._began, alone=alone)
+        for cells in batch.cells:
+            if not self._outlet.send(batch.lane, batch.lane.pick(cells)):
+                self._serve(SERVE_SECONDS)
+                while not self._outlet.retry():
+                    self._serve(SERVE_SECONDS)
+        batch.whole = True
+        self.sent += len(batch.cells)
+        self._serve()
+
+    def _mend(self) -> None:
+        """Kafka refused records, and some behind them may be delivered: send all again from the first batch that is not
+        delivered, one by one. So each key's order holds for whoever takes the last of an id.
+        """
+        failures = self._publisher.failures
+        while self._publisher.in_flight:
+            self._publisher.serve(SERVE_SECONDS)
+            self._look()
+        failed = failed_delivery(failures[0])
+        log.warning("delivery.failed", error=failed, refused=len(failures))
+        if isinstance(failed, Unreachable):
+            raise failed
+        failures.clear()
+        self._outlet = Outlet(self._publisher, self._policy)
+        self._mending = True
+        self._forget_delivered()
+        for batch in list(self._window):
+            batch.outstanding = 0
+            self.sent -= len(batch.cells) if batch.whole else 0
+            self._send(batch, alone=True)
+        self._mending = False
 
     def _serve(self, seconds: float = 0.0) -> None:
-        """Serve reports, see whether anything failed or a stop is wanted, and tell how far we are."""
+        """Serve reports; raise Refused when Kafka refused records, Stopped when a stop is wanted."""
         self._publisher.serve(seconds)
-        if self._publisher.failures:
-            raise failed_delivery(self._publisher.failures[0])
+        if self._publisher.failures and not self._mending:
+            raise Refused
+        self._look()
+        self._forget_delivered()
+
+    def _forget_delivered(self) -> None:
+        while self._window and self._window[0].whole and not self._window[0].outstanding:
+            self._window.popleft()
+
+    def _look(self) -> None:
         if self._stop.requested:
             raise Stopped
+        self._count()
+
+    def _count(self) -> None:
         now = time.monotonic()
         counters = self._counters
         counters.last_turn_monotonic = now
-        counters.snapshot_rows = self.sent - self.outstanding
+        counters.snapshot_rows = self.sent - self._publisher.in_flight
         counters.in_flight_events = self._publisher.in_flight
         counters.in_flight_bytes = self._publisher.in_flight_bytes
         if now >= self._progress_at:

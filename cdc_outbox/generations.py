@@ -20,25 +20,20 @@ import tenacity
 
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import (
-    AccessRefused,
-    CdcOutboxError,
-    ConfigurationError,
-    SlotBusy,
-    Undelivered,
-    Unreachable,
-)
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, SlotBusy, Undelivered, Unreachable
 from cdc_outbox.first_start import FirstStart, somebody_else_was_first
 from cdc_outbox.lanes import Lanes
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.names import TableName
+from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.publish.producer import Publisher
 from cdc_outbox.publish.settings import effective
-from cdc_outbox.relay import Relay
+from cdc_outbox.relay import Errand, Relay, Suspected
 from cdc_outbox.stop import Stop, Stopped
+from cdc_outbox.watch import CatalogWatch
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +52,8 @@ class Surroundings:
     """What the catalog says before a generation begins."""
 
     table_oids: dict[int, TableName]
-    slot_exists: bool
-    current_lsn: Lsn
+    slot: slot.SlotInfo | None
+    """None when it has to be made."""
 
 
 class Generations:
@@ -70,8 +65,11 @@ class Generations:
         self._counters = counters
         self._stop = stop
         self._lanes = Lanes(settings)
-        self._properties = effective(settings.kafka(), settings)
+        properties = effective(settings.kafka(), settings)
+        largest = int(properties["message.max.bytes"])
+        self._policy = PoisonPolicy(settings.on_poison, settings.dead_letter_topic, largest, counters)
         self._publisher: Publisher | None = None
+        self._suspects: frozenset[Lsn] = frozenset()
         self._target: Lsn | None = None
         self._streamed = False
         self._connecting = True
@@ -86,51 +84,59 @@ class Generations:
             before_sleep=self._say,
             reraise=True,
         )
-        while True:
-            try:
-                retrying(self._attempt)
-            except Stopped:
-                self._stop_unconnected()
-                return
-            if self._stop.requested or self._settings.until_caught_up:
-                return
+        try:
+            while not retrying(self._attempt):
+                pass
+        except Stopped:
+            self._stop_unconnected()
 
-    def _stop_unconnected(self) -> None:
-        """Stopped while there was no stream: what Kafka still has of ours was never acknowledged."""
-        publisher = self._publisher
-        if publisher is not None and publisher.in_flight:
-            raise Undelivered(
-                "stopped without a connection, with events in flight: they will be sent again by the next start",
-                in_flight=publisher.in_flight,
-            )
+    def recover(self) -> None:
+        """Replace the slot, whatever its state, by the way of a first start: once, without waiting for anybody.
 
-    def _attempt(self) -> None:
-        """One generation. A long one ends without its error, so that the next pause is short again."""
+        Raises our errors; Stopped when a stop is requested meanwhile: then the old slot is as it was.
+        """
+        dsn = self._settings.dsn.reveal()
+        around = self._look_around(dsn, recovering=True)
+        publisher = self._publisher = self._new_publisher()
+        publisher.reach()
+        session = ReplicationSession(dsn, self._stop)
+        try:
+            self._first_start(session, publisher, replace=around.slot is not None)
+        finally:
+            session.close()
+
+    def _attempt(self) -> bool:
+        """One generation; True when there is nothing more to do. A long one ends without its error: a short pause follows."""
         self._began = time.monotonic()
         self._connecting = True
         try:
             self._generation()
+        except Suspected as found:
+            self._suspects |= found.lsns
+            log.warning("poison.searching", error=str(found), transactions=len(self._suspects))
+            self._drop_publisher()
+            return False
         except CdcOutboxError as error:
             self._counters.last_error = str(error)
             self._disconnected()
             if self._heals(error) and time.monotonic() - self._began > GOOD_SECONDS:
                 self._say_error(error)
                 self._pause(RETRY_SECONDS[0])
-                return
+                return False
             raise
+        return True
 
     def _generation(self) -> None:
-        settings = self._settings
-        dsn = settings.dsn.reveal()
+        dsn = self._settings.dsn.reveal()
         around = self._look_around(dsn)
-        publisher = self._publisher = self._publisher or Publisher(self._properties, self._counters)
+        publisher = self._publisher = self._publisher or self._new_publisher()
         if not self._streamed:
             publisher.reach()
         session = ReplicationSession(dsn, self._stop)
         try:
             self._connecting = False
-            if not around.slot_exists:
-                self._first_start(session, publisher)
+            if around.slot is None or around.slot.wal_status == slot.LOST:
+                self._first_start(session, publisher, replace=around.slot is not None)
                 session.close()
                 session = ReplicationSession(dsn, self._stop)
             stream = self._start(session)
@@ -138,27 +144,26 @@ class Generations:
             session.close()
             raise
         self._connected()
-        relay = Relay(
-            stream,
-            publisher,
-            self._lanes,
-            self._counters,
-            self._stop,
+        watch = CatalogWatch(self._settings, self._counters, around.table_oids)
+        errand = Errand(
             table_oids=around.table_oids,
-            shutdown_timeout=settings.shutdown_timeout,
+            shutdown_timeout=self._settings.shutdown_timeout,
+            policy=self._policy,
             target=self._target,
+            suspects=self._suspects,
+            guard=watch.guard,
         )
         try:
-            relay.run()
-        except Unreachable:
+            with watch.running():
+                Relay(stream, publisher, self._lanes, self._counters, self._stop, errand).run()
+        finally:
             if publisher.broken:
-                self._rebuild_publisher(publisher)
-            raise
+                self._drop_publisher()
 
-    def _look_around(self, dsn: str) -> Surroundings:
+    def _look_around(self, dsn: str, *, recovering: bool = False) -> Surroundings:
         """Check what must be so before streaming, over a short connection. Raises ConfigurationError with the cure."""
         settings = self._settings
-        with connect.open_connection(dsn) as connection:
+        with connect.open_connection(dsn, self._stop) as connection:
             server.require_logical(connection)
             current = server.current_lsn(connection)
             tables = [publication.find_table(connection, table) for table in settings.tables]
@@ -167,19 +172,37 @@ class Generations:
             found = slot.inspect(connection, settings.slot)
         if settings.until_caught_up and self._target is None:
             self._target = current
-        if found is not None:
-            slot.require_usable(found)
-        elif self._streamed or not settings.create_slot:
-            raise _slot_missing(settings.slot, streamed=self._streamed)
-        return Surroundings({table.oid: table.name for table in tables}, found is not None, current)
+        if not recovering:
+            self._require_slot(found)
+        return Surroundings({table.oid: table.name for table in tables}, found)
 
-    def _first_start(self, session: ReplicationSession, publisher: Publisher) -> None:
-        first = FirstStart(self._settings, session, publisher, self._lanes, self._counters, self._stop)
+    def _require_slot(self, found: slot.SlotInfo | None) -> None:
+        """Raise ConfigurationError unless the slot can be streamed from, or may be made."""
+        settings = self._settings
+        recovers = settings.on_slot_lost == "recover"
+        if found is not None:
+            slot.require_usable(found, lost_is_fine=recovers)
+        elif self._streamed and not recovers:
+            raise ConfigurationError(
+                f"slot {settings.slot} is gone: somebody dropped it while the relay was running",
+                cure="cdc-outbox slot recover, or simply a new start: both make a new slot and first send every row that is "
+                "still in the table; nothing is skipped, and what was delivered comes again with the same ids",
+                slot=settings.slot,
+            )
+        elif not self._streamed and not settings.create_slot:
+            raise ConfigurationError(
+                f"slot {settings.slot} does not exist, and --no-create-slot forbids to make it",
+                cure="cdc-outbox slot create, or start without --no-create-slot",
+                slot=settings.slot,
+            )
+
+    def _first_start(self, session: ReplicationSession, publisher: Publisher, *, replace: bool) -> None:
+        first = FirstStart(self._settings, session, publisher, self._lanes, self._policy, self._counters, self._stop)
         try:
-            first.run()
+            first.run(replace=replace)
         except Stopped:
             if first.sent:
-                raise Undelivered("stopped in the middle of the first start: it begins again") from None
+                raise Undelivered("stopped in the middle of a first start: it begins again with the next") from None
             raise
         except CdcOutboxError as error:
             if not somebody_else_was_first(error):
@@ -207,6 +230,25 @@ class Generations:
                 if self._stop.wait(STANDBY_SECONDS):
                     raise Stopped from None
 
+    def _new_publisher(self) -> Publisher:
+        """Make a producer, with secrets read again."""
+        return Publisher(effective(self._settings.kafka(), self._settings), self._counters)
+
+    def _drop_publisher(self) -> None:
+        """Let go of a producer that has a gap: a new one sends again from where the slot stands."""
+        if self._publisher is not None:
+            self._publisher.abandon()
+            self._publisher = None
+            self._counters.reconnects_kafka += 1
+
+    def _stop_unconnected(self) -> None:
+        """Stopped while there was no stream: what Kafka still has of ours was never acknowledged."""
+        if self._publisher is not None and self._publisher.in_flight:
+            raise Undelivered(
+                "stopped without a connection, with events in flight: they will be sent again by the next start",
+                in_flight=self._publisher.in_flight,
+            )
+
     def _connected(self) -> None:
         counters = self._counters
         self._streamed = True
@@ -223,12 +265,6 @@ class Generations:
         if self._streamed and counters.oldest_unacknowledged_timestamp is None:
             counters.oldest_unacknowledged_timestamp = time.time()
 
-    def _rebuild_publisher(self, publisher: Publisher) -> None:
-        """A producer with a failed delivery has a gap: a new one sends again from where the slot stands."""
-        publisher.abandon()
-        self._publisher = None
-        self._counters.reconnects_kafka += 1
-
     def _heals(self, error: BaseException) -> bool:
         """Whether waiting may heal it."""
         if self._stop.requested:
@@ -236,16 +272,15 @@ class Generations:
         if isinstance(error, Unreachable):
             limit = self._settings.startup_timeout
             return self._streamed or not limit or time.monotonic() - self._first_attempt < limit
-        return self._streamed and self._connecting and isinstance(error, (AccessRefused, ConfigurationError))
+        return self._streamed and self._connecting and isinstance(error, AccessRefused)
 
     def _pause(self, seconds: float) -> None:
-        self._counters.last_turn_monotonic = time.monotonic()
         self._counters.reconnects_postgres += int(self._streamed)
-        deadline = time.monotonic() + seconds
-        while not self._stop.wait(min(1.0, max(0.0, deadline - time.monotonic()))) and time.monotonic() < deadline:
-            self._counters.last_turn_monotonic = time.monotonic()
-        if self._stop.requested:
-            raise Stopped
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            self._counters.last_turn_monotonic = now
+            if self._stop.wait(min(1.0, until - now)):
+                raise Stopped
 
     def _say(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
@@ -253,20 +288,4 @@ class Generations:
             self._say_error(error)
 
     def _say_error(self, error: CdcOutboxError) -> None:
-        event = "waiting" if self._connecting else "postgres.disconnected"
-        log.warning(event, error=error.what, cure=error.cure or None, **error.where)
-
-
-def _slot_missing(name: str, *, streamed: bool) -> ConfigurationError:
-    if streamed:
-        return ConfigurationError(
-            f"slot {name} is gone: somebody dropped it while the relay was running",
-            cure="a new start makes a new slot and first sends every row that is still in the table; nothing is skipped, "
-            "and what was delivered already comes again with the same ids",
-            slot=name,
-        )
-    return ConfigurationError(
-        f"slot {name} does not exist, and --no-create-slot forbids to make it",
-        cure="cdc-outbox slot create, or start without --no-create-slot",
-        slot=name,
-    )
+        log.warning("waiting" if self._connecting else "postgres.disconnected", error=error)

@@ -6,14 +6,15 @@ Never: a lock, a second thread, a wait that a stop does not end, or anything rem
 
 One turn: wait for the socket, read what is there (bounded), decode, route, publish, note it in the ledger; serve delivery
 reports; tell the server, if the flush LSN moved, it asked, or it is time. A full producer queue means: read nothing, and go
-on with the rest. The path of an event is `_read` and `_insert`: no metric, no log line, no parse of a payload.
+on with the rest. The path of an event is `_read`, `_insert` and `Outlet.send`: no metric, no log line, no parse of a payload.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -21,15 +22,24 @@ import structlog
 from cdc_outbox.acknowledge import AckLedger, Transaction
 from cdc_outbox.counters import LATENCY_BOUNDS, Counters
 from cdc_outbox.decode import pgoutput
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ProtocolError, Undelivered
+from cdc_outbox.errors import (
+    CdcOutboxError,
+    ConfigurationError,
+    ConnectionLost,
+    ProtocolError,
+    Undelivered,
+    Unreachable,
+)
+from cdc_outbox.feedback import Feedback
 from cdc_outbox.lanes import Lane, Lanes
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
+from cdc_outbox.outlet import Outlet
+from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres import wire
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.publish.errors import failed_delivery
-from cdc_outbox.publish.producer import Publisher, Report
-from cdc_outbox.route import KafkaRecord
+from cdc_outbox.publish.producer import Publisher
 from cdc_outbox.stop import Stop
 
 log = structlog.get_logger(__name__)
@@ -37,33 +47,55 @@ log = structlog.get_logger(__name__)
 MESSAGES_PER_TURN: Final = 1000
 """About 5 ms of work: what delivery reports and the server wait for at most."""
 
-STATUS_SECONDS: Final = 0.1
-"""Between two status updates, under load or when asked again and again: follows delivery closely, never a storm."""
-
-ASK_FRACTION: Final = 6
-"""We ask for a keepalive this many times within the server's wal_sender_timeout …"""
-
-ASK_SECONDS: Final = 10.0
-"""… but at least this often: each answer also moves an idle slot on."""
-
 WAIT_SECONDS: Final = 1.0
 """The longest sleep: `/livez` and a slow clock see the loop turn."""
 
 DELIVERY_WAIT_SECONDS: Final = 0.01
 """The longest sleep on the socket while Kafka owes us reports, which cannot wake it."""
 
-FULL_WAIT_SECONDS: Final = 0.05
-"""One wait for a delivery report while the queue is full."""
+HELD_WAIT_SECONDS: Final = 0.05
+"""One wait for delivery reports while an event is held."""
 
 STALLED_SECONDS: Final = 5.0
-"""A queue that stays full for this long without one delivery is worth a log line."""
+"""An event that is held for this long is worth a log line: Kafka takes nothing."""
 
 CATCH_UP_ASK_SECONDS: Final = 0.2
 """How often `--until caught-up` asks the server how far it is."""
 
+LAST_WORDS_SECONDS: Final = 1.0
+"""Of the time that a stop may take, kept for the last status and the end of the stream: measured below 0.1 s."""
+
+SETTLE_SECONDS: Final = 2.0
+"""After a failed delivery: for the reports of the records that were in the same batches."""
+
 _INSERT_AT: Final = wire.XLOGDATA_HEADER_BYTES
 _OID: Final = slice(_INSERT_AT + 1, _INSERT_AT + 5)
 _TUPLE_AT: Final = _INSERT_AT + pgoutput.INSERT_TUPLE_OFFSET
+
+
+class Suspected(Exception):
+    """Kafka refused records for good. The culprit is in one of these transactions, which go record by record next time."""
+
+    def __init__(self, lsns: frozenset[Lsn], words: str) -> None:
+        super().__init__(words)
+        self.lsns = lsns
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What this generation is to do."""
+
+    table_oids: dict[int, TableName]
+    """The outbox tables as the catalog has them now."""
+    shutdown_timeout: float
+    """Seconds that a stop may take."""
+    policy: PoisonPolicy
+    target: Lsn | None = None
+    """Stop when all up to there is delivered."""
+    suspects: frozenset[Lsn] = field(default=frozenset())
+    """Commit LSNs of transactions whose records go alone."""
+    guard: Callable[[bool], None] = lambda _paused: None
+    """Called each turn, with whether reading is paused; raises what somebody else found out meanwhile."""
 
 
 class Relay:
@@ -76,47 +108,32 @@ class Relay:
         lanes: Lanes,
         counters: Counters,
         stop: Stop,
-        *,
-        table_oids: dict[int, TableName],
-        shutdown_timeout: float,
-        target: Lsn | None = None,
+        errand: Errand,
     ) -> None:
-        """`table_oids`: the outbox tables as the catalog has them now. `target`: stop when all up to there is delivered."""
         self._stream = stream
         self._publisher = publisher
         self._lanes_of = lanes
         self._counters = counters
         self._stop = stop
-        self._table_oids = table_oids
-        self._shutdown_timeout = shutdown_timeout
-        self._target = target
+        self._errand = errand
         self._ledger = AckLedger()
+        self._outlet = Outlet(publisher, errand.policy)
+        ask_seconds = None if errand.target is None else CATCH_UP_ASK_SECONDS
+        self._feedback = Feedback(stream, self._ledger, counters, ask_seconds=ask_seconds)
         self._relations: dict[int, pgoutput.Relation] = {}
         self._lanes: dict[bytes, Lane] = {}
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
-        self._held: KafkaRecord | None = None
-        """A record that found the queue full: nothing is read until it has its place."""
-        self._held_since = 0.0
+        self._held_since: float | None = None
         self._stalled = False
         self._transaction: Transaction | None = None
-        self._commit_time = 0
-        self._final_lsn = UNSET
-        self._topic = ""
-        self._report: Report | None = None
-        self._received = UNSET
-        self._asked = True  # say where we stand at once: the server learns that we live, we learn its position
-        self._status_at = 0.0
-        self._reported = (UNSET, UNSET)
-        ask = min(ASK_SECONDS, stream.wal_sender_timeout / ASK_FRACTION)
-        self._ask_seconds = ask if target is None else CATCH_UP_ASK_SECONDS
 
     def run(self) -> None:
         """Turn until stopped or caught up, then drain and say goodbye.
 
         Raises Undelivered when a stop ended before everything read was delivered; PoisonEvent, ConfigurationError,
         AccessRefused, ProtocolError as they are met, with all that came before them delivered and acknowledged if
-        possible; Unreachable when a server is gone.
+        possible; Suspected when records were refused and the culprit is not known; Unreachable when a server is gone.
         """
         try:
             while not self._finished():
@@ -124,10 +141,16 @@ class Relay:
         except ConnectionLost:
             self._stream.abandon()
             raise
-        except CdcOutboxError:
-            self._goodbye()
+        except Suspected:
+            self._close()
             raise
-        if not self._goodbye():
+        except CdcOutboxError:
+            self._drain()
+            self._close()
+            raise
+        self._drain()
+        self._close()
+        if not self._ledger.idle:
             raise Undelivered(
                 "stopped before everything that was read is delivered: it will be sent again by the next start",
                 in_flight=self._publisher.in_flight,
@@ -135,41 +158,43 @@ class Relay:
             )
 
     def _finished(self) -> bool:
-        if self._target is not None and self._ledger.flush_lsn >= self._target and not self._ledger.in_transaction:
+        target = self._errand.target
+        if target is not None and self._ledger.flush_lsn >= target and not self._ledger.in_transaction:
             return True
         if not self._stop.requested:
             return False
         if not self._ledger.in_transaction:
             return True
         assert self._stop.requested_at is not None
-        return time.monotonic() > self._stop.requested_at + self._shutdown_timeout / 2
+        return time.monotonic() > self._stop.requested_at + self._errand.shutdown_timeout / 2
 
     def _turn(self) -> None:
         self._wait()
-        if self._held is None or self._retry_held():
+        self._errand.guard(self._outlet.holds)
+        if self._outlet.retry():
+            self._released()
             self._read()
         self._publisher.serve()
-        if self._publisher.failures:
-            raise failed_delivery(self._publisher.failures[0])
+        self._check_failures()
         self._advance()
-        self._tell()
+        self._feedback.tell()
+        self._feedback.release_stopping_server()
 
     def _wait(self) -> None:
         """Sleep until there is something to do: the socket, a report, the next status update."""
         now = time.monotonic()
         self._counters.last_turn_monotonic = now
-        if self._held is not None:
-            self._publisher.serve(FULL_WAIT_SECONDS)
+        if self._outlet.holds:
+            if self._publisher.in_flight:
+                self._publisher.serve(HELD_WAIT_SECONDS)
             self._counters.backpressure_seconds += time.monotonic() - now
             self._watch_stall(now)
-            return
-        if not self._inbox_empty:
-            return
-        seconds = DELIVERY_WAIT_SECONDS if self._publisher.in_flight else WAIT_SECONDS
-        self._stream.wait(min(seconds, max(0.0, self._next_status() - now)))
+        elif self._inbox_empty:
+            seconds = DELIVERY_WAIT_SECONDS if self._publisher.in_flight else WAIT_SECONDS
+            self._stream.wait(min(seconds, max(0.0, self._feedback.due() - now)))
 
     def _read(self) -> None:
-        """Take in at most one portion of messages. The path of an event; it ends early when the queue is full."""
+        """Take in at most one portion of messages. The path of an event; it ends early when one is held."""
         if self._inbox_empty:
             messages = self._stream.receive(MESSAGES_PER_TURN)
             if not messages:
@@ -195,77 +220,32 @@ class Relay:
                 self._keepalive(message)
         self._inbox_empty = True
 
-    def _check_silence(self) -> None:
-        silence = time.monotonic() - self._stream.last_received
-        if silence > self._stream.wal_sender_timeout:
-            raise ConnectionLost(f"PostgreSQL has been silent for {silence:.0f} s, though asked: the wire is dead")
-
     def _insert(self, message: bytes) -> bool:
-        """Send one row on its way; False when the queue is full, and the record is held."""
+        """Send one row on its way; False when it is held."""
         lane = self._lanes.get(message[_OID])
         if lane is None:
             lane = self._find_lane(message)
             if lane is None:
                 return True
-        record = lane.record(lane.read(message, _TUPLE_AT), self._commit_time)
         lane.received += 1
-        return self._send(record)
-
-    def _send(self, record: KafkaRecord) -> bool:
-        transaction = self._transaction
-        if transaction is None:
-            raise ProtocolError("an Insert outside a transaction")
-        report = self._report
-        if report is None or record.topic != self._topic:
-            report = self._report = self._publisher.report(transaction, record.topic)
-            self._topic = record.topic
-        if self._publisher.produce(record, report):
-            transaction.outstanding += 1
-            transaction.events += 1
-            return True
-        self._held = record
-        self._held_since = time.monotonic()
-        return False
-
-    def _retry_held(self) -> bool:
-        record = self._held
-        assert record is not None
-        since = self._held_since
-        self._held = None
-        if self._send(record):
-            if self._stalled:
-                log.info("backpressure.ended", seconds=round(time.monotonic() - since, 1))
-                self._stalled = False
-            return True
-        self._held_since = since
-        return False
-
-    def _watch_stall(self, now: float) -> None:
-        """Say once that Kafka takes nothing: the queue is full, and not one delivery came for a while."""
-        if not self._stalled and now - self._held_since > STALLED_SECONDS:
-            self._stalled = True
-            log.warning(
-                "backpressure",
-                in_flight=self._publisher.in_flight,
-                cure="Kafka takes no records: see kafka.* lines; reading from PostgreSQL is paused, nothing is lost",
-            )
+        return self._outlet.send(lane, lane.read(message, _TUPLE_AT))
 
     def _begin(self, message: bytes) -> None:
         begin = pgoutput.read_begin(message, _INSERT_AT)
         milliseconds = begin.commit_time // 1000 + wire.POSTGRES_EPOCH_SECONDS * 1000
-        self._transaction = self._ledger.begin(milliseconds / 1000)
-        self._commit_time = milliseconds
-        self._final_lsn = begin.final_lsn
-        self._report = None
+        transaction = self._transaction = self._ledger.begin(milliseconds / 1000, begin.final_lsn)
+        self._outlet.begin(transaction, milliseconds, alone=begin.final_lsn in self._errand.suspects)
 
     def _commit(self, message: bytes) -> None:
         commit = pgoutput.read_commit(message, _INSERT_AT)
-        if commit.commit_lsn != self._final_lsn:
+        announced = self._transaction.lsn if self._transaction is not None else UNSET
+        if commit.commit_lsn != announced:
             raise ProtocolError(
-                f"a Commit at {format_lsn(commit.commit_lsn)} ends a transaction announced for {format_lsn(self._final_lsn)}"
+                f"a Commit at {format_lsn(commit.commit_lsn)} ends a transaction announced for {format_lsn(announced)}"
             )
         self._ledger.commit(commit.end_lsn)
-        self._received = max(self._received, commit.end_lsn)
+        self._feedback.commit(commit.end_lsn)
+        self._outlet.end()
         self._transaction = None
 
     def _keepalive(self, message: bytes) -> None:
@@ -273,15 +253,14 @@ class Relay:
             raise ProtocolError(f"a CopyData message of an unknown type {message[:1]!r}")
         keepalive = wire.parse_keepalive(message)
         self._ledger.keepalive(keepalive.wal_end)
-        self._received = max(self._received, keepalive.wal_end)
-        self._asked = self._asked or keepalive.reply_requested
+        self._feedback.keepalive(keepalive)
 
     def _other(self, message: bytes) -> None:
         """Take a message that is no row: most say nothing to an outbox."""
         try:
             decoded = pgoutput.decode(message, _INSERT_AT)
         except ProtocolError as error:
-            raise ProtocolError(error.what, lsn=format_lsn(self._final_lsn)) from error
+            raise ProtocolError(error.what, lsn=self._where()) from error
         if isinstance(decoded, pgoutput.Relation):
             self._relations[decoded.oid] = decoded
             self._count_received()
@@ -292,28 +271,76 @@ class Relay:
         oid = int.from_bytes(message[_OID], "big")
         relation = self._relations.get(oid)
         if relation is None:
-            raise ProtocolError(
-                f"an Insert of relation {oid}, which was never described", lsn=format_lsn(self._final_lsn)
-            )
+            raise ProtocolError(f"an Insert of relation {oid}, which was never described", lsn=self._where())
         table = TableName(relation.schema, relation.name)
         if self._lanes_of.is_outbox(table):
-            lane = self._lanes[message[_OID]] = self._lanes_of.compile(relation)
+            try:
+                lane = self._lanes[message[_OID]] = self._lanes_of.compile(relation)
+            except ConfigurationError as error:
+                error.where["lsn"] = self._where()
+                raise
             return lane
-        if oid in self._table_oids:
-            was = self._table_oids[oid]
+        if oid in self._errand.table_oids:
+            was = self._errand.table_oids[oid]
             raise ConfigurationError(
                 f"table {was} has become {table}: it was renamed, and its rows come under the new name",
-                cure=f"--table {table} (with --table {was} too, if that name is in use again)",
+                cure=f"--table {table} (and --table {was} besides, for the rows written under the old name)",
                 table=str(was),
-                lsn=format_lsn(self._final_lsn),
+                lsn=self._where(),
             )
         if table not in self._counters.other_tables:
             log.warning(
                 "other-table", table=str(table), cure="the publication sends rows of a table that no --table names"
             )
-        self._counters.other_tables.add(table)
+            self._counters.other_tables.add(table)
         self._counters.skipped["other-table"] = self._counters.skipped.get("other-table", 0) + 1
         return None
+
+    def _where(self) -> str:
+        """Name the transaction that is being read, by its commit LSN."""
+        return format_lsn(self._transaction.lsn if self._transaction is not None else self._feedback.received)
+
+    def _check_silence(self) -> None:
+        silence = time.monotonic() - self._stream.last_received
+        if silence > self._stream.wal_sender_timeout:
+            raise ConnectionLost(f"PostgreSQL has been silent for {silence:.0f} s, though asked: the wire is dead")
+
+    def _check_failures(self) -> None:
+        """Raise Suspected when Kafka refused records, with all that were in the same batches; Unreachable if it was Kafka."""
+        failures = self._publisher.failures
+        if not failures or self._outlet.on_trial:
+            return
+        until = time.monotonic() + SETTLE_SECONDS
+        while self._publisher.in_flight and time.monotonic() < until:
+            self._publisher.serve(HELD_WAIT_SECONDS)
+            self._advance()
+            self._feedback.tell()
+        for failure in failures:
+            counted = (failure.topic, failure.error.name())
+            self._counters.delivery_errors[counted] = self._counters.delivery_errors.get(counted, 0) + 1
+        error = failed_delivery(failures[0])
+        log.warning("delivery.failed", error=error, refused=len(failures), lsn=failures[0].lsn)
+        if isinstance(error, Unreachable):
+            raise error
+        raise Suspected(frozenset(failure.lsn for failure in failures), error.what)
+
+    def _released(self) -> None:
+        if self._held_since is not None:
+            if self._stalled:
+                log.info("backpressure.ended", seconds=round(time.monotonic() - self._held_since, 1))
+            self._held_since, self._stalled = None, False
+
+    def _watch_stall(self, now: float) -> None:
+        """Say once that Kafka takes nothing: the same event has been held for a while."""
+        if self._held_since is None:
+            self._held_since = now
+        elif not self._stalled and now - self._held_since > STALLED_SECONDS:
+            self._stalled = True
+            log.warning(
+                "backpressure",
+                in_flight=self._publisher.in_flight,
+                cure="Kafka takes no records: see the kafka.* lines; reading from PostgreSQL is paused, nothing is lost",
+            )
 
     def _advance(self) -> None:
         """Take the delivered prefix off the ledger, and bring the counters up to date."""
@@ -332,7 +359,7 @@ class Relay:
         counters.oldest_unacknowledged_timestamp = self._ledger.oldest_commit_time
         counters.in_flight_events = self._publisher.in_flight
         counters.in_flight_bytes = self._publisher.in_flight_bytes
-        counters.received_lsn = max(self._received, counters.received_lsn)
+        counters.received_lsn = max(self._feedback.received, counters.received_lsn)
         self._count_received()
 
     def _count_received(self) -> None:
@@ -342,44 +369,33 @@ class Relay:
                 received[str(lane.table)] = received.get(str(lane.table), 0) + lane.received
                 lane.received = 0
 
-    def _next_status(self) -> float:
-        """When the next status update is due, time.monotonic."""
-        moved = (self._received, self._ledger.flush_lsn) != self._reported
-        return self._status_at + (STATUS_SECONDS if self._asked or moved else self._ask_seconds)
-
-    def _tell(self, *, last: bool = False) -> None:
-        """Send a status update if there is one to send. We ask for an answer when we have heard nothing for a while."""
-        now = time.monotonic()
-        if now < self._next_status() and not last:
-            self._stream.flush()
-            return
-        flush = self._ledger.flush_lsn
-        write = max(self._received, flush)
-        quiet = now - self._stream.last_received >= self._ask_seconds / 2
-        self._stream.send_status(write=write, flush=flush, reply_requested=quiet and not last)
-        self._status_at = now
-        self._asked = False
-        self._reported = (self._received, flush)
-        self._counters.confirmed_lsn = max(flush, self._counters.confirmed_lsn)
-        self._counters.last_feedback_timestamp = time.time()
-
-    def _goodbye(self) -> bool:
-        """Drain, tell the server, close; True when all that was read whole is delivered. Never raises."""
+    def _drain(self) -> None:
+        """Wait, as long as a stop may take, until Kafka has what it was given. Raises Suspected when it refuses some."""
         requested = self._stop.requested_at
         if requested is not None:
             self._counters.state = "draining"
-            log.info("draining", in_flight=self._publisher.in_flight, timeout=self._shutdown_timeout)
-        deadline = (requested if requested is not None else time.monotonic()) + self._shutdown_timeout
+            log.info("draining", in_flight=self._publisher.in_flight, timeout=self._errand.shutdown_timeout)
+        began = requested if requested is not None else time.monotonic()
+        deadline = began + self._errand.shutdown_timeout - LAST_WORDS_SECONDS
         try:
-            while self._publisher.in_flight and not self._publisher.failures and time.monotonic() < deadline - 1:
-                self._publisher.serve(FULL_WAIT_SECONDS)
+            while self._publisher.in_flight and not self._publisher.failures and time.monotonic() < deadline:
+                self._publisher.serve(HELD_WAIT_SECONDS)
                 self._advance()
-                self._tell()
-            self._advance()
-            self._tell(last=True)
+                self._feedback.tell()
+            self._check_failures()
         except CdcOutboxError as error:
-            log.warning("drain.failed", error=str(error))
+            log.warning("drain.failed", error=error)
+        except Suspected:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        """Tell the server how far we are for the last time, and end the stream so that it is surely read. Never raises."""
+        try:
+            self._advance()
+            self._feedback.tell(last=True)
+        except CdcOutboxError as error:
+            log.warning("drain.failed", error=error)
             self._stream.abandon()
-            return self._ledger.idle
-        self._stream.close()
-        return self._ledger.idle
+        else:
+            self._stream.close()

@@ -42,6 +42,10 @@ class Stop:
         """Readable from the first request on."""
         return self._read_fd
 
+    def or_event(self) -> StopOrEvent:
+        """Make an event whose wait also ends with the stop."""
+        return StopOrEvent(self)
+
     def wait(self, seconds: float) -> bool:
         """Sleep, at most `seconds`; True as soon as a stop is requested."""
         if not self.requested and seconds > 0:
@@ -49,3 +53,25 @@ class Stop:
             poller.register(self._read_fd, select.POLLIN)
             poller.poll(seconds * 1000)
         return self.requested
+
+
+class StopOrEvent:
+    """Something that another thread does for us, unless a stop comes first."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._read_fd, self._write_fd = os.pipe()
+
+    def set(self) -> None:
+        """It is done. Called once, by the other thread, which may be alone by then."""
+        with contextlib.suppress(OSError):
+            os.write(self._write_fd, b"!")
+        os.close(self._write_fd)
+
+    def wait(self) -> None:
+        """Sleep until it is done or a stop is requested."""
+        poller = select.poll()
+        poller.register(self._read_fd, select.POLLIN)
+        poller.register(self._stop.fileno(), select.POLLIN)
+        poller.poll()
+        os.close(self._read_fd)

@@ -42,5 +42,7 @@ def settings_of(ctx: click.Context, *, brokers_needed: bool = True) -> Settings:
             "which Kafka? Name its brokers: --brokers host:9092, CDC_OUTBOX_BROKERS, or brokers in the --config file.",
             ctx,
         )
+    if chosen["on-poison"].value == "dead-letter" and chosen["dead-letter-topic"].value is None:
+        raise click.UsageError("--on-poison dead-letter needs a topic to send them to: --dead-letter-topic TOPIC.", ctx)
     values = {OPTIONS[name].key: one.value for name, one in chosen.items()}
     return settings_from(values, "" if brokers is None else str(brokers), kafka)

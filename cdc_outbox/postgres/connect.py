@@ -11,6 +11,8 @@ PostgreSQL manual: 32.1 Database Connection Control Functions; appendix A, Error
 from __future__ import annotations
 
 import contextlib
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
@@ -23,9 +25,11 @@ from cdc_outbox.errors import (
     CdcOutboxError,
     ConfigurationError,
     ConnectionLost,
+    ShuttingDown,
     SlotBusy,
     Unreachable,
 )
+from cdc_outbox.stop import Stop, Stopped
 
 Connection: TypeAlias = psycopg.Connection[tuple[object, ...]]
 
@@ -68,8 +72,32 @@ def session_conninfo(dsn: str, **extra: str) -> str:
     return psycopg_conninfo.make_conninfo("", **merged)
 
 
-def open_session(conninfo: str) -> Connection:
-    """Open an autocommit connection to `conninfo` exactly as given. Raises our errors."""
+def open_session(conninfo: str, stop: Stop | None = None) -> Connection:
+    """Open an autocommit connection to `conninfo` exactly as given. Raises our errors, and Stopped when a stop comes first."""
+    if stop is None:
+        return _open(conninfo)
+    opening: queue.SimpleQueue[Connection | CdcOutboxError] = queue.SimpleQueue()
+
+    def open_aside() -> None:
+        """Connect in a thread that may be left behind: a host that does not answer must not hold up a stop."""
+        try:
+            opening.put(_open(conninfo))
+        except CdcOutboxError as error:
+            opening.put(error)
+        opened.set()
+
+    opened = stop.or_event()
+    threading.Thread(target=open_aside, name="connect", daemon=True).start()
+    opened.wait()
+    if opening.empty():
+        raise Stopped
+    outcome = opening.get()
+    if isinstance(outcome, CdcOutboxError):
+        raise outcome
+    return outcome
+
+
+def _open(conninfo: str) -> Connection:
     try:
         return psycopg.connect(conninfo, autocommit=True)
     except psycopg.Error as error:
@@ -77,9 +105,9 @@ def open_session(conninfo: str) -> Connection:
 
 
 @contextlib.contextmanager
-def open_connection(dsn: str) -> Iterator[Connection]:
-    """A short ordinary connection, autocommit, closed at the end; its errors are ours."""
-    connection = open_session(session_conninfo(dsn))
+def open_connection(dsn: str, stop: Stop | None = None) -> Iterator[Connection]:
+    """A short ordinary connection, autocommit, closed at the end; its errors are ours. Stopped when a stop comes first."""
+    connection = open_session(session_conninfo(dsn), stop)
     try:
         with translated():
             yield connection
@@ -158,6 +186,10 @@ _REPLICATION: Final = _refused(
 )
 
 _BY_WORDS: Final[tuple[tuple[tuple[str, ...], Maker], ...]] = (
+    (
+        ("the database system is shutting down",),
+        lambda message: ShuttingDown(f"PostgreSQL is shutting down: {message}"),
+    ),
     (("password authentication failed", "no password supplied", "authentication failed"), _PASSWORD),
     (
         ("no pg_hba.conf entry", "pg_hba.conf rejects"),

@@ -94,8 +94,8 @@ def require_published(publication: Publication | None, name: str, tables: Sequen
         raise ConfigurationError(
             f"publication {name} does not exist",
             cure=f"cdc-outbox sql install | psql …; or: CREATE PUBLICATION {quote_identifier(name)} FOR TABLE {listed} "
-            "WITH (publish = 'insert', publish_via_partition_root = true). Rows written before it existed are not "
-            "streamed: with a slot that is older, drop the slot too",
+            "WITH (publish = 'insert', publish_via_partition_root = true). Rows written while it was missing are not "
+            "streamed by a slot that is older: cdc-outbox slot recover sends them from the table",
             publication=name,
         )
     alter = f"ALTER PUBLICATION {quote_identifier(name)}"
@@ -115,8 +115,8 @@ def require_published(publication: Publication | None, name: str, tables: Sequen
         if table.name not in published:
             raise ConfigurationError(
                 f"publication {name} does not publish table {table.name}",
-                cure=f"{alter} ADD TABLE {table.name.quoted}. Rows written before that are not streamed: see "
-                "cdc-outbox slot drop, after which a start sends every row that is in the table",
+                cure=f"{alter} ADD TABLE {table.name.quoted}. Rows written before that are not streamed by a slot that is "
+                "older: cdc-outbox slot recover sends them from the table",
                 publication=name,
                 table=str(table.name),
             )

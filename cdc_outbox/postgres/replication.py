@@ -35,7 +35,7 @@ class ReplicationSession:
     def __init__(self, dsn: str, stop: Stop) -> None:
         self._stop = stop
         conninfo = connect.session_conninfo(dsn, replication="database")
-        self.connection = connect.open_session(conninfo)
+        self.connection = connect.open_session(conninfo, stop)
         self.pgconn = self.connection.pgconn
         self.notice: Callable[[str, str], None] | None = None
         self.connection.add_notice_handler(self._on_notice)

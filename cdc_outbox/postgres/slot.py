@@ -19,6 +19,9 @@ from cdc_outbox.postgres.replication import ReplicationSession
 
 PLUGIN: Final = "pgoutput"
 
+LOST: Final = "lost"
+"""wal_status of a slot that can never be streamed from again."""
+
 _SNAPSHOT_OPTION_IN_PARENTHESES: Final = 150_000
 """Server version from which CREATE_REPLICATION_SLOT takes its options in parentheses."""
 
@@ -81,7 +84,7 @@ def inspect(connection: Connection, name: str) -> SlotInfo | None:
     )
 
 
-def require_usable(info: SlotInfo) -> None:
+def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
     """Raise ConfigurationError when the slot cannot be ours: another kind, plugin or database, or lost."""
     if info.slot_type != "logical" or info.plugin != PLUGIN:
         kind = f"a logical slot of plugin {info.plugin}" if info.slot_type == "logical" else "a physical slot"
@@ -96,11 +99,11 @@ def require_usable(info: SlotInfo) -> None:
             cure="name that database in --dsn, or choose another name with --slot: names are unique in a whole cluster",
             slot=info.name,
         )
-    if info.wal_status == "lost":
+    if info.wal_status == LOST and not lost_is_fine:
         raise ConfigurationError(
             f"slot {info.name} is lost: the server has removed WAL that it still needed",
-            cure="events since the last acknowledged one can only be read from the table again: drop the slot "
-            "(cdc-outbox slot drop), and the next start sends every row that is still in the table",
+            cure="what it did not send can only be read from the table again: cdc-outbox slot recover makes a new slot and "
+            "sends every row that is still there (run --on-slot-lost recover does it by itself); consumers drop what they know",
             slot=info.name,
         )
 

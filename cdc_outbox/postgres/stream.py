@@ -20,7 +20,7 @@ from typing import Final
 import psycopg
 from psycopg import pq
 
-from cdc_outbox.errors import CdcOutboxError, ConnectionLost
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost
 from cdc_outbox.names import quote_identifier, quote_literal
 from cdc_outbox.postgres import wire
 from cdc_outbox.postgres.replication import ReplicationSession, result_error
@@ -39,14 +39,19 @@ CLOSE_SECONDS: Final = 2.0
 class ReplicationStream:
     """A started stream. One thread uses it. `close()` at the end, or the last status may never be read."""
 
-    def __init__(self, session: ReplicationSession, stop: Stop, wal_sender_timeout: float) -> None:
+    def __init__(self, session: ReplicationSession, stop: Stop, wal_sender_timeout: float, slot: str) -> None:
         self._session = session
+        self._slot = slot
         self._pgconn = session.pgconn
         self._unflushed = False
         self.wal_sender_timeout = wal_sender_timeout
         """Seconds of silence after which the server gives us up."""
         self.last_received = time.monotonic()
         """`time.monotonic()` of the last bytes on the wire."""
+        self._skipped = ""
+        self._whole = 0
+        self._arriving: list[bytes] = []
+        session.notice = self._on_notice
         self._poller = select.poll()
         self._poller.register(self._pgconn.socket, select.POLLIN)
         self._poller.register(stop.fileno(), select.POLLIN)
@@ -60,7 +65,7 @@ class ReplicationStream:
         options = f"proto_version '1', publication_names {quote_literal(quote_identifier(publication))}"
         session.run(f"START_REPLICATION SLOT {quote_identifier(slot)} LOGICAL 0/0 ({options})")
         session.pgconn.nonblocking = 1
-        return cls(session, stop, timeout)
+        return cls(session, stop, timeout, slot)
 
     def wait(self, seconds: float) -> None:
         """Sleep until there is something to read, a stop is requested for the first time, or `seconds` are over."""
@@ -69,11 +74,14 @@ class ReplicationStream:
                 self._poller.unregister(descriptor)
 
     def receive(self, limit: int) -> list[bytes]:
-        """What has arrived, at most `limit` messages or about 1 MiB. Empty when there is nothing.
+        """Give what has arrived, at most `limit` messages or about 1 MiB. Empty when there is nothing.
 
-        Raises ConnectionLost when the wire is dead, and the server's own error when it ended the copy with one.
+        Raises ConnectionLost when the wire is dead, the server's own error when it ended the copy with one, and
+        ConfigurationError when it says that it skipped a publication: never with a message from behind that in hand.
         """
-        messages: list[bytes] = []
+        if self._skipping():
+            raise _gap(self._slot, self._skipped)
+        messages = self._arriving = []
         append, get = messages.append, self._pgconn.get_copy_data
         size = 0
         consumed = False
@@ -93,6 +101,8 @@ class ReplicationStream:
                     raise self._ended()
         except psycopg.Error as error:
             raise ConnectionLost(f"the replication connection broke: {_one_line(error)}") from error
+        if self._skipping():
+            del messages[self._whole :]
         if messages:
             self.last_received = time.monotonic()
         return messages
@@ -147,12 +157,33 @@ class ReplicationStream:
             elif self._pgconn.get_result() is None:
                 break
 
+    def _skipping(self) -> bool:
+        """Whether the server has said so; `receive` itself is where it is heard."""
+        return bool(self._skipped)
+
+    def _on_notice(self, sqlstate: str, message: str) -> None:
+        """PostgreSQL 18 skips a publication that is missing, with a warning; what comes behind it must not be confirmed."""
+        if sqlstate == "55000" and "publication" in message and not self._skipped:
+            self._skipped = message
+            self._whole = len(self._arriving)
+
     def _ended(self) -> CdcOutboxError:
         """Why the server ended the copy: its error, or a shutdown, which comes as an ordinary end."""
         result = self._pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return result_error(result)
+            error = result_error(result)
+            return _gap(self._slot, error.what) if "publication" in error.what else error
         return ConnectionLost("PostgreSQL ended the stream: it is shutting down, or its connection was cut")
+
+
+def _gap(slot: str, words: str) -> ConfigurationError:
+    """The server cannot tell which rows written while a publication was missing belonged to it. They are in the table."""
+    return ConfigurationError(
+        f"the publication was missing while rows were written, and they cannot be streamed any more: {words}",
+        cure="make sure that the publication exists and has the table (cdc-outbox sql install), then close the gap from the "
+        "table: cdc-outbox slot recover",
+        slot=slot,
+    )
 
 
 def _wal_sender_timeout(session: ReplicationSession) -> float:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import KafkaError, KafkaException
 
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, Unreachable
+from cdc_outbox.lsn import Lsn
 
 _REFUSED: Final = frozenset(
     {
@@ -76,6 +77,16 @@ class DeliveryFailure(NamedTuple):
     size: int
     """Bytes of the value."""
     error: KafkaError
+    lsn: Lsn
+    """Commit LSN of its transaction; unset for a row of a snapshot."""
+
+
+def reason(error: KafkaError) -> str:
+    """A word for metrics and headers: librdkafka's name for the error, `msg-size-too-large`."""
+    return error.name().lower().lstrip("_").replace("_", "-")
+
+
+TOO_LARGE: Final = "msg-size-too-large"
 
 
 def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
@@ -97,7 +108,7 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
             f"Kafka does not take a record: {error.str()}",
             cure="raise the topic's max.message.bytes, or correct what the application writes; "
             "the broker refuses a whole batch for one record, so the culprit may be another one of this topic",
-            reason=error.name().lower().lstrip("_"),
+            reason=reason(error),
             topic=topic,
             key=key,
             size=failure.size,

@@ -12,14 +12,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Final, Protocol
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient, ConfigResource
 
 from cdc_outbox.counters import Counters, TopicCounters
 from cdc_outbox.errors import CdcOutboxError, PoisonEvent, Unreachable
-from cdc_outbox.publish.errors import NOT_READY, DeliveryFailure, final, kafka_error, unreachable
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.publish.errors import NOT_READY, DeliveryFailure, final, kafka_error, reason, unreachable
 from cdc_outbox.route import KafkaRecord
 
 log = structlog.get_logger(__name__)
@@ -27,13 +30,20 @@ log = structlog.get_logger(__name__)
 METADATA_SECONDS: Final = 2.0
 """One attempt to hear from a broker: long enough for a TLS handshake, short enough to notice a stop."""
 
+_CONNECTION: Final = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", "client.id", "broker.", "socket.")
+"""Beginnings of the properties that say how to reach the cluster: what an admin client needs of a producer's."""
+
+HURRY_SECONDS: Final = 0.02
+"""One wait for a record sent alone: a round trip to the broker, and no more than the server waits for a status."""
+
 Report = Callable[[KafkaError | None, Message], None]
 
 
 class Outstanding(Protocol):
-    """Whoever waits for deliveries."""
+    """Whoever waits for deliveries: a transaction, known by its commit LSN, or a part of a snapshot."""
 
     outstanding: int
+    lsn: Lsn
 
 
 class Publisher:
@@ -47,6 +57,8 @@ class Publisher:
         self.failures: list[DeliveryFailure] = []
         """Deliveries that failed for good, in the order in which librdkafka told."""
         self._fatal = False
+        self._largest = int(properties.get("message.max.bytes", "1000000"))
+        self._properties = properties
         try:
             self._producer = Producer(
                 {**properties, "error_cb": self._on_error}, logger=logging.getLogger("confluent_kafka")
@@ -98,7 +110,7 @@ class Publisher:
                 counts.delivered_bytes += size
                 self._delivered_bytes += size
             else:
-                failures.append(_failure(error, message))
+                failures.append(_failure(error, message, transaction.lsn))
 
         return delivered
 
@@ -125,6 +137,24 @@ class Publisher:
         except (KafkaException, SystemError) as raised:  # a fatal error: see publish/errors.py
             raise self._error(raised) from raised
 
+    def hurry(self) -> None:
+        """Send what is queued without waiting for more of a batch: `linger.ms` is for others."""
+        try:
+            self._producer.flush(HURRY_SECONDS)
+        except (KafkaException, SystemError) as raised:
+            raise self._error(raised) from raised
+
+    def topic_limit(self, topic: str) -> int | str:
+        """Ask for the topic's max.message.bytes, where that is permitted; for a message, never for a decision."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        connection = {name: value for name, value in self._properties.items() if name.startswith(_CONNECTION)}
+        try:
+            future = AdminClient(connection).describe_configs([resource], request_timeout=METADATA_SECONDS)[resource]
+            return int(future.result(METADATA_SECONDS)["max.message.bytes"].value)
+        except (KafkaException, FutureTimeout, KeyError, ValueError) as error:
+            log.debug("topic.limit.unknown", topic=topic, error=str(error))
+            return "the topic's max.message.bytes"
+
     def drain(self, until: float, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Serve until nothing is in flight; False when `until` (time.monotonic) comes first, or `stopped()`."""
         while len(self._producer) and not self.failures:
@@ -148,10 +178,11 @@ class Publisher:
         return PoisonEvent(
             f"librdkafka does not take the record: {error.str()}",
             cure="raise message.max.bytes here and max.message.bytes of the topic, or keep such payloads elsewhere",
-            reason=error.name().lower().lstrip("_"),
+            reason=reason(error),
             topic=record.topic,
             key=None if record.key is None else record.key[:200].decode(errors="replace"),
             size=len(record.value or b""),
+            limit=self._largest if error.code() == KafkaError.MSG_SIZE_TOO_LARGE else None,
         )
 
     def _error(self, raised: BaseException) -> CdcOutboxError:
@@ -176,6 +207,6 @@ class Publisher:
         log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure if refusal else None)
 
 
-def _failure(error: KafkaError, message: Message) -> DeliveryFailure:
+def _failure(error: KafkaError, message: Message, lsn: Lsn) -> DeliveryFailure:
     key = message.key()
-    return DeliveryFailure(message.topic() or "", key if isinstance(key, bytes) else None, len(message), error)
+    return DeliveryFailure(message.topic() or "", key if isinstance(key, bytes) else None, len(message), error, lsn)

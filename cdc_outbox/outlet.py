@@ -1,0 +1,153 @@
+"""Where events leave: route, produce, hold what finds the queue full, and deal with what can never be delivered.
+
+In: the events of one transaction after the other. Out: records handed to the publisher, counted on their transaction.
+Never: an event dropped or overtaken. While one is held, or tried alone, nothing else is taken.
+
+librdkafka fails a whole batch for one record that the broker refuses, so a failed delivery names suspects and no culprit. The
+records of suspected transactions are sent again, each alone, with nothing else in flight: then a failure is about that record.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cdc_outbox.decode.outbox import OutboxEvent
+from cdc_outbox.errors import AccessRefused, ConfigurationError, PoisonEvent, ProtocolError
+from cdc_outbox.lanes import Lane
+from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.poison import PoisonPolicy, Suspect, without_payload
+from cdc_outbox.publish.errors import TOO_LARGE, failed_delivery
+from cdc_outbox.publish.producer import Publisher, Report
+from cdc_outbox.route import KafkaRecord
+
+
+class Carrier(Protocol):
+    """The transaction (or batch of a snapshot) that events belong to."""
+
+    outstanding: int
+    events: int
+    lsn: Lsn
+
+
+class Outlet:
+    """One generation's way out. `begin` a carrier, then `send` its events; while `send` or `retry` say False, `retry`."""
+
+    def __init__(self, publisher: Publisher, policy: PoisonPolicy) -> None:
+        self._publisher = publisher
+        self._policy = policy
+        self._carrier: Carrier | None = None
+        self._commit_time = 0
+        self._alone = False
+        self._topic = ""
+        self._report: Report | None = None
+        self._held: KafkaRecord | None = None
+        self._suspect: Suspect | None = None
+        """What the held record is about, when it goes alone or is a dead letter."""
+        self._on_trial = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether a record waits for its place."""
+        return self._held is not None
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether a record is on its way alone: a failure now is about that record, and is dealt with by `retry`."""
+        return self._on_trial
+
+    def begin(self, carrier: Carrier, commit_time: int, *, alone: bool = False) -> None:
+        """The next events are of this transaction. `commit_time` in Unix milliseconds; `alone`: it is suspected."""
+        self._carrier = carrier
+        self._commit_time = commit_time
+        self._alone = alone
+        self._report = None
+
+    def end(self) -> None:
+        """The transaction is over: an event outside one is a protocol error."""
+        self._carrier = None
+
+    def send(self, lane: Lane, event: OutboxEvent) -> bool:
+        """Send one event on its way; False when it is held: nothing more until `retry` says True. Raises by the policy."""
+        try:
+            record = lane.record(event, self._commit_time)
+        except PoisonEvent as error:
+            return self._condemn(error, self._suspected(lane, event, None))
+        if self._alone:
+            return self._hold(record, self._suspected(lane, event, record))
+        try:
+            return self._produce(record)
+        except PoisonEvent as error:
+            return self._condemn(error, self._suspected(lane, event, record))
+
+    def retry(self) -> bool:
+        """Try again with what is held. True when it is on its way, and the next may come."""
+        record, suspect = self._held, self._suspect
+        if record is None:
+            return True
+        if suspect is not None:
+            return self._trial(record, suspect)
+        self._held = None
+        return self._produce(record)
+
+    def _suspected(self, lane: Lane, event: OutboxEvent, record: KafkaRecord | None) -> Suspect:
+        lsn = self._carrier.lsn if self._carrier is not None else UNSET
+        return Suspect(lane.table, event, record, lsn, self._commit_time)
+
+    def _produce(self, record: KafkaRecord) -> bool:
+        carrier = self._carrier
+        if carrier is None:
+            raise ProtocolError("an Insert outside a transaction")
+        report = self._report
+        if report is None or record.topic != self._topic:
+            report = self._report = self._publisher.report(carrier, record.topic)
+            self._topic = record.topic
+        if self._publisher.produce(record, report):
+            carrier.outstanding += 1
+            carrier.events += 1
+            return True
+        self._held = record
+        return False
+
+    def _hold(self, record: KafkaRecord, suspect: Suspect) -> bool:
+        self._held, self._suspect, self._on_trial = record, suspect, False
+        return self.retry()
+
+    def _trial(self, record: KafkaRecord, suspect: Suspect) -> bool:
+        """Send one record with nothing else in flight, and wait for its own report."""
+        publisher = self._publisher
+        if publisher.in_flight:
+            publisher.hurry()
+            return False
+        if not self._on_trial:
+            try:
+                self._on_trial = self._produce(record)
+            except PoisonEvent as error:
+                return self._condemn(error, suspect)
+            self._held = record
+            publisher.hurry()
+            return False
+        self._held, self._suspect, self._on_trial = None, None, False
+        if not publisher.failures:
+            return True
+        failure = publisher.failures.pop()
+        publisher.failures.clear()
+        assert self._carrier is not None
+        self._carrier.outstanding -= 1
+        self._carrier.events -= 1
+        found = failed_delivery(failure)
+        if found.where.get("reason") == TOO_LARGE:
+            found.where["limit"] = publisher.topic_limit(failure.topic)
+        if not isinstance(found, (PoisonEvent, ConfigurationError, AccessRefused)):
+            raise found
+        return self._condemn(found, suspect)
+
+    def _condemn(self, error: PoisonEvent | ConfigurationError | AccessRefused, suspect: Suspect) -> bool:
+        """Apply the policy to a culprit. A dead letter goes alone too: whether Kafka takes it must be known."""
+        self._held, self._suspect, self._on_trial = None, None, False
+        refused = suspect.record
+        if refused is not None and refused.value is not None and self._policy.is_letter(refused):
+            return self._hold(without_payload(refused), suspect._replace(record=without_payload(refused)))
+        letter = self._policy.apply(error, suspect)
+        if letter is None:
+            return True
+        return self._hold(letter, suspect._replace(record=letter))
