@@ -52,7 +52,6 @@ class _Rule:
 
 
 _TRUE: Final = ("true", "t", "1")
-_FALSE: Final = ("false", "f", "0")
 
 _RULES: Final[Mapping[str, _Rule]] = {
     "acks": _Rule(
@@ -70,7 +69,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "max.in.flight.requests.per.connection": _Rule(
         ("1", "2", "3", "4", "5"), "more than five requests in flight lose the order that idempotence keeps"
     ),
-    "delivery.report.only.error": _Rule(_FALSE, "without delivery reports nothing could ever be acknowledged"),
+    "delivery.report.only.error": _Rule((), "without delivery reports nothing could ever be acknowledged"),
     "queuing.strategy": _Rule(("fifo",), "records of one key would leave in another order"),
     "transactional.id": _Rule((), "the relay is at-least-once; its acknowledgement does not follow Kafka transactions"),
     "queue.buffering.max.messages": _Rule((), "the bound on events in flight is --max-in-flight-events"),
@@ -78,8 +77,8 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "bootstrap.servers": _Rule((), "the brokers are named by --brokers"),
 }
 
-SECRET_WORDS: Final = ("password", "secret", "ssl.key.pem", "oauthbearer.config", "token")
-"""A property whose name holds one of these is masked wherever it is shown."""
+_NO_TEXT: Final = frozenset({"default.topic.config", "logger", "on_delivery", "opaque"})
+"""Objects of a program, as are all callbacks: confluent_kafka would fail on a text with a TypeError, or take it in silence."""
 
 
 def librdkafka_version() -> str:
@@ -92,23 +91,22 @@ def effective(user: Mapping[str, str], settings: Settings) -> dict[str, str]:
     merged = dict(DEFAULTS)
     for given, value in user.items():
         name = _ALIASES.get(given, given)
+        if name in _NO_TEXT or name.endswith(("_cb", "_callback")):
+            raise _refusal(given, value, _Rule((), "it is an object of a program, which no text can be"))
         rule = _RULES.get(name)
         if rule is not None and value.strip().lower() not in rule.allowed:
             raise _refusal(given, value, rule)
         merged[name] = value
     merged["bootstrap.servers"] = settings.brokers
     merged["queue.buffering.max.messages"] = str(settings.max_in_flight_events)
-    merged["queue.buffering.max.kbytes"] = str(max(1, settings.max_in_flight_bytes // 1024))
+    merged["queue.buffering.max.kbytes"] = str(_kibibytes(settings.max_in_flight_bytes))
     _check_one_fits(merged, settings)
     return merged
 
 
-def masked(properties: Mapping[str, str]) -> dict[str, str]:
-    """The same, fit to be shown: secrets are `***`."""
-    return {
-        name: "***" if any(word in name for word in SECRET_WORDS) else value
-        for name, value in sorted(properties.items())
-    }
+def _kibibytes(size: int) -> int:
+    """Rounded up: a record that is as large as allowed must find room in an empty queue."""
+    return -(-size // 1024)
 
 
 def _refusal(name: str, value: str, rule: _Rule) -> ConfigurationError:
