@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import time
+import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ LARGEST_MEGABYTES: Final = 120
 """Unpacked, beyond the base."""
 
 READY_SECONDS: Final = 30.0
+CALL_SECONDS: Final = 60.0
+"""The longest that one command of the engine may take."""
+
 WRITES: Final = 40
 
 
@@ -56,7 +60,8 @@ class Image:
 
     def call(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """One command of the engine."""
-        done = subprocess.run([*self.engine, *arguments], check=False, capture_output=True, text=True, timeout=120)
+        command = [*self.engine, *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=CALL_SECONDS)
         assert not check or done.returncode == 0, f"{shlex.join(arguments)}: {done.stdout}{done.stderr}"
         return done
 
@@ -64,7 +69,14 @@ class Image:
         self, *arguments: str, options: tuple[str, ...] = (), check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """A container, started as strictly as docker-compose.yml does, until it ends."""
-        return self.call("run", "--rm", *self.strict(), *options, self.name, *arguments, check=check)
+        container = f"cdc-outbox-test-{uuid.uuid4().hex}"
+        try:
+            return self.call(
+                "run", "--rm", "--name", container, *self.strict(), *options, self.name, *arguments, check=check
+            )
+        except subprocess.TimeoutExpired as late:
+            self.call("rm", "--force", container)
+            raise AssertionError(f"{shlex.join(arguments)} did not end: {late.stdout} {late.stderr}") from None
 
     def python(self, program: str) -> Any:
         """What a program prints as JSON, run by the image's own Python."""
@@ -235,7 +247,7 @@ class Shop:
 
     @contextlib.contextmanager
     def relay(self) -> Iterator[str]:
-        name = f"cdc-outbox-test-{os.getpid()}"
+        name = f"cdc-outbox-test-{uuid.uuid4().hex}"
         environment = {
             "CDC_OUTBOX_DSN_FILE": "/run/secrets/relay-dsn",
             "CDC_OUTBOX_BROKERS": self.brokers,
@@ -256,6 +268,7 @@ class Shop:
         try:
             yield name
         finally:
+            print(call("logs", name).stderr)  # shown when the test fails
             call("rm", "--force", name)
 
     def logs(self, name: str) -> list[dict[str, Any]]:
