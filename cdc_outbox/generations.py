@@ -23,7 +23,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, SlotBusy, Undelivered, Unreachable
 from cdc_outbox.first_start import FirstStart, somebody_else_was_first
 from cdc_outbox.lanes import Lanes
-from cdc_outbox.lsn import Lsn
+from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres import connect, publication, server, slot
@@ -72,6 +72,10 @@ class Generations:
         self._suspects: frozenset[Lsn] = frozenset()
         self._target: Lsn | None = None
         self._streamed = False
+        self._shared = False
+        """Whether somebody else was seen to stream from the slot: then it may have moved without us."""
+        self._stood_at = UNSET
+        """Where the slot stood when we first saw it. To notice a slot that is not the same any more; never reported."""
         self._connecting = True
         self._first_attempt = self._began = time.monotonic()
 
@@ -182,6 +186,7 @@ class Generations:
         recovers = settings.on_slot_lost == "recover"
         if found is not None:
             slot.require_usable(found, lost_is_fine=recovers)
+            self._require_same_slot(found)
         elif self._streamed and not recovers:
             raise ConfigurationError(
                 f"slot {settings.slot} is gone: somebody dropped it while the relay was running",
@@ -195,6 +200,21 @@ class Generations:
                 cure="cdc-outbox slot create, or start without --no-create-slot",
                 slot=settings.slot,
             )
+
+    def _require_same_slot(self, found: slot.SlotInfo) -> None:
+        """Raise ConfigurationError when the slot stands behind nothing that we acknowledged: it is another one by that name."""
+        confirmed = found.confirmed_flush_lsn or UNSET
+        known = max(self._stood_at, self._counters.confirmed_lsn)
+        if self._streamed and not self._shared and known != UNSET and confirmed > known:
+            raise ConfigurationError(
+                f"slot {found.name} stands at {format_lsn(confirmed)}, but {format_lsn(known)} is the last that was "
+                "acknowledged: somebody dropped it and made it again, or advanced it, and what lies between is not streamed",
+                cure="cdc-outbox slot recover sends what is in the table; if another relay has streamed from the slot "
+                "meanwhile, nothing is missing: start again",
+                slot=found.name,
+                lsn=format_lsn(confirmed),
+            )
+        self._stood_at = max(self._stood_at, confirmed)
 
     def _first_start(self, session: ReplicationSession, publisher: Publisher, *, replace: bool) -> None:
         first = FirstStart(self._settings, session, publisher, self._lanes, self._policy, self._counters, self._stop)
@@ -221,6 +241,7 @@ class Generations:
             except SlotBusy as error:
                 if settings.on_slot_busy == "exit":
                     raise
+                self._shared = True
                 if told != error.what:
                     told = error.what
                     log.info("standby", slot=settings.slot, error=error.what)

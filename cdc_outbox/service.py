@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Final
 
@@ -31,7 +32,7 @@ from cdc_outbox.observe import Versions, http, logs, metrics
 from cdc_outbox.observe.summary import Summary
 from cdc_outbox.postgres.connect import libpq_version
 from cdc_outbox.publish.settings import librdkafka_version
-from cdc_outbox.stop import Stop
+from cdc_outbox.stop import Stop, Stopped
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,15 @@ def versions() -> Versions:
 
 def run(settings: Settings) -> int:
     """Relay until told to stop. Gives the exit code; logs why."""
+    return _process(settings, Generations.run)
+
+
+def recover(settings: Settings) -> int:
+    """Replace the slot by a new one, after sending the rows that are in the table. Gives the exit code; logs why."""
+    return _process(replace(settings, http="off"), Generations.recover)
+
+
+def _process(settings: Settings, work: Callable[[Generations], None]) -> int:
     logs.configure(settings.log_format, settings.log_level)
     counters = Counters()
     stop = Stop()
@@ -64,11 +74,15 @@ def run(settings: Settings) -> int:
                 registry = metrics.build_registry(counters, versions())
                 around.enter_context(http.serve(settings.http, counters, settings, registry))
             log.info("started", **logs.started_fields(settings, versions()))
-            Generations(settings, counters, stop).run()
+            work(Generations(settings, counters, stop))
+    except Stopped:
+        error = Undelivered("stopped before it was done")
+        log.warning("stopped", error=error, exit_code=error.exit_code)
+        return error.exit_code
     except CdcOutboxError as error:
         counters.state = "stopped"
         level = log.warning if isinstance(error, Undelivered) else log.error
-        level("stopped", error=error.what, cure=error.cure or None, exit_code=error.exit_code, **error.where)
+        level("stopped", error=error, exit_code=error.exit_code)
         return error.exit_code
     counters.state = "stopped"
     log.info("stopped", exit_code=0)
