@@ -1,0 +1,159 @@
+"""What an option makes of the record: topic, headers, timestamp, partition, and names of columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.plugins.outbox import ended, event_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.plugins.daemon import Relay
+    from tests.plugins.outbox import Outbox
+
+
+def add_columns(outbox: Outbox, columns: str) -> None:
+    outbox.create()
+    outbox.database.execute(f"ALTER TABLE outbox {columns}")
+    outbox.create_slot()
+
+
+def test_without_a_word_the_topic_is_debeziums(outbox: Outbox, relay: Callable[..., Relay]) -> None:
+    outbox.create()
+    outbox.add(aggregatetype=f"{outbox.prefix}order")
+    assert relay("--until", "caught-up", database=outbox.database, kafka=outbox.kafka).wait() == 0
+    assert len(outbox.kafka.consume(f"outbox.event.{outbox.prefix}order", 1)) == 1
+
+
+def test_any_columns_may_name_the_topic(outbox: Outbox) -> None:
+    add_columns(outbox, "ADD tenant text, ADD shard int")
+    outbox.add(tenant="acme", shard=7)
+    outbox.drain("--topic", outbox.prefix + "{tenant}.{aggregatetype}-{shard}")
+    assert [record.topic for record in outbox.records()] == [f"{outbox.prefix}acme.order-7"]
+
+
+def test_a_topic_may_be_a_fixed_one(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.add_all([{"aggregatetype": "order"}, {"aggregatetype": None}])
+    outbox.drain("--topic", f"{outbox.prefix}all")
+    assert [record.topic for record in outbox.records()] == [f"{outbox.prefix}all"] * 2
+
+
+def test_columns_become_headers_after_the_members_of_headers_under_their_own_or_a_given_name(outbox: Outbox) -> None:
+    add_columns(outbox, "ADD tenant text, ADD attempt int, ADD digest bytea")
+    full = outbox.add(tenant="Ärger", attempt=3, digest=b"\x00\xff", headers='{"a": "1"}')
+    empty = outbox.add(tenant=None, attempt=None, digest=b"")
+    outbox.drain("--header", "tenant", "--header", "attempt:x-attempt", "--header", "digest")
+    by_id = outbox.records_by_id()
+    assert by_id[full].headers[2:] == [
+        ("a", b"1"),
+        ("tenant", "Ärger".encode()),
+        ("x-attempt", b"3"),
+        ("digest", b"\x00\xff"),
+    ]
+    assert by_id[empty].headers[2:] == [("digest", b"")]
+
+
+def test_the_headers_id_and_type_can_be_called_otherwise(outbox: Outbox) -> None:
+    outbox.create()
+    written = outbox.add(headers='{"id": "mine"}')
+    outbox.drain("--header", "id:eventId", "--header", "type:eventType")
+    (record,) = outbox.records()
+    assert record.headers == [("eventId", written.encode()), ("eventType", b"OrderPlaced"), ("id", b"mine")]
+
+
+def test_trace_columns_become_headers_by_themselves_and_a_member_of_the_same_name_wins(outbox: Outbox) -> None:
+    add_columns(outbox, "ADD tracestate text, ADD traceparent text")
+    both = outbox.add(traceparent="00-aa-bb-01", tracestate="vendor=1")
+    none = outbox.add(traceparent=None, tracestate=None)
+    member = outbox.add(traceparent="00-aa-bb-01", headers='{"traceparent": "00-cc-dd-01"}')
+    outbox.drain()
+    by_id = outbox.records_by_id()
+    assert by_id[both].headers[2:] == [("traceparent", b"00-aa-bb-01"), ("tracestate", b"vendor=1")]
+    assert by_id[none].headers[2:] == []
+    assert by_id[member].headers[2:] == [("traceparent", b"00-cc-dd-01")]
+
+
+@pytest.mark.parametrize(
+    ("column_type", "written", "milliseconds"),
+    [
+        ("timestamptz", "2026-11-23 08:51:33.256999+01", 1_795_420_293_256),
+        ("timestamp", "2026-11-23 07:51:33.256999", 1_795_420_293_256),
+        ("timestamptz", "1970-01-01 00:00:00.001+00", 1),
+    ],
+)
+def test_a_column_can_give_the_timestamp(outbox: Outbox, column_type: str, written: str, milliseconds: int) -> None:
+    add_columns(outbox, f"ADD at {column_type}")
+    named = outbox.add(at=written)
+    unnamed = outbox.add(at=None)
+    outbox.drain("--timestamp-column", "at")
+    by_id = outbox.records_by_id()
+    assert by_id[named].timestamp == milliseconds
+    assert by_id[unnamed].timestamp > 1_795_420_293_256, "NULL: the commit time"
+
+
+def test_a_column_can_give_the_partition(outbox: Outbox) -> None:
+    add_columns(outbox, "ADD part int")
+    outbox.kafka.create_topic(f"{outbox.prefix}order", partitions=4)
+    written = {outbox.add(part=part): part for part in (0, 1, 2, 3)}
+    unnamed = {outbox.add(part=None, aggregateid="foobar")}
+    outbox.drain("--partition-column", "part")
+    partitions = {event_id(record): record.partition for record in outbox.records()}
+    assert partitions == written | dict.fromkeys(unnamed, (-790332482 & 0x7FFFFFFF) % 4)
+
+
+def test_a_partition_that_the_topic_does_not_have_stops_the_relay_and_nothing_behind_it_is_confirmed(
+    outbox: Outbox,
+) -> None:
+    add_columns(outbox, "ADD part int")
+    outbox.kafka.create_topic(f"{outbox.prefix}order", partitions=4)
+    before = outbox.add(part=1)
+    reached = outbox.current_lsn()
+    outbox.add(part=4, aggregateid="the-culprit")
+    ended(outbox.relay("--partition-column", "part"), 65, "partition", "the-culprit", f"{outbox.prefix}order")
+    assert [event_id(record) for record in outbox.records()] == [before]
+    assert not outbox.confirmed_past(outbox.current_lsn())
+    assert outbox.confirmed_past(reached)
+
+
+def test_the_snake_case_preset(outbox: Outbox) -> None:
+    outbox.database.execute(
+        "CREATE TABLE outbox (id uuid, aggregate_type text, aggregate_id text, event_type text, payload jsonb);"
+        "INSERT INTO outbox VALUES (gen_random_uuid(), 'order', '7', 'OrderPlaced', '{}')"
+    )
+    outbox.publish("outbox")
+    outbox.drain("--columns", "snake", "--topic", outbox.prefix + "{aggregate_type}")
+    (record,) = outbox.records()
+    assert (record.topic, record.key, record.value) == (f"{outbox.prefix}order", b"7", b"{}")
+    assert record.header("type") == b"OrderPlaced"
+
+
+def test_columns_of_any_name(outbox: Outbox) -> None:
+    outbox.database.execute(
+        'CREATE TABLE outbox (event uuid, kind text, "Entity, Key" text, "from" text, body text);'
+        "INSERT INTO outbox VALUES (gen_random_uuid(), 'order', '7', 'OrderPlaced', 'x')"
+    )
+    outbox.publish("outbox")
+    outbox.drain(
+        *("--id-column", "event", "--key-column", '"Entity, Key"', "--type-column", "from", "--payload-column", "body"),
+        *("--topic", outbox.prefix + "{kind}"),
+    )
+    (record,) = outbox.records()
+    assert (record.topic, record.key, record.value) == (f"{outbox.prefix}order", b"7", b"x")
+    assert record.header("type") == b"OrderPlaced"
+
+
+def test_a_column_is_renamed_under_a_running_relay_that_knows_both_names(outbox: Outbox) -> None:
+    outbox.create()
+    relay = outbox.streaming("--payload-column", "body,payload")
+    outbox.add(payload='"old"')
+    outbox.database.execute("ALTER TABLE outbox RENAME payload TO body")
+    outbox.database.execute(
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, body) VALUES ('order', '1', 'OrderPlaced', '\"new\"')"
+    )
+    assert [record.value for record in outbox.records(until=2)] == [b'"old"', b'"new"']
+    relay.terminate()
+    assert relay.wait() == 0
