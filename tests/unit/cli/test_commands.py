@@ -130,7 +130,7 @@ def test_run_without_brokers_is_a_usage_error_that_names_all_ways_to_set_them(in
         (["--http", "8420"], "host:port"),
         (["--table", "a.b.c"], "table name"),
         (["--header", ":x"], "header-name"),
-        (["--on-poison", "skip"], "stop"),
+        (["--on-poison", "retry"], "dead-letter"),
         (["--log-level", "loud"], "warning"),
         (["--until", "done"], "caught-up"),
         (["--topic", ""], "empty"),
