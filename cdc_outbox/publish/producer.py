@@ -17,7 +17,8 @@ from typing import Final, Protocol
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient, ConfigResource
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
 
 from cdc_outbox.counters import Counters, TopicCounters
 from cdc_outbox.errors import CdcOutboxError, PoisonEvent, Unreachable
@@ -147,9 +148,12 @@ class Publisher:
     def topic_limit(self, topic: str) -> int | str:
         """Ask for the topic's max.message.bytes, where that is permitted; for a message, never for a decision."""
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        connection = {name: value for name, value in self._properties.items() if name.startswith(_CONNECTION)}
+        connection: dict[str, str | int | float | bool] = {
+            name: value for name, value in self._properties.items() if name.startswith(_CONNECTION)
+        }
         try:
-            future = AdminClient(connection).describe_configs([resource], request_timeout=METADATA_SECONDS)[resource]
+            admin = AdminClient(connection)  # it must live until the answer is here
+            future = admin.describe_configs([resource], request_timeout=METADATA_SECONDS)[resource]
             return int(future.result(METADATA_SECONDS)["max.message.bytes"].value)
         except (KafkaException, FutureTimeout, KeyError, ValueError) as error:
             log.debug("topic.limit.unknown", topic=topic, error=str(error))
