@@ -71,22 +71,30 @@ class ReplicationSession:
             raise connect.translate(error) from error
 
     def _result(self, deadline: float | None) -> pq.abc.PGresult:
+        """The last result. An error is raised once all results are read: only then the session takes another command."""
         result: pq.abc.PGresult | None = None
-        while True:
-            while self.pgconn.flush() or self.pgconn.is_busy():
-                self._wait(deadline)
-                self.pgconn.consume_input()
-            following = self.pgconn.get_result()
-            if following is None:
-                break
-            result = following
-            if result.status not in _FINE:
-                raise result_error(result)
-            if result.status == pq.ExecStatus.COPY_BOTH:
-                break
+        failed: CdcOutboxError | None = None
+        try:
+            while (following := self._next_result(deadline)) is not None:
+                result = following
+                if result.status == pq.ExecStatus.COPY_BOTH:
+                    break
+                if result.status not in _FINE and failed is None:
+                    failed = result_error(result)
+        except psycopg.Error:
+            if failed is None:  # else the server has said why, and then hung up
+                raise
+        if failed is not None:
+            raise failed
         if result is None:
             raise ConnectionLost("PostgreSQL gave no answer to a replication command")
         return result
+
+    def _next_result(self, deadline: float | None) -> pq.abc.PGresult | None:
+        while self.pgconn.flush() or self.pgconn.is_busy():
+            self._wait(deadline)
+            self.pgconn.consume_input()
+        return self.pgconn.get_result()
 
     def _wait(self, deadline: float | None) -> None:
         if self._stop.requested:
