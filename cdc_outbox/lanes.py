@@ -18,11 +18,12 @@ from cdc_outbox.route import KafkaRecord, Route, TopicTemplate, header_names
 class Lane:
     """One relation, compiled. Plain attributes: they are read once per row."""
 
-    __slots__ = ("pick", "plan", "read", "received", "record", "table")
+    __slots__ = ("name", "pick", "plan", "read", "received", "record", "table")
 
     def __init__(self, plan: OutboxPlan, route: Route) -> None:
         self.plan = plan
         self.table = plan.table
+        self.name = str(plan.table)
         self.read: Callable[[bytes, int], OutboxEvent] = plan.read
         self.pick: Callable[[Sequence[bytes | None]], OutboxEvent] = plan.pick
         self.record: Callable[[OutboxEvent, int], KafkaRecord] = route.record

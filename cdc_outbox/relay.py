@@ -366,7 +366,7 @@ class Relay:
         received = self._counters.received
         for lane in self._lanes.values():
             if lane.received:
-                received[str(lane.table)] = received.get(str(lane.table), 0) + lane.received
+                received[lane.name] = received.get(lane.name, 0) + lane.received
                 lane.received = 0
 
     def _drain(self) -> None:

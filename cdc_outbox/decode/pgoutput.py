@@ -30,6 +30,7 @@ _COMMIT: Final = struct.Struct(">cBQQq")
 _INSERT: Final = struct.Struct(">cIc")
 _LOGICAL: Final = struct.Struct(">cBQ")
 _COLUMN: Final = struct.Struct(">Ii")
+_CELL_HEAD: Final = struct.Struct(">BI")
 
 INSERT_TUPLE_OFFSET: Final = 5
 """From the start of an Insert to its new tuple, which begins with 'N': type byte, relation OID."""
@@ -244,14 +245,18 @@ def compile_reader(
         " try:",
         f"  if data[at] != 78 or data[at + 1] != {count >> 8} or data[at + 2] != {count & 0xFF}: raise malformed(data, at)",
         "  at += 3",
+        "  end = len(data) - 4",
     ]
     for position in range(count):
         keep = position in wanted
+        # A cell's kind and length in one step. A NULL has no length: reading one behind it must not run over the end,
+        # which only the last cells can, since each of those that follow has a byte at least.
+        near_end = count - position < _CELL_HEAD.size
         lines += [
-            "  kind = data[at]",
+            f"  kind, length = head_at(data, at){' if at < end else (data[at], 0)' if near_end else ''}",
             "  if kind == 116:",  # 't', text
             "   start = at + 5",
-            "   at = start + length_at(data, at + 1)[0]",
+            "   at = start + length",
             *([f"   c{position} = data[start:at]"] if keep else []),
             "  elif kind == 110:",  # 'n', NULL
             "   at += 1",
@@ -259,7 +264,7 @@ def compile_reader(
             "  else: raise malformed(data, at)",
         ]
     lines += [
-        "  if at != len(data): raise malformed(data, at)",
+        "  if at != end + 4: raise malformed(data, at)",
         " except (IndexError, error) as problem: raise malformed(data, at) from problem",
         f" return {expression}",
     ]
@@ -270,7 +275,7 @@ def compile_reader(
             f"breaks off or goes on at byte {at} of {len(data)}"
         )
 
-    names = {**scope, "length_at": _U32.unpack_from, "malformed": malformed, "error": struct.error}
+    names = {**scope, "head_at": _CELL_HEAD.unpack_from, "malformed": malformed, "error": struct.error}
     exec("\n".join(lines), names)  # noqa: S102 - positions only, see above
     reader = names["reader"]
     assert callable(reader)

@@ -100,7 +100,9 @@ class Publisher:
 
     def report(self, transaction: Outstanding, topic: str) -> Report:
         """Make the delivery report for records of one transaction and one topic."""
-        counts = self._counters.topics.setdefault(topic, TopicCounters())
+        counts = self._counters.topics.get(topic)
+        if counts is None:
+            counts = self._counters.topics[topic] = TopicCounters()
         failures = self.failures
 
         def delivered(error: KafkaError | None, message: Message) -> None:
