@@ -18,7 +18,7 @@ from tests.plugins.waiting import eventually
 if TYPE_CHECKING:
     from tests.plugins.postgres import Database
 
-MARK = "SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'cdc_outbox_tail_%' AND database = %s"
+MARK = "SELECT slot_name FROM pg_replication_slots WHERE slot_name ^@ 'cdc_outbox_tail_' AND database = %s"
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""`cdc-outbox tail`: events as JSON lines, without Kafka and without moving the relay's slot.
+
+stdout is one JSON object a line; words go to stderr. No logic: `operate.tail` has it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from cdc_outbox.cli.options import (
+    CONTEXT,
+    SettingOption,
+    SettingsCommand,
+    choose,
+    dsn_option,
+    option,
+    publication_option,
+    tables_option,
+    topic_option,
+)
+from cdc_outbox.config import OPTIONS, settings_from
+
+if TYPE_CHECKING:
+    from cdc_outbox.config import Settings
+
+_EXAMPLE: Final = """\b
+cdc-outbox tail --from-now | jq 'select(.headers.type == "OrderPlaced") | .value'"""
+
+
+@click.command("tail", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N events.")
+@click.option("--from-now", is_flag=True, help="Leave the rows that are in the table; needs no SELECT on it.")
+@dsn_option
+@publication_option
+@tables_option
+@option("columns")
+@topic_option
+@option("id-column")
+@option("key-column")
+@option("type-column")
+@option("payload-column")
+@option("timestamp-column")
+@option("header")
+@click.pass_context
+def command(ctx: click.Context, /, limit: int | None, *, from_now: bool, **_options: object) -> None:
+    """Print events as JSON lines, until Ctrl-C: the rows that are in the table, then what is committed from now on.
+
+    Each line is the record that the relay would send: topic, key, headers, value, timestamp; then lsn (of its commit) and
+    table. `value` is the payload itself where that is JSON, else its text, else base64: `value_format` says which. For rows
+    of the table lsn is null, and so is timestamp, unless --timestamp-column names it: a row does not know its commit. An
+    event that no record can be made of is a line with `error`, and the next one follows.
+
+    Reads from a temporary slot of its own, which ends with the command: the relay's slot is not touched, and Kafka is not
+    needed. Takes the attribute REPLICATION, and SELECT on the table.
+    """
+    from cdc_outbox.operate.interrupts import stop_on_signals
+    from cdc_outbox.operate.tail import Output, Tail
+
+    with stop_on_signals() as stop:
+        Tail(_settings(ctx), Output(sys.stdout.fileno()), stop, _say, from_now=from_now, limit=limit).run()
+
+
+def _settings(ctx: click.Context) -> Settings:
+    """What the options came to; what a tail has no options for is as it is by default."""
+    values: dict[str, object] = {}
+    for setting in OPTIONS.values():
+        parameter = SettingOption(setting)
+        values[setting.key] = parameter.type_cast_value(ctx, parameter.get_default(ctx))
+    values |= {OPTIONS[name].key: one.value for name, one in choose(ctx).items()}
+    return settings_from(values, "", dict)
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
