@@ -146,7 +146,7 @@ def test_ctrl_c_while_it_waits_leaves_no_slot_and_nothing_that_waits_on(installe
 
 def test_status_as_json_has_the_names_of_the_relays_own_status(installed: Database, relay_dsn: str, name: str) -> None:
     position = run_command("slot", "create", "--slot", name, dsn=installed.dsn).stdout.strip()
-    installed.execute("SELECT outbox_emit('order', '1', 'T', json_build_object('text', repeat('x', 10000)))")
+    installed.execute("SELECT pg_logical_emit_message(true, 'elsewhere', repeat('x', 10000))")
     done = run_command("slot", "status", "--slot", name, "--json", dsn=relay_dsn)
     assert done.returncode == 0, done.stderr
     status = json.loads(done.stdout)

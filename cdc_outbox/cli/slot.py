@@ -1,0 +1,130 @@
+"""`cdc-outbox slot …`: the replication slot made, dropped or looked at by hand.
+
+stdout is data: the LSN at which a new slot begins, the status. Words go to stderr. No logic: `operate.slots` has it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from cdc_outbox.cli.options import CONTEXT, dsn_option, publication_option, reveal, slot_option
+
+if TYPE_CHECKING:
+    from cdc_outbox.config import Secret
+    from cdc_outbox.operate.slots import SlotStatus
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+
+@click.group("slot", context_settings=CONTEXT)
+def command() -> None:
+    """The replication slot, the relay's only state: create, drop, look at it.
+
+    `cdc-outbox run` makes its slot by itself; these are for those who want it done apart.
+    """
+
+
+@command.command()
+@publication_option
+@slot_option
+@dsn_option
+def create(dsn: Secret | None, slot: str, publication: str) -> int:
+    """Make the slot now, at the present position, and print that position (an LSN).
+
+    It streams what is committed from now on. Rows that are in the table already are NOT sent by it: for these, make no
+    slot, and let `cdc-outbox run` do it; a first start sends them first, without a gap. Every transaction that is open
+    has to end before the slot is there. Needs the attribute REPLICATION.
+    """
+    from cdc_outbox.lsn import format_lsn
+    from cdc_outbox.operate.interrupts import stop_on_signals
+    from cdc_outbox.operate.slots import create_slot
+    from cdc_outbox.stop import Stopped
+
+    try:
+        with stop_on_signals() as stop:
+            created = create_slot(reveal(dsn), slot, publication, stop, _say)
+    except Stopped:
+        _say("stopped while waiting: no slot was made")
+        return INTERRUPTED
+    click.echo(format_lsn(created.consistent_point))
+    _say(
+        f"slot {created.name} begins here. Rows already in the table are not sent by it. To have them sent: "
+        f"cdc-outbox slot drop --slot {created.name}, and cdc-outbox run, which makes the slot and sends them first. "
+        "From now on the server keeps WAL until a relay has confirmed it: start one soon."
+    )
+    return 0
+
+
+@command.command()
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@slot_option
+@dsn_option
+def drop(dsn: Secret | None, slot: str, *, yes: bool) -> None:
+    """Drop the slot, after a question. Refused while a relay streams from it (75).
+
+    How far the relay has come is forgotten with it: the next start sends every row that is still in the table, again.
+    Needs the attribute REPLICATION.
+    """
+    from cdc_outbox.operate.slots import drop_slot, read_status, require_droppable, what_dropping_means
+
+    found = read_status(reveal(dsn), slot)
+    require_droppable(found)
+    _say(what_dropping_means(found))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("this is asked on a terminal only: add --yes to do it")
+        click.confirm(f"Drop slot {slot}?", abort=True, err=True)
+    drop_slot(reveal(dsn), slot)
+    _say(f"dropped: slot {slot}")
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@slot_option
+@dsn_option
+def status(dsn: Secret | None, slot: str, *, as_json: bool) -> None:
+    """Where the slot stands, and how much WAL the server keeps for it.
+
+    Exit code 78 when there is none, and when there is one that cannot be used: lost, or of another plugin or database.
+    Needs no privilege.
+    """
+    from cdc_outbox.operate.slots import read_status
+    from cdc_outbox.postgres.slot import require_usable
+
+    found = read_status(reveal(dsn), slot)
+    if as_json:
+        click.echo(json.dumps(found.document()))
+    else:
+        for what, state in _lines(found):
+            click.echo(f"{what:<16}{state}")
+    require_usable(found.slot)
+
+
+def _lines(found: SlotStatus) -> list[tuple[str, str]]:
+    """Each fact's name and its words."""
+    shown = {name: "-" if value is None else str(value) for name, value in found.document().items()}
+    info = found.slot
+    kind = f"{info.slot_type}{', temporary' if info.temporary else ''}"
+    safe = "no limit is set" if info.safe_wal_bytes is None else f"{info.safe_wal_bytes:,} bytes until it is in danger"
+    return [
+        ("slot", shown["slot"]),
+        ("kind", f"{kind}, plugin {shown['plugin']}, database {shown['database']}"),
+        ("in use", f"by pid {info.active_pid}" if info.active else "no"),
+        ("WAL status", f"{shown['wal_status']} ({safe})"),
+        ("confirmed", f"{shown['confirmed_flush_lsn']}, {_bytes(found.lag_bytes)} behind"),
+        ("restart", f"{shown['restart_lsn']}, {_bytes(found.retained_wal_bytes)} of WAL kept"),
+        ("server at", shown["current_lsn"]),
+    ]
+
+
+def _bytes(count: int | None) -> str:
+    return "-" if count is None else f"{count:,} bytes"
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
