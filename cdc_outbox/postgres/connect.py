@@ -49,6 +49,9 @@ PINNED: Final = {
 }
 """Session settings that a role or a database may have changed, and that would change values or end a long read."""
 
+_TRANSACTION_TIMEOUT_SINCE: Final = 170_000
+"""Server version with a transaction_timeout, which would end a long read too; older ones refuse a connection that names it."""
+
 
 def libpq_version() -> str:
     """The version of the libpq in use, as `18.6`."""
@@ -99,9 +102,16 @@ def open_session(conninfo: str, stop: Stop | None = None) -> Connection:
 
 def _open(conninfo: str) -> Connection:
     try:
-        return psycopg.connect(conninfo, autocommit=True)
+        connection = psycopg.connect(conninfo, autocommit=True)
+        try:
+            if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
+                connection.execute("SET transaction_timeout = 0")
+        except BaseException:
+            connection.close()
+            raise
     except psycopg.Error as error:
         raise translate(error) from None
+    return connection
 
 
 @contextlib.contextmanager

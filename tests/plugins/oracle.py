@@ -169,9 +169,15 @@ class Writers:
     some with a savepoint rolled back inside, some rolled back as a whole. Each writes at most `rate` transactions a second.
     """
 
-    def __init__(self, database: Database, *, threads: int = 3, keys: int = 20, rate: float = 200.0) -> None:
-        """Begin to write. `stop()` at the end, or a `with` block."""
+    def __init__(
+        self, database: Database, *, threads: int = 3, keys: int = 20, rate: float = 200.0, own_keys: bool = False
+    ) -> None:
+        """Begin to write. `stop()` at the end, or a `with` block.
+
+        `own_keys`: no two writers share a key, so for a key the order of inserts is the order of commits.
+        """
         self._database = database
+        self._own_keys = own_keys
         self._keys = [f"key-{number}" for number in range(keys)]
         self._pause = 1.0 / rate
         self._enough = threading.Event()
@@ -198,10 +204,10 @@ class Writers:
         chance = random.Random(seed)  # the mix is the same each time; how the threads interleave is not
         with self._database.connect(autocommit=False) as connection:
             while not self._enough.wait(self._pause):
-                kept = [self._write(connection, chance) for _ in range(chance.randint(1, 5))]
+                kept = [self._write(connection, chance, seed) for _ in range(chance.randint(1, 5))]
                 if chance.random() < 0.1:
                     connection.execute("SAVEPOINT regret")
-                    self.rolled_back.append(self._write(connection, chance))
+                    self.rolled_back.append(self._write(connection, chance, seed))
                     connection.execute("ROLLBACK TO regret")
                 if chance.random() < 0.1:
                     self.rolled_back += kept
@@ -210,9 +216,10 @@ class Writers:
                     connection.commit()
                     self.committed += len(kept)
 
-    def _write(self, connection: psycopg.Connection[Any], chance: random.Random) -> str:
+    def _write(self, connection: psycopg.Connection[Any], chance: random.Random, writer: int) -> str:
+        key = chance.choice(self._keys) + (f"-{writer}" if self._own_keys else "")
         # ids of random bytes, and not from `chance`: two runs of one test must not write the same
-        return insert(connection, "outbox", {"id": str(uuid.uuid4()), "aggregateid": chance.choice(self._keys)})
+        return insert(connection, "outbox", {"id": str(uuid.uuid4()), "aggregateid": key})
 
 
 @pytest.fixture
