@@ -55,6 +55,13 @@ format: $(VENV)/ready ## rewrite the code as the formatter and the linter want i
 bench: $(VENV)/ready ## drain a backlog beside pg_recvlogical on the same slot, in the same run
 	$(BIN)/python benchmarks/drain.py $(ARGS)
 
+.PHONY: chaos
+chaos: SEEDS ?= 20
+chaos: FIRST ?= 1
+chaos: JOBS ?= 1
+chaos: $(VENV)/ready ## random schedules of faults: SEEDS=20 FIRST=1 JOBS=1 (each job has servers of its own)
+	$(BIN)/python -m tests.chaos --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
+
 .PHONY: clean
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

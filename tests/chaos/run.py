@@ -1,0 +1,60 @@
+"""`python -m tests.chaos --seeds 20 --first 4711 --jobs 2`: play seeds, print a line for each and a table at the end.
+
+Exit code 1 when a seed failed. Its logs stay in a folder that is named; `--seeds 1 --first THAT` plays it again, aloud.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.util import Finalize
+from pathlib import Path
+
+from tests.chaos.play import Outcome, play
+from tests.chaos.stage import Stage
+from tests.chaos.summary import line, table
+
+_stage: list[Stage] = []
+"""Of this worker process: servers are started for its first seed, and serve all."""
+
+
+def main() -> int:
+    """Play."""
+    options = _options()
+    folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-chaos-"))
+    seeds = range(options.first, options.first + options.seeds)
+    print(f"seeds {seeds[0]} to {seeds[-1]}, {options.jobs} at a time; logs of failed ones in {folder}", flush=True)
+    began = time.monotonic()
+    outcomes: list[Outcome] = []
+    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as workers:
+        playing = [workers.submit(_play, seed, folder / f"seed-{seed}", options.seeds == 1) for seed in seeds]
+        for done in as_completed(playing):
+            outcomes.append(done.result())
+            print(line(outcomes[-1]), flush=True)
+    outcomes.sort(key=lambda outcome: outcome.seed)
+    print(f"\n{table(outcomes)}\n\n{time.monotonic() - began:.0f} s in all")
+    return 1 if any(outcome.findings for outcome in outcomes) else 0
+
+
+def _play(seed: int, folder: Path, aloud: bool) -> Outcome:
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # connections that break are what this is about
+    if not _stage:
+        stage = Stage().__enter__()
+        _stage.append(stage)
+        Finalize(stage, stage.__exit__, args=(None, None, None), exitpriority=1)
+    outcome = play(_stage[0], seed, folder, aloud=aloud)
+    if outcome.broken:
+        _stage.pop().__exit__(None, None, None)
+    return outcome
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20, help="how many (20)")
+    parser.add_argument("--first", type=int, default=1, help="the first one (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="so many at a time, each on servers of its own (1)")
+    return parser.parse_args()
