@@ -63,7 +63,7 @@ CATCH_UP_ASK_SECONDS: Final = 0.2
 """How often `--until caught-up` asks the server how far it is."""
 
 LAST_WORDS_SECONDS: Final = 1.0
-"""Of the time that a stop may take, kept for the last status and the end of the stream: measured below 0.1 s."""
+"""Of the time that a stop may take, at most half of it: for the last status and the end of the stream, measured below 0.1 s."""
 
 SETTLE_SECONDS: Final = 2.0
 """After a failed delivery: for the reports of the records that were in the same batches."""
@@ -144,15 +144,17 @@ class Relay:
         except Suspected:
             self._close()
             raise
-        except CdcOutboxError:
-            self._drain()
+        except CdcOutboxError as error:
+            if isinstance(error, ProtocolError):
+                error.where.setdefault("lsn", self._where())
+            if not self._publisher.failures:
+                self._drain()
             self._close()
             raise
         self._drain()
-        self._close()
-        if not self._ledger.idle:
+        if not self._close() or not self._ledger.idle:
             raise Undelivered(
-                "stopped before everything that was read is delivered: it will be sent again by the next start",
+                "stopped before everything that was read is delivered and confirmed: it will be sent again by the next start",
                 in_flight=self._publisher.in_flight,
                 lsn=format_lsn(self._ledger.flush_lsn),
             )
@@ -194,31 +196,37 @@ class Relay:
             self._stream.wait(min(seconds, max(0.0, self._feedback.due() - now)))
 
     def _read(self) -> None:
-        """Take in at most one portion of messages. The path of an event; it ends early when one is held."""
+        """Take in at most one portion of messages."""
         if self._inbox_empty:
             messages = self._stream.receive(MESSAGES_PER_TURN)
             if not messages:
                 self._check_silence()
                 return
             self._inbox = iter(messages)
-            self._inbox_empty = False
+        self._inbox_empty = self._take_in()
+
+    def _take_in(self) -> bool:
+        """Do what the messages say. The path of an event. False when it ends early: one is held, or a stop is requested."""
         for message in self._inbox:
             if message[0] == wire.XLOGDATA:
-                kind = message[_INSERT_AT]
+                try:
+                    kind = message[_INSERT_AT]
+                except IndexError:
+                    raise ProtocolError(f"an XLogData message of {len(message)} bytes has nothing in it") from None
                 if kind == pgoutput.INSERT:
                     if not self._insert(message):
-                        return
+                        return False
                 elif kind == pgoutput.BEGIN:
                     self._begin(message)
                 elif kind == pgoutput.COMMIT:
                     self._commit(message)
                     if self._stop.requested:
-                        return
+                        return False
                 else:
                     self._other(message)
             else:
                 self._keepalive(message)
-        self._inbox_empty = True
+        return True
 
     def _insert(self, message: bytes) -> bool:
         """Send one row on its way; False when it is held."""
@@ -257,10 +265,7 @@ class Relay:
 
     def _other(self, message: bytes) -> None:
         """Take a message that is no row: most say nothing to an outbox."""
-        try:
-            decoded = pgoutput.decode(message, _INSERT_AT)
-        except ProtocolError as error:
-            raise ProtocolError(error.what, lsn=self._where()) from error
+        decoded = pgoutput.decode(message, _INSERT_AT)
         if isinstance(decoded, pgoutput.Relation):
             self._relations[decoded.oid] = decoded
             self._count_received()
@@ -271,7 +276,7 @@ class Relay:
         oid = int.from_bytes(message[_OID], "big")
         relation = self._relations.get(oid)
         if relation is None:
-            raise ProtocolError(f"an Insert of relation {oid}, which was never described", lsn=self._where())
+            raise ProtocolError(f"an Insert of relation {oid}, which was never described")
         table = TableName(relation.schema, relation.name)
         if self._lanes_of.is_outbox(table):
             try:
@@ -376,7 +381,8 @@ class Relay:
             self._counters.state = "draining"
             log.info("draining", in_flight=self._publisher.in_flight, timeout=self._errand.shutdown_timeout)
         began = requested if requested is not None else time.monotonic()
-        deadline = began + self._errand.shutdown_timeout - LAST_WORDS_SECONDS
+        timeout = self._errand.shutdown_timeout
+        deadline = began + timeout - min(LAST_WORDS_SECONDS, timeout / 2)
         try:
             while self._publisher.in_flight and not self._publisher.failures and time.monotonic() < deadline:
                 self._publisher.serve(HELD_WAIT_SECONDS)
@@ -389,13 +395,17 @@ class Relay:
             self._close()
             raise
 
-    def _close(self) -> None:
-        """Tell the server how far we are for the last time, and end the stream so that it is surely read. Never raises."""
+    def _close(self) -> bool:
+        """Tell the server how far we are for the last time, and end the stream so that it is surely read. Never raises.
+
+        False when the server could not be told.
+        """
         try:
             self._advance()
             self._feedback.tell(last=True)
         except CdcOutboxError as error:
             log.warning("drain.failed", error=error)
             self._stream.abandon()
-        else:
-            self._stream.close()
+            return False
+        self._stream.close()
+        return True

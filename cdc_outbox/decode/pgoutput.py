@@ -134,14 +134,20 @@ def decode(data: bytes, at: int = 0) -> Message:
 
 
 def read_begin(data: bytes, at: int) -> Begin:
-    """Decode Begin. Raises struct.error when it is not exactly that long."""
-    _, final_lsn, commit_time, xid = _BEGIN.unpack(data[at:])
+    """Decode Begin. Raises ProtocolError when it is not exactly that long."""
+    try:
+        _, final_lsn, commit_time, xid = _BEGIN.unpack(data[at:])
+    except struct.error as error:
+        raise ProtocolError(f"malformed pgoutput Begin: {error}") from error
     return Begin(final_lsn, commit_time, xid)
 
 
 def read_commit(data: bytes, at: int) -> Commit:
-    """Decode Commit. Raises struct.error when it is not exactly that long."""
-    _, _flags, commit_lsn, end_lsn, commit_time = _COMMIT.unpack(data[at:])
+    """Decode Commit. Raises ProtocolError when it is not exactly that long."""
+    try:
+        _, _flags, commit_lsn, end_lsn, commit_time = _COMMIT.unpack(data[at:])
+    except struct.error as error:
+        raise ProtocolError(f"malformed pgoutput Commit: {error}") from error
     return Commit(commit_lsn, end_lsn, commit_time)
 
 

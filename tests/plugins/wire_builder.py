@@ -28,7 +28,7 @@ TIMESTAMPTZ: Final = 1184
 
 OUTBOX_OID: Final = 16_400
 
-OUTBOX: Final = (
+OUTBOX: Final[tuple[tuple[str, int], ...]] = (
     ("seq", INT8),
     ("id", UUID),
     ("aggregatetype", TEXT),

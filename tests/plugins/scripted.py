@@ -1,0 +1,252 @@
+"""A replication stream and a publisher without a server behind them, and a clock that only waiting moves.
+
+Both are the real classes with the wires cut: what they inherit, the delivery reports above all, is the real thing; what they
+override is checked against the real signatures. Nothing here sleeps, and the same script gives the same run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import pytest
+from confluent_kafka import KafkaError, Message
+from structlog.testing import capture_logs
+
+from cdc_outbox.config import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import ConnectionLost
+from cdc_outbox.lanes import Lanes
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.names import TableName
+from cdc_outbox.poison import PoisonPolicy
+from cdc_outbox.postgres.stream import ReplicationStream
+from cdc_outbox.publish.producer import Publisher, Report
+from cdc_outbox.relay import Errand, Relay
+from cdc_outbox.route import KafkaRecord
+from cdc_outbox.stop import Stop
+from tests.plugins import wire_builder as build
+
+PATIENCE: Final = 2000
+"""Turns without anything to read, after which a script ends by itself: what was to happen has not."""
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1_794_000_000.0 + self.now
+
+
+class ScriptedStop(Stop):
+    """A stop without a file descriptor."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.requested_at = None
+
+    def request(self) -> None:
+        if self.requested_at is None:
+            self.requested_at = self._clock.now
+
+
+class Told(NamedTuple):
+    """A standby status update as the server hears it, and when."""
+
+    write: int
+    flush: int
+    reply_requested: bool
+    at: float
+
+
+class ScriptedStream(ReplicationStream):
+    """Messages in, status updates out. An exception in the script is raised when its turn comes."""
+
+    def __init__(self, clock: Clock, script: Iterable[bytes | Exception], *, wal_sender_timeout: float = 60.0) -> None:
+        self._clock = clock
+        self.script = deque(script)
+        self.wal_sender_timeout = wal_sender_timeout
+        self.last_received = clock.now
+        self.told: list[Told] = []
+        self.ended: str | None = None
+        self.portion: Callable[[], int] = lambda: 1000
+        """How many messages arrive at a time, at most."""
+        self.on_empty: Callable[[], None] = lambda: None
+        """Called when there is nothing to read."""
+        self.on_status: Callable[[Told], None] = lambda _told: None
+        self.broken = False
+        self._empty = 0
+
+    def wait(self, seconds: float) -> None:
+        assert seconds >= 0
+        if not self.script:
+            self._clock.now += seconds
+
+    def receive(self, limit: int) -> list[bytes]:
+        messages: list[bytes] = []
+        for _ in range(min(limit, self.portion(), len(self.script))):
+            message = self.script[0]
+            if isinstance(message, Exception):
+                if messages:
+                    break
+                raise self.script.popleft()  # type: ignore[misc]  # it is one
+            self.script.popleft()
+            messages.append(message)
+        if messages:
+            self.last_received = self._clock.now
+        elif not self.script:
+            self._empty += 1
+            assert self._empty < PATIENCE, "what was to happen has not"
+            self.on_empty()
+        return messages
+
+    def send_status(self, *, write: int, flush: int, reply_requested: bool = False) -> None:
+        assert self.ended is None
+        if self.broken:
+            raise ConnectionLost("the replication connection broke")
+        self.told.append(Told(write, flush, reply_requested, self._clock.now))
+        self.on_status(self.told[-1])
+
+    def flush(self) -> None:
+        assert self.ended is None
+
+    def close(self) -> None:
+        self.ended = self.ended or "closed"
+
+    def abandon(self) -> None:
+        self.ended = self.ended or "abandoned"
+
+
+class ScriptedPublisher(Publisher):
+    """A queue of limited size whose records are delivered when, and in the order in which, the script wants it."""
+
+    def __init__(self, clock: Clock, counters: Counters, *, capacity: int = 1000) -> None:
+        self._clock = clock
+        self._counters = counters
+        self.failures = []
+        self._fatal = False
+        self._produced_bytes = self._delivered_bytes = 0
+        self.capacity = capacity
+        self.queue: list[tuple[KafkaRecord, Report]] = []
+        self.accepted: list[KafkaRecord] = []
+        """All that was ever taken, in order."""
+        self.log: list[KafkaRecord] = []
+        """What Kafka has."""
+        self.choose: Callable[[int], Sequence[int]] = range
+        """Of so many in flight, which are reported now; by default all."""
+        self.refuse: Callable[[KafkaRecord], int | None] = lambda _record: None
+        """The error code with which the broker refuses a record, or None."""
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.queue)
+
+    def produce(self, record: KafkaRecord, report: Report) -> bool:
+        if len(self.queue) >= self.capacity:
+            return False
+        self.queue.append((record, report))
+        self.accepted.append(record)
+        self._produced_bytes += len(record.value or b"")
+        return True
+
+    def serve(self, seconds: float = 0.0) -> None:
+        chosen = [self.queue[position] for position in self.choose(len(self.queue))]
+        for record, report in chosen:
+            self.queue.remove((record, report))
+            self._report(record, report)
+        if not chosen:
+            self._clock.now += seconds
+
+    def hurry(self) -> None:
+        self.serve(0.02)
+
+    def topic_limit(self, topic: str) -> int | str:
+        return f"max.message.bytes of {topic}"
+
+    def abandon(self) -> None:
+        self.queue.clear()
+
+    def _report(self, record: KafkaRecord, report: Report) -> None:
+        code = self.refuse(record)
+        if code is None:
+            self.log.append(record)
+        message = Message(topic=record.topic, value=record.value, key=record.key)
+        report(None if code is None else KafkaError(code), message)
+
+
+class Rig:
+    """One relay and its surroundings: script the stream, run, look at what came out."""
+
+    def __init__(self, script: Iterable[bytes | Exception] = (), *, policy: str = "stop", capacity: int = 1000) -> None:
+        self.clock = Clock()
+        self.counters = Counters()
+        self.stop = ScriptedStop(self.clock)
+        self.stream = ScriptedStream(self.clock, script)
+        self.publisher = ScriptedPublisher(self.clock, self.counters, capacity=capacity)
+        letters = "dead-letters" if policy == "dead-letter" else None
+        self.policy = PoisonPolicy(policy, letters, 1_000_000, self.counters)
+        self.logged: list[MutableMapping[str, Any]] = []
+
+    @property
+    def flushed(self) -> int:
+        """What the server was told last."""
+        return self.stream.told[-1].flush if self.stream.told else 0
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of what Kafka has, in its order."""
+        return [event_id(record) for record in self.publisher.log]
+
+    def relay(
+        self,
+        *,
+        target: int | None = None,
+        suspects: Iterable[int] = (),
+        shutdown_timeout: float = 25.0,
+        settings: Settings = Settings(brokers="b"),  # noqa: B008  # frozen
+        guard: Callable[[bool], None] = lambda _paused: None,
+    ) -> Relay:
+        errand = Errand(
+            table_oids={build.OUTBOX_OID: TableName("public", "outbox")},
+            shutdown_timeout=shutdown_timeout,
+            policy=self.policy,
+            target=None if target is None else Lsn(target),
+            suspects=frozenset(map(Lsn, suspects)),
+            guard=guard,
+        )
+        return Relay(self.stream, self.publisher, Lanes(settings), self.counters, self.stop, errand)
+
+    def run(self, relay: Relay | None = None) -> None:
+        """Run to the end, on this rig's clock."""
+        with self.time_is_ours():
+            (relay or self.relay()).run()
+
+    @contextlib.contextmanager
+    def time_is_ours(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch, capture_logs() as self.logged:
+            patch.setattr("cdc_outbox.relay.time", self.clock)
+            patch.setattr("cdc_outbox.feedback.time", self.clock)
+            yield
+
+    def stop_when(self, reached: Callable[[], bool]) -> None:
+        """Ask for a stop as soon as there is nothing to read and `reached()`."""
+
+        def look() -> None:
+            if reached():
+                self.stop.request()
+
+        self.stream.on_empty = look
+
+
+def event_id(record: KafkaRecord) -> str:
+    value = dict(record.headers)["id"]
+    assert isinstance(value, bytes)
+    return value.decode()
