@@ -40,6 +40,9 @@ log = structlog.get_logger(__name__)
 RETRY_SECONDS: Final = (0.2, 15.0)
 """The first pause and the longest: a server restart is over in seconds, and an outage must not become a storm."""
 
+JITTER_SECONDS: Final = 0.5
+"""Added to each, at random: relays that lost the same server do not come back in step."""
+
 STANDBY_SECONDS: Final = 0.5
 """Between two tries for a busy slot: a holder that died is followed within a second."""
 
@@ -83,7 +86,8 @@ class Generations:
         """Relay until stopped or caught up. Raises what waiting does not heal, or Undelivered."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._heals),
-            wait=tenacity.wait_exponential_jitter(initial=RETRY_SECONDS[0], max=RETRY_SECONDS[1], jitter=0.5),
+            wait=tenacity.wait_exponential(multiplier=RETRY_SECONDS[0], max=RETRY_SECONDS[1])
+            + tenacity.wait_random(0, JITTER_SECONDS),
             sleep=self._pause,
             before_sleep=self._say,
             reraise=True,
@@ -116,6 +120,8 @@ class Generations:
         try:
             self._generation()
         except Suspected as found:
+            if self._stop.requested:
+                raise Undelivered(f"stopped with refused records, which the next start sends again: {found}") from found
             self._suspects |= found.lsns
             log.warning("poison.searching", error=str(found), transactions=len(self._suspects))
             self._drop_publisher()

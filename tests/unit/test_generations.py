@@ -1,0 +1,26 @@
+"""What ends a generation, without a server: the outcome for the process."""
+
+from __future__ import annotations
+
+import pytest
+
+from cdc_outbox.config import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import Undelivered
+from cdc_outbox.generations import Generations
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.relay import Suspected
+from tests.plugins.scripted import Clock, ScriptedStop
+
+
+def test_records_refused_while_stopping_are_no_clean_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for the culprit is for the next start: 75, not 0."""
+    stop = ScriptedStop(Clock())
+
+    def refused(_self: Generations) -> None:
+        stop.request()
+        raise Suspected(frozenset({Lsn(100)}), "Broker: Message size too large")
+
+    monkeypatch.setattr(Generations, "_generation", refused)
+    with pytest.raises(Undelivered, match="Message size too large"):
+        Generations(Settings(brokers="b"), Counters(), stop).run()
