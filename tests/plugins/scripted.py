@@ -250,3 +250,34 @@ def event_id(record: KafkaRecord) -> str:
     value = dict(record.headers)["id"]
     assert isinstance(value, bytes)
     return value.decode()
+
+
+# Messages of an outbox
+
+COMMITTED: Final = 1_794_000_000.25
+"""Unix seconds."""
+
+RELATION: Final = build.xlogdata(build.relation())
+
+
+def begin(commit_lsn: int, *, commit_time: float = COMMITTED) -> bytes:
+    return build.xlogdata(build.begin(commit_lsn, commit_time=build.clock(commit_time)))
+
+
+def insert(event: str, *, key: str = "k", topic: str = "order", headers: bytes | None = None) -> bytes:
+    row = build.outbox_row(event.encode(), key=key.encode(), topic=topic.encode(), headers=headers)
+    return build.xlogdata(build.insert(build.OUTBOX_OID, row))
+
+
+def commit(commit_lsn: int, end_lsn: int | None = None) -> bytes:
+    return build.xlogdata(build.commit(commit_lsn, commit_lsn + 8 if end_lsn is None else end_lsn))
+
+
+def transaction(commit_lsn: int, *events: str) -> list[bytes]:
+    """It ends 8 bytes after its commit LSN."""
+    return [begin(commit_lsn), *map(insert, events), commit(commit_lsn)]
+
+
+def nothing(_in_flight: int) -> Sequence[int]:
+    """Kafka takes its time."""
+    return ()
