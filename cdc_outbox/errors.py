@@ -2,6 +2,7 @@
 
     CdcOutboxError
     ├── ConfigurationError   78  change a setting, the database or the topic; a restart does not help
+    │   └── CannotConnect    78  one that no connection comes about with: TLS, the database's name
     ├── AccessRefused        77  a wrong password, or a privilege that is missing
     ├── PoisonEvent          65  one event can never be delivered; the policy is to stop
     ├── Unreachable          69  a server does not answer; waiting helps
@@ -40,6 +41,13 @@ class ConfigurationError(CdcOutboxError):
     """A setting, the database, the slot, the publication or a topic is not as it must be. Restarting does not help."""
 
     exit_code = 78
+
+
+class CannotConnect(ConfigurationError):
+    """No connection comes about as things are set: a certificate that does not verify, a database that does not exist.
+
+    Final at start. Later it may pass by itself: certificates are renewed, and a failover ends.
+    """
 
 
 class AccessRefused(CdcOutboxError):

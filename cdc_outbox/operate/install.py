@@ -204,18 +204,14 @@ def _apply(dsn: str, text: str, who: str, warn: Callable[[str], None]) -> None:
     except CdcOutboxError as error:
         if error.__cause__ is None:  # there was no session yet: the error knows its cure
             raise
-        raise type(error)(error.what, cure=_cure(error, who), **error.where) from error.__cause__
+        if isinstance(error, AccessRefused):
+            error.cure = who
+        raise
 
 
 def _sentence(*parts: str | None) -> str:
     """A warning, its detail and its hint in one line."""
     return "; ".join(" ".join(part.split()) for part in parts if part)
-
-
-def _cure(error: CdcOutboxError, who: str) -> str:
-    """The scripts give a hint with each error they raise; for a missing privilege it is another role."""
-    hint: str | None = getattr(getattr(error.__cause__, "diag", None), "message_hint", None)
-    return hint or (who if isinstance(error, AccessRefused) else error.cure)
 
 
 # --- looked for --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 In: a conninfo string or URL, as libpq takes it; what is left out comes from libpq's own environment (`PGHOST`, …).
 Out: psycopg connections with pinned session settings, so that no default of a role or a database changes what a value
-looks like; errors of `cdc_outbox.errors`, each with its cure.
+looks like; errors of `cdc_outbox.errors`, each with its cure. For `sslrootcert=system`: SSL_CERT_FILE in the environment.
 Never: a conninfo in a message. libpq quotes pieces of a string it cannot parse, so those messages are not passed on.
 
 PostgreSQL manual: 32.1 Database Connection Control Functions; appendix A, Error Codes.
@@ -11,9 +11,12 @@ PostgreSQL manual: 32.1 Database Connection Control Functions; appendix A, Error
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import psycopg
@@ -22,6 +25,7 @@ from psycopg import pq
 
 from cdc_outbox.errors import (
     AccessRefused,
+    CannotConnect,
     CdcOutboxError,
     ConfigurationError,
     ConnectionLost,
@@ -52,6 +56,15 @@ PINNED: Final = {
 _TRANSACTION_TIMEOUT_SINCE: Final = 170_000
 """Server version with a transaction_timeout, which would end a long read too; older ones refuse a connection that names it."""
 
+CA_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
+    "/etc/pki/tls/certs/ca-bundle.crt",  # RHEL, Amazon Linux: the old place
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # Alpine, macOS, the BSDs
+)
+"""Where a system keeps the CAs that it trusts, in one file."""
+
 
 def libpq_version() -> str:
     """The version of the libpq in use, as `18.6`."""
@@ -68,11 +81,25 @@ def session_conninfo(dsn: str, **extra: str) -> str:
             cure="write it as postgresql://user@host:5432/database or as host=… dbname=…; "
             "percent-encode special characters of a URL; put the password into PGPASSWORD or a passfile",
         ) from None
+    _find_system_roots(given)
     pinned = " ".join(f"-c {name}={value}" for name, value in PINNED.items())
     options = f"{given.get('options') or ''} {pinned}".strip()
     defaults = {"application_name": "cdc-outbox", "connect_timeout": str(CONNECT_TIMEOUT_SECONDS)}
     merged = {**defaults, **given, **extra, "options": options, "client_encoding": "UTF8"}
     return psycopg_conninfo.make_conninfo("", **merged)
+
+
+def _find_system_roots(given: Mapping[str, object]) -> None:
+    """For `sslrootcert=system`: name this machine's bundle in SSL_CERT_FILE, unless somebody chose other roots.
+
+    The OpenSSL inside psycopg's wheel looks in the folder it was built for, which no machine has.
+    """
+    wanted = given.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
+    if wanted == "system" and not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
+        for bundle in CA_BUNDLES:
+            if Path(bundle).is_file():
+                os.environ["SSL_CERT_FILE"] = bundle
+                return
 
 
 def open_session(conninfo: str, stop: Stop | None = None) -> Connection:
@@ -136,24 +163,26 @@ def translated() -> Iterator[None]:
 
 def translate(error: psycopg.Error) -> CdcOutboxError:
     """The error of ours that says what to do about `error`: by SQLSTATE, or by its text while there is no session."""
-    message = error.diag.message_primary or str(error)
     if error.sqlstate is None:
-        return _refused_connection(error, " ".join(message.split()))
-    return from_sqlstate(error.sqlstate, message)
+        return _refused_connection(error)
+    return from_sqlstate(error.sqlstate, error.diag.message_primary or str(error), error.diag.message_hint or "")
 
 
-def from_sqlstate(sqlstate: str, message: str) -> CdcOutboxError:
-    """The error for a server's report. Appendix A of the manual names the codes."""
+def from_sqlstate(sqlstate: str, message: str, hint: str = "") -> CdcOutboxError:
+    """The error for a server's report. Its hint is the cure where we know none. Appendix A of the manual names the codes."""
     for prefix, make in _BY_SQLSTATE:
         if sqlstate.startswith(prefix):
-            return make(message)
-    return ConfigurationError(f"PostgreSQL says: {message}", sqlstate=sqlstate)
+            error = make(message)
+            error.cure = error.cure or hint
+            return error
+    return ConfigurationError(f"PostgreSQL says: {message}", cure=hint, sqlstate=sqlstate)
 
 
-def _refused_connection(error: psycopg.Error, message: str) -> CdcOutboxError:
+def _refused_connection(error: psycopg.Error) -> CdcOutboxError:
     """A connection that never came about has no SQLSTATE: libpq gives words only."""
-    for words, make in _BY_WORDS:
-        if any(word in message for word in words):
+    message = _attempts(error.diag.message_primary or str(error))
+    for pattern, make in _BY_WORDS:
+        if re.search(pattern, message):
             return make(message)
     if isinstance(error, psycopg.ProgrammingError):
         return ConfigurationError(
@@ -161,6 +190,14 @@ def _refused_connection(error: psycopg.Error, message: str) -> CdcOutboxError:
             cure="compare its keywords with the manual, 32.1.2 Parameter Key Words",
         )
     return Unreachable(f"PostgreSQL cannot be reached: {message}", cure="check host, port, DNS and firewall")
+
+
+def _attempts(text: str) -> str:
+    """What each host and address said, in one line and once."""
+    _, several, attempts = text.partition("All failures were:")
+    lines = attempts.split("\n- ")[1:] if several else [text]
+    told = (re.sub(r"^.*?connection (failed|is bad): (connection to )?", "", " ".join(line.split())) for line in lines)
+    return re.sub(r" Is the server running [^?]*\?", "", "; ".join(dict.fromkeys(told)))
 
 
 Maker: TypeAlias = Callable[[str], CdcOutboxError]
@@ -174,8 +211,12 @@ def _refused(what: str, cure: str) -> Maker:
     return lambda message: AccessRefused(f"{what}: {message}", cure=cure)
 
 
-def _wait(what: str) -> Maker:
-    return lambda message: Unreachable(f"{what}: {message}")
+def _cannot_connect(what: str, cure: str) -> Maker:
+    return lambda message: CannotConnect(f"{what}: {message}", cure=cure)
+
+
+def _wait(what: str, cure: str = "") -> Maker:
+    return lambda message: Unreachable(f"{what}: {message}", cure=cure)
 
 
 def _lost(message: str) -> CdcOutboxError:
@@ -195,35 +236,93 @@ _REPLICATION: Final = _refused(
     "as an administrator: ALTER ROLE <the relay's role> REPLICATION; (RDS: GRANT rds_replication)",
 )
 
-_BY_WORDS: Final[tuple[tuple[tuple[str, ...], Maker], ...]] = (
+_FULL: Final = _wait(
+    "PostgreSQL has no free connection",
+    "it is waited for; if it stays: max_connections, max_wal_senders, CONNECTION LIMIT of the role or the database",
+)
+
+_BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
+    ("the database system is shutting down", lambda message: ShuttingDown(f"PostgreSQL is shutting down: {message}")),
+    ("too many connections|too many clients|connection slots are reserved|standby connections exceeds", _FULL),
+    ("password authentication failed|no password supplied", _PASSWORD),
     (
-        ("the database system is shutting down",),
-        lambda message: ShuttingDown(f"PostgreSQL is shutting down: {message}"),
-    ),
-    (("password authentication failed", "no password supplied", "authentication failed"), _PASSWORD),
-    (
-        ("no pg_hba.conf entry", "pg_hba.conf rejects"),
-        _refused("pg_hba.conf does not admit us", "add a `host` line for this user, database and address, and reload"),
-    ),
-    (('role "',), _refused("PostgreSQL refuses the login", "create the role: cdc-outbox sql roles | psql")),
-    (("permission denied to start WAL sender", "superuser or replication role"), _REPLICATION),
-    (('database "',), _config("no such database", "name an existing database in --dsn (dbname=…)")),
-    (
-        ("certificate verify failed", "does not match host name", "root certificate file", "certificate has expired"),
-        _config(
-            "the server's certificate does not verify", "set sslrootcert to the CA that signed it, and host to its name"
+        "no pg_hba.conf entry|pg_hba.conf rejects",
+        _refused(
+            "pg_hba.conf does not admit us",
+            "add a `host` line for this user, database and address, and reload; a `hostssl` line asks for sslmode=verify-full",
         ),
     ),
     (
-        ("does not support SSL", "server does not support"),
-        _config("the server has no TLS", "turn ssl on in the server, or choose another sslmode"),
+        'role ".*" (does not exist|is not permitted)',
+        _refused("PostgreSQL refuses the login", "cdc-outbox sql roles | psql"),
+    ),
+    ("permission denied to start WAL sender|superuser or replication role", _REPLICATION),
+    ('database ".*" does not exist', _cannot_connect("no such database", "name an existing one in --dsn (dbname=…)")),
+    (
+        "root certificate file",
+        _cannot_connect(
+            "there is no CA to verify the server's certificate with",
+            "sslrootcert=FILE with the CA that signed it, or sslrootcert=system for a public one",
+        ),
     ),
     (
-        ("invalid sslmode", "invalid connection option", "invalid port", "invalid integer"),
-        _config("a wrong setting", "see --dsn"),
+        "certificate verify failed|does not match host name|certificate has expired",
+        _cannot_connect(
+            "the server's certificate does not verify",
+            "sslrootcert must hold the CA that signed it, host be a name in it, and it must not have expired; which it is: "
+            "openssl s_client -starttls postgres -connect HOST:PORT -CAfile FILE </dev/null",
+        ),
+    ),
+    (
+        "requires a valid client certificate|certificate authentication failed",
+        _refused(
+            "PostgreSQL wants a client certificate of this user",
+            "sslcert=FILE sslkey=FILE, issued by a CA of the server's ssl_ca_file; its common name is the user",
+        ),
+    ),
+    (
+        "(tlsv1|tlsv13|sslv3|ssl/tls) alert",
+        _cannot_connect(
+            "PostgreSQL ends the TLS handshake", "sslcert and sslkey: a certificate that the server's ssl_ca_file knows"
+        ),
+    ),
+    (
+        "private key file|certificate file",
+        _cannot_connect(
+            "the client certificate cannot be used",
+            "sslcert and sslkey must belong together; the key is ours alone (chmod 600), or root's and our group's (640)",
+        ),
+    ),
+    (
+        "server does not support SSL",
+        _cannot_connect("the server has no TLS", "turn ssl on in the server, or choose another sslmode"),
+    ),
+    (
+        "authentication method requirement|channel binding",
+        _cannot_connect(
+            "the server wants another login than --dsn allows",
+            "compare require_auth and channel_binding in --dsn with the method in pg_hba.conf",
+        ),
+    ),
+    ("authentication failed", _PASSWORD),
+    (
+        "session is read-only|in hot standby mode",
+        _wait(
+            "no server takes writes",
+            "a standby takes over when it is promoted: name all hosts in --dsn, with target_session_attrs=read-write",
+        ),
+    ),
+    (
+        "is starting up|not (yet |currently )?accepting connections|in recovery mode",
+        _wait("PostgreSQL is not ready", "it is waited for; its log tells how far it is"),
+    ),
+    (
+        r"weak sslmode|invalid \S+ value|invalid connection option|invalid port|invalid integer|Servname not supported",
+        _cannot_connect("a wrong setting in --dsn", "see the manual, 32.1.2 Parameter Key Words"),
     ),
 )
-"""Before a session exists. The words are English unless the server's lc_messages says otherwise: then Unreachable."""
+"""Before a session exists: patterns, the first that is found counts; with several hosts, whichever of them said it.
+The words are English unless the server's lc_messages says otherwise: then Unreachable."""
 
 _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("28", _PASSWORD),
@@ -235,7 +334,7 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("57P02", _lost),
     ("57P03", _wait("PostgreSQL is not ready")),
     ("53400", _config("no free replication slot", "raise max_replication_slots, or drop a slot nobody uses")),
-    ("53300", _wait("PostgreSQL has no free connection (max_connections, max_wal_senders)")),
+    ("53300", _FULL),
     ("53", _wait("PostgreSQL is out of a resource")),
     ("08", _lost),
 )

@@ -125,7 +125,10 @@ class ReplicationSession:
 def result_error(result: pq.abc.PGresult) -> CdcOutboxError:
     """The error that a failed result reports, as one of ours."""
     sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
-    primary = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)
+    primary, hint = (
+        (result.error_field(field) or b"").decode(errors="replace")
+        for field in (pq.DiagnosticField.MESSAGE_PRIMARY, pq.DiagnosticField.MESSAGE_HINT)
+    )
     if sqlstate is None:
         return ConnectionLost(f"PostgreSQL ended the connection: {result.get_error_message()}")
-    return connect.from_sqlstate(sqlstate.decode(), (primary or b"").decode(errors="replace"))
+    return connect.from_sqlstate(sqlstate.decode(), primary, hint)
