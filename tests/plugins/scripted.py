@@ -1,18 +1,20 @@
-"""A replication stream and a publisher without a server behind them, and a clock that only waiting moves.
+"""A replication stream and a Kafka without servers behind them, and a clock that only waiting moves.
 
-Both are the real classes with the wires cut: what they inherit, the delivery reports above all, is the real thing; what they
-override is checked against the real signatures. Nothing here sleeps, and the same script gives the same run.
+The publisher is the real one on a scripted librdkafka; the stream is the real class with its wire cut, its methods checked
+against the real signatures. Nothing here sleeps, and the same script gives the same run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import pytest
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, KafkaException, Message
 from structlog.testing import capture_logs
 
 from cdc_outbox.config import Settings
@@ -25,7 +27,7 @@ from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.publish.producer import Publisher, Report
 from cdc_outbox.relay import Errand, Relay
-from cdc_outbox.route import KafkaRecord
+from cdc_outbox.route import Headers, KafkaRecord
 from cdc_outbox.stop import Stop
 from tests.plugins import wire_builder as build
 
@@ -83,6 +85,8 @@ class ScriptedStream(ReplicationStream):
         """Called when there is nothing to read."""
         self.on_status: Callable[[Told], None] = lambda _told: None
         self.broken = False
+        """Whether the wire takes nothing more."""
+        self.last_status_is_read = True
         self._empty = 0
 
     def wait(self, seconds: float) -> None:
@@ -118,22 +122,20 @@ class ScriptedStream(ReplicationStream):
     def flush(self) -> None:
         assert self.ended is None
 
-    def close(self) -> None:
+    def close(self) -> bool:
         self.ended = self.ended or "closed"
+        return self.last_status_is_read
 
     def abandon(self) -> None:
         self.ended = self.ended or "abandoned"
 
 
-class ScriptedPublisher(Publisher):
-    """A queue of limited size whose records are delivered when, and in the order in which, the script wants it."""
+class ScriptedKafka:
+    """Stands in for librdkafka's producer: a queue of limited size whose records are delivered when, and in the order in which,
+    the script wants it."""
 
-    def __init__(self, clock: Clock, counters: Counters, *, capacity: int = 1000) -> None:
+    def __init__(self, clock: Clock, *, capacity: int = 1000) -> None:
         self._clock = clock
-        self._counters = counters
-        self.failures = []
-        self._fatal = False
-        self._produced_bytes = self._delivered_bytes = 0
         self.capacity = capacity
         self.queue: list[tuple[KafkaRecord, Report]] = []
         self.accepted: list[KafkaRecord] = []
@@ -144,42 +146,71 @@ class ScriptedPublisher(Publisher):
         """Of so many in flight, which are reported now; by default all."""
         self.refuse: Callable[[KafkaRecord], int | None] = lambda _record: None
         """The error code with which the broker refuses a record, or None."""
+        self.refuse_at_once: Callable[[KafkaRecord], int | None] = lambda _record: None
+        """The error code with which the client itself refuses a record, or None."""
+        self.fatal: KafkaError | None = None
+        """What every poll raises, in the binding's way."""
 
-    @property
-    def in_flight(self) -> int:
-        return len(self.queue)
-
-    def produce(self, record: KafkaRecord, report: Report) -> bool:
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        _callback: Report,
+        on_delivery: Report,
+        timestamp: int,
+        headers: Headers,
+    ) -> None:
+        record = KafkaRecord(topic, key, value, headers, timestamp, partition)
+        code = self.refuse_at_once(record)
+        if code is not None:
+            raise KafkaException(KafkaError(code))
         if len(self.queue) >= self.capacity:
-            return False
-        self.queue.append((record, report))
+            raise BufferError
+        self.queue.append((record, on_delivery))
         self.accepted.append(record)
-        self._produced_bytes += len(record.value or b"")
-        return True
 
-    def serve(self, seconds: float = 0.0) -> None:
+    def poll(self, seconds: float) -> int:
+        if self.fatal is not None:
+            raise SystemError("returned a result with an exception set") from KafkaException(self.fatal)
         chosen = [self.queue[position] for position in self.choose(len(self.queue))]
         for record, report in chosen:
             self.queue.remove((record, report))
-            self._report(record, report)
+            self._report(record, report, self.refuse(record))
         if not chosen:
             self._clock.now += seconds
+        return len(chosen)
 
-    def hurry(self) -> None:
-        self.serve(0.02)
+    def flush(self, seconds: float) -> int:
+        self.poll(seconds)
+        return len(self.queue)
 
-    def topic_limit(self, topic: str) -> int | str:
-        return f"max.message.bytes of {topic}"
+    def purge(self) -> None:
+        """Failures, by their reports, for all that waits."""
+        while self.queue:
+            self._report(*self.queue.pop(0), KafkaError._PURGE_QUEUE)
 
-    def abandon(self) -> None:
-        self.queue.clear()
+    def __len__(self) -> int:
+        return len(self.queue)
 
-    def _report(self, record: KafkaRecord, report: Report) -> None:
-        code = self.refuse(record)
+    def _report(self, record: KafkaRecord, report: Report, code: int | None) -> None:
         if code is None:
             self.log.append(record)
         message = Message(topic=record.topic, value=record.value, key=record.key)
         report(None if code is None else KafkaError(code), message)
+
+
+class ScriptedPublisher(Publisher):
+    """The real one, on a scripted Kafka."""
+
+    def __init__(self, kafka: ScriptedKafka, counters: Counters) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("cdc_outbox.publish.producer.Producer", lambda _properties, **_rest: kafka)
+            super().__init__({"bootstrap.servers": "b"}, counters)
+
+    def topic_limit(self, topic: str) -> int | str:
+        return f"max.message.bytes of {topic}"
 
 
 class Rig:
@@ -190,7 +221,8 @@ class Rig:
         self.counters = Counters()
         self.stop = ScriptedStop(self.clock)
         self.stream = ScriptedStream(self.clock, script)
-        self.publisher = ScriptedPublisher(self.clock, self.counters, capacity=capacity)
+        self.kafka = ScriptedKafka(self.clock, capacity=capacity)
+        self.publisher = ScriptedPublisher(self.kafka, self.counters)
         letters = "dead-letters" if policy == "dead-letter" else None
         self.policy = PoisonPolicy(policy, letters, 1_000_000, self.counters)
         self.logged: list[MutableMapping[str, Any]] = []
@@ -203,7 +235,7 @@ class Rig:
     @property
     def ids(self) -> list[str]:
         """Ids of what Kafka has, in its order."""
-        return [event_id(record) for record in self.publisher.log]
+        return [event_id(record) for record in self.kafka.log]
 
     def relay(
         self,
@@ -232,8 +264,9 @@ class Rig:
     @contextlib.contextmanager
     def time_is_ours(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch, capture_logs() as self.logged:
-            patch.setattr("cdc_outbox.relay.time", self.clock)
-            patch.setattr("cdc_outbox.feedback.time", self.clock)
+            for module in [each for name, each in sys.modules.items() if name.startswith("cdc_outbox.")]:
+                if getattr(module, "time", None) is time:
+                    patch.setattr(module, "time", self.clock)
             yield
 
     def stop_when(self, reached: Callable[[], bool]) -> None:

@@ -60,7 +60,7 @@ def test_a_storm_of_questions_gets_ten_answers_a_second() -> None:
 
 def test_a_stopping_server_is_let_go_when_kafka_does_not_take_what_it_sent() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
-    rig.publisher.choose = nothing
+    rig.kafka.choose = nothing
 
     def ask_again() -> None:
         rig.clock.now += 0.005
@@ -76,7 +76,7 @@ def test_a_stopping_server_is_let_go_when_kafka_does_not_take_what_it_sent() -> 
 
 def test_a_stopping_server_is_not_let_go_when_kafka_takes_everything() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
-    rig.publisher.choose = lambda count: range(count if rig.clock.now > 1_000_005 else 0)
+    rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_005 else 0)
 
     def ask_again() -> None:
         rig.clock.now += 0.005
@@ -119,7 +119,7 @@ def test_a_wire_that_stays_silent_is_dead() -> None:
 def test_the_server_hears_from_us_while_kafka_takes_nothing() -> None:
     rig = Rig([RELATION, begin(100), *(insert(f"e{number}") for number in range(50)), commit(100)], capacity=3)
     rig.stream.wal_sender_timeout = 6.0
-    rig.publisher.choose = lambda count: range(count if rig.clock.now > 1_000_060 else 0)
+    rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_060 else 0)
     rig.stream.on_status = lambda told: rig.stream.script.append(build.keepalive(50)) if told.reply_requested else None
     rig.stop_when(lambda: rig.flushed == 108)
     rig.run()

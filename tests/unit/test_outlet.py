@@ -29,8 +29,8 @@ def test_a_poison_event_is_left_out_by_policy_counted_and_the_rest_goes_on(polic
     rig = Rig([RELATION, begin(100), *rows, commit(100)], policy=policy)
     rig.stop_when(lambda: rig.flushed == 108)
     rig.run()
-    assert [event_id(record) for record in rig.publisher.log if record.topic == "dead-letters"] == letters
-    assert [event_id(record) for record in rig.publisher.log if record.topic != "dead-letters"] == ["e1", "e3"]
+    assert [event_id(record) for record in rig.kafka.log if record.topic == "dead-letters"] == letters
+    assert [event_id(record) for record in rig.kafka.log if record.topic != "dead-letters"] == ["e1", "e3"]
     counted = rig.counters.skipped if policy == "skip" else rig.counters.dead_lettered
     assert counted == {"bad-headers": 1}
     assert [line["event"] for line in rig.logged if line["event"] == "poison"] == ["poison"]
@@ -38,7 +38,7 @@ def test_a_poison_event_is_left_out_by_policy_counted_and_the_rest_goes_on(polic
 
 def test_a_failed_delivery_names_its_transaction_and_confirms_nothing_past_it() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")])
-    rig.publisher.refuse = lambda record: KafkaError.MSG_SIZE_TOO_LARGE if event_id(record) == "e2" else None
+    rig.kafka.refuse = lambda record: KafkaError.MSG_SIZE_TOO_LARGE if event_id(record) == "e2" else None
     with pytest.raises(Suspected) as raised:
         rig.run()
     assert raised.value.lsns == {200}
@@ -48,14 +48,14 @@ def test_a_failed_delivery_names_its_transaction_and_confirms_nothing_past_it() 
 
 def test_a_suspected_transaction_goes_record_by_record_and_the_culprit_is_found() -> None:
     rig = Rig([RELATION, *transaction(200, "e1", "e2", "e3"), *transaction(300, "e4")], policy="skip")
-    rig.publisher.refuse = lambda record: KafkaError.MSG_SIZE_TOO_LARGE if event_id(record) == "e2" else None
+    rig.kafka.refuse = lambda record: KafkaError.MSG_SIZE_TOO_LARGE if event_id(record) == "e2" else None
     in_flight: list[int] = []
 
     def deliver(count: int) -> Sequence[int]:
         in_flight.append(count)
         return range(count)
 
-    rig.publisher.choose = deliver
+    rig.kafka.choose = deliver
     rig.stop_when(lambda: rig.flushed == 308)
     rig.run(rig.relay(suspects=[200]))
     assert rig.ids == ["e1", "e3", "e4"]
@@ -67,7 +67,7 @@ def test_a_suspected_transaction_goes_record_by_record_and_the_culprit_is_found(
 
 def test_a_kafka_that_fails_without_a_culprit_is_tried_again_and_counted_once() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")])
-    rig.publisher.refuse = lambda record: KafkaError.INVALID_PRODUCER_EPOCH if event_id(record) == "e2" else None
+    rig.kafka.refuse = lambda record: KafkaError.INVALID_PRODUCER_EPOCH if event_id(record) == "e2" else None
     with pytest.raises(Unreachable):
         rig.run()
     assert rig.publisher.broken

@@ -34,7 +34,7 @@ def test_a_row_becomes_a_record_and_its_commits_end_is_confirmed() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
     rig.stop_when(lambda: rig.flushed == 108)
     rig.run()
-    [record] = rig.publisher.log
+    [record] = rig.kafka.log
     assert (record.topic, record.key, record.value) == ("outbox.event.order", b"k", b"{}")
     assert record.headers == [("id", b"e1"), ("type", b"OrderPlaced")]
     assert record.timestamp == round(COMMITTED * 1000)
@@ -44,7 +44,7 @@ def test_a_row_becomes_a_record_and_its_commits_end_is_confirmed() -> None:
 
 def test_nothing_is_confirmed_before_it_is_delivered() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
-    rig.publisher.choose = nothing
+    rig.kafka.choose = nothing
     rig.stop_when(lambda: rig.clock.now > 1_000_005)
     with pytest.raises(Undelivered) as raised:
         rig.run()
@@ -61,7 +61,7 @@ def test_a_commit_alone_is_not_enough_and_the_last_report_is() -> None:
         reported.append(in_flight)
         return range(min(1, in_flight))
 
-    rig.publisher.choose = one_after_the_other
+    rig.kafka.choose = one_after_the_other
     rig.stream.on_status = lambda told: check(told.flush == (108 if len(rig.ids) == 3 else 0))
     rig.stop_when(lambda: rig.flushed == 108)
     rig.run()
@@ -77,7 +77,7 @@ def test_records_leave_in_the_order_of_the_stream_over_topics_and_transactions()
     rig = Rig([RELATION, begin(100), *rows, commit(100), *transaction(200, "e4"), *transaction(300, "e5")])
     rig.stop_when(lambda: rig.flushed == 308)
     rig.run()
-    assert [event_id(record) for record in rig.publisher.accepted] == ["e1", "e2", "e3", "e4", "e5"]
+    assert [event_id(record) for record in rig.kafka.accepted] == ["e1", "e2", "e3", "e4", "e5"]
 
 
 def test_each_transaction_has_its_own_commit_time() -> None:
@@ -85,7 +85,7 @@ def test_each_transaction_has_its_own_commit_time() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), later, insert("e2"), commit(200)])
     rig.stop_when(lambda: rig.flushed == 208)
     rig.run()
-    first, second = (record.timestamp for record in rig.publisher.log)
+    first, second = (record.timestamp for record in rig.kafka.log)
     assert second - first == 60_000
 
 
@@ -108,7 +108,7 @@ def test_what_is_done_is_counted() -> None:
 
 def test_the_oldest_unacknowledged_commit_is_told_while_kafka_takes_nothing() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
-    rig.publisher.choose = nothing
+    rig.kafka.choose = nothing
     rig.stop_when(lambda: rig.clock.now > 1_000_001)
     with pytest.raises(Undelivered):
         rig.run()
@@ -173,7 +173,7 @@ def test_a_full_queue_loses_nothing_and_reorders_nothing() -> None:
 def test_while_the_queue_is_full_nothing_is_read() -> None:
     rig = Rig([RELATION, begin(100), *(insert(f"e{number}") for number in range(30)), commit(100)], capacity=2)
     rig.stream.portion = lambda: 5
-    rig.publisher.choose = lambda count: range(count if rig.clock.now > 1_000_020 else 0)
+    rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_020 else 0)
     unread: list[int] = []
     rig.stream.on_status = lambda told: unread.append(len(rig.stream.script)) if told.at < 1_000_020 else None
     rig.stop_when(lambda: rig.flushed == 108)
@@ -184,7 +184,7 @@ def test_while_the_queue_is_full_nothing_is_read() -> None:
 
 def test_a_queue_that_stays_full_is_told_once_and_so_is_its_end() -> None:
     rig = Rig([RELATION, *transaction(100, "e1", "e2", "e3")], capacity=1)
-    rig.publisher.choose = lambda count: range(count if rig.clock.now > 1_000_020 else 0)
+    rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_020 else 0)
     rig.stop_when(lambda: rig.flushed == 108)
     rig.run()
     told = [line["event"] for line in rig.logged if line["event"].startswith("backpressure")]
@@ -260,19 +260,19 @@ def test_whatever_is_broken_on_the_wire_ends_in_one_of_our_errors(data: st.DataO
 
 def test_a_late_report_of_an_earlier_connection_moves_nothing() -> None:
     earlier = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), ConnectionLost("cut")])
-    earlier.publisher.choose = nothing
+    earlier.kafka.choose = nothing
     with pytest.raises(ConnectionLost):
         earlier.run()
     assert earlier.publisher.in_flight == 2
     later = Rig([RELATION, *transaction(100, "e1")])
-    later.publisher = earlier.publisher
+    later.publisher, later.kafka = earlier.publisher, earlier.kafka
     held: list[int] = []
 
     def only_the_old_ones(count: int) -> Sequence[int]:
         held.append(count)
         return range(count) if later.clock.now > 1_000_010 else range(min(2, count) if len(held) == 1 else 0)
 
-    later.publisher.choose = only_the_old_ones
+    later.kafka.choose = only_the_old_ones
     later.stream.on_status = lambda told: check(told.flush == 0 or later.clock.now > 1_000_010)
     later.stop_when(lambda: later.flushed == 108)
     later.run()

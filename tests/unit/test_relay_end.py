@@ -11,7 +11,7 @@ from tests.plugins.scripted import RELATION, Rig, begin, commit, insert, nothing
 
 def test_a_stop_between_transactions_delivers_confirms_and_says_goodbye() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")])
-    rig.publisher.choose = lambda count: range(count if rig.stop.requested else 0)
+    rig.kafka.choose = lambda count: range(count if rig.stop.requested else 0)
     rig.stop_when(lambda: True)
     rig.run()
     assert rig.ids == ["e1", "e2"]
@@ -55,7 +55,7 @@ def test_a_stop_in_mid_transaction_leaves_it_after_half_the_time() -> None:
 @pytest.mark.parametrize("timeout", [0.5, 1.0, 2.0, 25.0])
 def test_a_stop_ends_in_time_though_kafka_takes_nothing(timeout: float) -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
-    rig.publisher.choose = nothing
+    rig.kafka.choose = nothing
     rig.stop_when(lambda: True)
     with pytest.raises(Undelivered):
         rig.run(rig.relay(shutdown_timeout=timeout))
@@ -66,7 +66,7 @@ def test_a_stop_ends_in_time_though_kafka_takes_nothing(timeout: float) -> None:
 
 def test_a_stop_in_mid_backpressure_ends_in_time() -> None:
     rig = Rig([RELATION, *transaction(100, "e1", "e2", "e3")], capacity=1)
-    rig.publisher.choose = nothing
+    rig.kafka.choose = nothing
     rig.stream.on_status = lambda _told: rig.stop.request()
     with pytest.raises(Undelivered):
         rig.run()
@@ -82,11 +82,19 @@ def test_a_connection_that_breaks_before_the_last_word_is_no_clean_end() -> None
         rig.stream.broken = True
         rig.stop.request()
 
-    rig.publisher.choose = lambda count: range(count if rig.stop.requested else 0)
+    rig.kafka.choose = lambda count: range(count if rig.stop.requested else 0)
     rig.stream.on_empty = breaks
     with pytest.raises(Undelivered):
         rig.run()
     assert (rig.ids, rig.flushed, rig.stream.ended) == (["e1"], 0, "abandoned")
+
+
+def test_a_last_word_that_the_server_may_not_have_read_is_no_clean_end() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1")])
+    rig.stream.last_status_is_read = False
+    rig.stop_when(lambda: rig.flushed == 108)
+    with pytest.raises(Undelivered):
+        rig.run()
 
 
 def test_caught_up_means_delivered_and_confirmed_up_to_the_target() -> None:
@@ -108,7 +116,7 @@ def test_catching_up_asks_the_server_how_far_it_is() -> None:
 
 def test_caught_up_waits_for_what_is_in_flight() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), build.keepalive(300)])
-    rig.publisher.choose = lambda count: range(count if rig.clock.now > 1_000_003 else 0)
+    rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_003 else 0)
     rig.run(rig.relay(target=250))
     assert (rig.ids, rig.flushed) == (["e1"], 300)
 

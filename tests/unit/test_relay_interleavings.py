@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from cdc_outbox.errors import ConnectionLost, Undelivered
 from cdc_outbox.relay import Suspected
+from cdc_outbox.route import KafkaRecord
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import (
     RELATION,
     Rig,
+    ScriptedKafka,
     ScriptedPublisher,
     ScriptedStream,
     Told,
@@ -121,9 +123,9 @@ def worlds(draw: st.DrawFn) -> World:
 class Judge:
     """Watches every status update of one connection."""
 
-    def __init__(self, world: World, stream: ScriptedStream, publisher: ScriptedPublisher, spared: set[str]) -> None:
+    def __init__(self, world: World, stream: ScriptedStream, kafka: ScriptedKafka, spared: set[str]) -> None:
         self._world = world
-        self._publisher = publisher
+        self._kafka = kafka
         self._spared = spared
         self._stream = stream
         self._before = Told(0, 0, False, 0.0)
@@ -135,7 +137,7 @@ class Judge:
         assert told.flush >= before.flush
         assert told.write >= before.write
         assert told.write >= told.flush
-        delivered = {event_id(record) for record in self._publisher.log} | self._spared
+        delivered = {event_id(record) for record in self._kafka.log} | self._spared
         for each in self._world.transactions:
             if not delivered.issuperset(each.events):
                 assert told.flush <= each.commit_lsn, "the server would never send it again"
@@ -146,16 +148,14 @@ def partition(record_topic: str, key: bytes | None) -> str:
     return f"{record_topic}/{(key or b'').decode()}"
 
 
-def in_partition_order(publisher: ScriptedPublisher, choices: Choices) -> Sequence[int]:
+def in_partition_order(kafka: ScriptedKafka, choices: Choices) -> Sequence[int]:
     """Some records, each the first of its partition: their order across partitions is anybody's."""
-    waiting = list(range(len(publisher.queue)))
+    waiting = list(range(len(kafka.queue)))
     chosen: list[int] = []
     for _ in range(choices.some(len(waiting))):
-        record = publisher.queue[waiting[choices.below(len(waiting)) or 0]][0]
+        record = kafka.queue[waiting[choices.below(len(waiting)) or 0]][0]
         lane = partition(record.topic, record.key)
-        first = next(
-            at for at in waiting if partition(publisher.queue[at][0].topic, publisher.queue[at][0].key) == lane
-        )
+        first = next(at for at in waiting if partition(kafka.queue[at][0].topic, kafka.queue[at][0].key) == lane)
         waiting.remove(first)
         chosen.append(first)
     return chosen
@@ -169,68 +169,80 @@ def orders(world: World) -> dict[str, list[str]]:
     return found
 
 
-def arrivals(publisher: ScriptedPublisher) -> dict[str, list[str]]:
+def arrivals(kafka: ScriptedKafka) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for record in publisher.log:
+    for record in kafka.log:
         found.setdefault(partition(record.topic, record.key), []).append(event_id(record))
     return found
 
 
 @given(worlds(), choices, st.integers(1, 4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_interleaving_confirms_only_what_is_delivered_and_in_the_end_everything(
     world: World, choices: Choices, capacity: int
 ) -> None:
     rig = Rig(world.messages(), capacity=capacity)
     rig.stream.portion = lambda: choices.some(4)
-    rig.publisher.choose = lambda _count: in_partition_order(rig.publisher, choices)
-    Judge(world, rig.stream, rig.publisher, set())
+    rig.kafka.choose = lambda _count: in_partition_order(rig.kafka, choices)
+    Judge(world, rig.stream, rig.kafka, set())
     last = max(world.ends)
     rig.stop_when(lambda: rig.flushed == last)
     rig.run()
     assert rig.flushed == last
-    assert [event_id(record) for record in rig.publisher.accepted] == world.events
-    assert arrivals(rig.publisher) == orders(world)
+    assert [event_id(record) for record in rig.kafka.accepted] == world.events
+    assert arrivals(rig.kafka) == orders(world)
     assert rig.counters.in_flight_events == rig.counters.in_flight_bytes == 0
 
 
 @given(worlds(), choices, st.integers(1, 4), st.sampled_from([0.5, 5.0, 25.0]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_stop_at_any_moment_ends_in_time_and_clean_only_if_all_that_was_read_is_confirmed(
     world: World, choices: Choices, capacity: int, timeout: float
 ) -> None:
     rig = Rig(world.messages(), capacity=capacity)
-    Judge(world, rig.stream, rig.publisher, set())
+    Judge(world, rig.stream, rig.kafka, set())
 
     def deliver(_count: int) -> Sequence[int]:
         if choices.rarely(20):
             rig.stop.request()
-        return in_partition_order(rig.publisher, choices)
+        return in_partition_order(rig.kafka, choices)
 
     rig.stream.portion = lambda: choices.some(4)
-    rig.publisher.choose = deliver
+    rig.kafka.choose = deliver
     rig.stop_when(lambda: True)
     try:
         rig.run(rig.relay(shutdown_timeout=timeout))
     except Undelivered:
         assert rig.flushed < max(world.ends)
     else:
-        begun = [each for each in world.transactions if set(each.events) & {*map(event_id, rig.publisher.accepted)}]
+        begun = [each for each in world.transactions if set(each.events) & {*map(event_id, rig.kafka.accepted)}]
         assert all(each.end_lsn <= rig.flushed for each in begun)
     assert rig.stop.requested_at is not None
     assert rig.clock.now - rig.stop.requested_at <= timeout
     assert rig.stream.ended == "closed"
 
 
-class Cursed:
-    """Kafka refuses these events, and with them whatever of their topic is in the same batch."""
+class Outages:
+    """A Kafka that refuses some events, and with each whatever of its topic is in the same batch; producers come and go."""
 
-    def __init__(self, events: set[str]) -> None:
-        self._events = events
+    def __init__(self, rig: Rig, choices: Choices, cursed: set[str], capacity: int) -> None:
+        self._rig = rig
+        self._choices = choices
+        self._cursed = cursed
+        self._capacity = capacity
+        self.log = rig.kafka.log
 
-    def refuses(self, publisher: ScriptedPublisher, record_topic: str, event: str) -> int | None:
-        batch = {event_id(record) for record, _ in publisher.queue if record.topic == record_topic}
-        return KafkaError.MSG_SIZE_TOO_LARGE if self._events & {event, *batch} else None
+    def new_producer(self) -> None:
+        rig = self._rig
+        rig.kafka = kafka = ScriptedKafka(rig.clock, capacity=self._capacity)
+        kafka.log = self.log
+        kafka.choose = lambda _count: in_partition_order(kafka, self._choices)
+        kafka.refuse = lambda record: self._refused(kafka, record)
+        rig.publisher = ScriptedPublisher(kafka, rig.counters)
+
+    def _refused(self, kafka: ScriptedKafka, record: KafkaRecord) -> int | None:
+        batch = {event_id(other) for other, _ in kafka.queue if other.topic == record.topic}
+        return KafkaError.MSG_SIZE_TOO_LARGE if self._cursed & {event_id(record), *batch} else None
 
 
 @given(worlds(), choices, st.integers(1, 4), st.data())
@@ -240,23 +252,18 @@ def test_nothing_is_lost_over_any_number_of_generations(
 ) -> None:
     """Connections that break anywhere, a Kafka that refuses batches: the slot and the log of Kafka are all that stays."""
     cursed = set(data.draw(st.lists(st.sampled_from(world.events), max_size=2))) if world.events else set()
-    curse = Cursed(cursed)
     rig = Rig(policy="skip")
+    outages = Outages(rig, choices, cursed, capacity)
+    outages.new_producer()
     suspects: set[int] = set()
-    log = rig.publisher.log
-    last = max(world.ends)
     for _ in range(60):
-        publisher = rig.publisher
-        publisher.capacity = capacity
         script = world.messages()
         if choices.rarely(2):
             script.insert(choices.some(len(script)), ConnectionLost("cut"))
         rig.stream = ScriptedStream(rig.clock, script)
         rig.stream.portion = lambda: choices.some(4)
-        publisher.choose = lambda _count, own=publisher: in_partition_order(own, choices)  # type: ignore[misc]
-        publisher.refuse = lambda record, own=publisher: curse.refuses(own, record.topic, event_id(record))  # type: ignore[misc]
-        Judge(world, rig.stream, publisher, cursed)
-        rig.stop_when(lambda: world.confirmed == last)
+        Judge(world, rig.stream, rig.kafka, cursed)
+        rig.stop_when(lambda: world.confirmed == max(world.ends))
         try:
             rig.run(rig.relay(suspects=suspects))
             break
@@ -264,13 +271,12 @@ def test_nothing_is_lost_over_any_number_of_generations(
             suspects |= found.lsns
         except ConnectionLost:
             pass
-        if publisher.broken:
-            publisher.abandon()
-            rig.publisher = ScriptedPublisher(rig.clock, rig.counters)
-            rig.publisher.log = log
+        if rig.publisher.broken:
+            rig.publisher.abandon()
+            outages.new_producer()
     assert rig.stop.requested, "it does not come to an end"
-    assert world.confirmed == last
+    assert world.confirmed == max(world.ends)
     assert set(world.events) == cursed | set(rig.ids)
-    last_first = {lane: [*dict.fromkeys(reversed(events))][::-1] for lane, events in arrivals(rig.publisher).items()}
+    once = {lane: [*dict.fromkeys(reversed(events))][::-1] for lane, events in arrivals(rig.kafka).items()}
     wanted = {lane: [event for event in events if event not in cursed] for lane, events in orders(world).items()}
-    assert last_first == {lane: events for lane, events in wanted.items() if events}
+    assert once == {lane: events for lane, events in wanted.items() if events}
