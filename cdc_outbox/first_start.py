@@ -90,7 +90,6 @@ class FirstStart:
         self._publisher = publisher
         self._policy = policy
         self._outlet = Outlet(publisher, policy)
-        self._mending = False
         self._lanes = lanes
         self._counters = counters
         self._stop = stop
@@ -156,8 +155,7 @@ class FirstStart:
         try:
             if batch is not None:
                 self._send(batch, alone=False)
-            while len(self._window) > keep:
-                self._serve(SERVE_SECONDS)
+            self._wait_for(keep)
         except Refused:
             self._mend()
 
@@ -172,10 +170,30 @@ class FirstStart:
         self.sent += len(batch.cells)
         self._serve()
 
+    def _wait_for(self, keep: int) -> None:
+        while len(self._window) > keep:
+            self._serve(SERVE_SECONDS)
+
     def _mend(self) -> None:
         """Kafka refused records, and some behind them may be delivered: send all again from the first batch that is not
-        delivered, one by one. So each key's order holds for whoever takes the last of an id.
+        delivered, suspected batches one by one. So each key's order holds for whoever takes the last of an id.
         """
+        suspected: set[Batch] = set()
+        while self._window:
+            self._settle()
+            suspected.update(batch for batch in self._window if batch.outstanding or not batch.whole)
+            try:
+                for batch in list(self._window):
+                    batch.outstanding = 0
+                    self.sent -= len(batch.cells) if batch.whole else 0
+                    batch.whole = False
+                    self._send(batch, alone=batch in suspected)
+                self._wait_for(0)
+            except Refused:
+                continue
+
+    def _settle(self) -> None:
+        """Wait for the reports of everything in flight, say what was refused, and begin afresh. Raises Unreachable."""
         failures = self._publisher.failures
         while self._publisher.in_flight:
             self._publisher.serve(SERVE_SECONDS)
@@ -186,18 +204,12 @@ class FirstStart:
             raise failed
         failures.clear()
         self._outlet = Outlet(self._publisher, self._policy)
-        self._mending = True
         self._forget_delivered()
-        for batch in list(self._window):
-            batch.outstanding = 0
-            self.sent -= len(batch.cells) if batch.whole else 0
-            self._send(batch, alone=True)
-        self._mending = False
 
     def _serve(self, seconds: float = 0.0) -> None:
         """Serve reports; raise Refused when Kafka refused records, Stopped when a stop is wanted."""
-        self._publisher.serve(seconds)
-        if self._publisher.failures and not self._mending:
+        self._publisher.serve(seconds if self._publisher.in_flight else 0.0)
+        if self._publisher.failures and not self._outlet.on_trial:
             raise Refused
         self._look()
         self._forget_delivered()

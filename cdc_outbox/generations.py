@@ -97,6 +97,10 @@ class Generations:
                 pass
         except Stopped:
             self._stop_unconnected()
+        except Unreachable:
+            if not self._stop.requested or not self._connecting:
+                raise
+            self._stop_unconnected()
 
     def recover(self) -> None:
         """Replace the slot, whatever its state, by the way of a first start: once, without waiting for anybody.
@@ -278,6 +282,7 @@ class Generations:
 
     def _connected(self) -> None:
         counters = self._counters
+        counters.reconnects_postgres += int(self._streamed)
         self._streamed = True
         counters.state = "streaming"
         counters.postgres_connected = True
@@ -302,7 +307,6 @@ class Generations:
         return self._streamed and self._connecting and isinstance(error, AccessRefused)
 
     def _pause(self, seconds: float) -> None:
-        self._counters.reconnects_postgres += int(self._streamed)
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
             self._counters.last_turn_monotonic = now

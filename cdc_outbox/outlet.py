@@ -9,24 +9,14 @@ records of suspected transactions are sent again, each alone, with nothing else 
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.errors import AccessRefused, ConfigurationError, PoisonEvent, ProtocolError
 from cdc_outbox.lanes import Lane
-from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.lsn import UNSET
 from cdc_outbox.poison import PoisonPolicy, Suspect, without_payload
 from cdc_outbox.publish.errors import TOO_LARGE, failed_delivery
-from cdc_outbox.publish.producer import Publisher, Report
+from cdc_outbox.publish.producer import Carrier, Publisher
 from cdc_outbox.route import KafkaRecord
-
-
-class Carrier(Protocol):
-    """The transaction (or batch of a snapshot) that events belong to."""
-
-    outstanding: int
-    events: int
-    lsn: Lsn
 
 
 class Outlet:
@@ -38,8 +28,6 @@ class Outlet:
         self._carrier: Carrier | None = None
         self._commit_time = 0
         self._alone = False
-        self._topic = ""
-        self._report: Report | None = None
         self._held: KafkaRecord | None = None
         self._suspect: Suspect | None = None
         """What the held record is about, when it goes alone or is a dead letter."""
@@ -60,7 +48,6 @@ class Outlet:
         self._carrier = carrier
         self._commit_time = commit_time
         self._alone = alone
-        self._report = None
 
     def end(self) -> None:
         """The transaction is over: an event outside one is a protocol error."""
@@ -74,10 +61,16 @@ class Outlet:
             return self._condemn(error, self._suspected(lane, event, None))
         if self._alone:
             return self._hold(record, self._suspected(lane, event, record))
+        carrier = self._carrier
+        if carrier is None:
+            raise ProtocolError("an Insert outside a transaction")
         try:
-            return self._produce(record)
+            if self._publisher.produce(record, carrier):
+                return True
         except PoisonEvent as error:
             return self._condemn(error, self._suspected(lane, event, record))
+        self._held = record
+        return False
 
     def retry(self) -> bool:
         """Try again with what is held. True when it is on its way, and the next may come."""
@@ -86,27 +79,15 @@ class Outlet:
             return True
         if suspect is not None:
             return self._trial(record, suspect)
-        self._held = None
-        return self._produce(record)
+        assert self._carrier is not None
+        if self._publisher.produce(record, self._carrier):
+            self._held = None
+            return True
+        return False
 
     def _suspected(self, lane: Lane, event: OutboxEvent, record: KafkaRecord | None) -> Suspect:
         lsn = self._carrier.lsn if self._carrier is not None else UNSET
         return Suspect(lane.table, event, record, lsn, self._commit_time)
-
-    def _produce(self, record: KafkaRecord) -> bool:
-        carrier = self._carrier
-        if carrier is None:
-            raise ProtocolError("an Insert outside a transaction")
-        report = self._report
-        if report is None or record.topic != self._topic:
-            report = self._report = self._publisher.report(carrier, record.topic)
-            self._topic = record.topic
-        if self._publisher.produce(record, report):
-            carrier.outstanding += 1
-            carrier.events += 1
-            return True
-        self._held = record
-        return False
 
     def _hold(self, record: KafkaRecord, suspect: Suspect) -> bool:
         self._held, self._suspect, self._on_trial = record, suspect, False
@@ -114,16 +95,16 @@ class Outlet:
 
     def _trial(self, record: KafkaRecord, suspect: Suspect) -> bool:
         """Send one record with nothing else in flight, and wait for its own report."""
-        publisher = self._publisher
+        publisher, carrier = self._publisher, self._carrier
+        assert carrier is not None
         if publisher.in_flight:
             publisher.hurry()
             return False
         if not self._on_trial:
             try:
-                self._on_trial = self._produce(record)
+                self._on_trial = publisher.produce(record, carrier)
             except PoisonEvent as error:
                 return self._condemn(error, suspect)
-            self._held = record
             publisher.hurry()
             return False
         self._held, self._suspect, self._on_trial = None, None, False
@@ -131,9 +112,8 @@ class Outlet:
             return True
         failure = publisher.failures.pop()
         publisher.failures.clear()
-        assert self._carrier is not None
-        self._carrier.outstanding -= 1
-        self._carrier.events -= 1
+        carrier.outstanding -= 1
+        carrier.events -= 1
         found = failed_delivery(failure)
         if found.where.get("reason") == TOO_LARGE:
             found.where["limit"] = publisher.topic_limit(failure.topic)

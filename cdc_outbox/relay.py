@@ -12,7 +12,6 @@ on with the rest. The path of an event is `_read`, `_insert` and `Outlet.send`: 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,7 +19,7 @@ from typing import Final
 import structlog
 
 from cdc_outbox.acknowledge import AckLedger, Transaction
-from cdc_outbox.counters import LATENCY_BOUNDS, Counters
+from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
 from cdc_outbox.errors import (
     CdcOutboxError,
@@ -38,6 +37,7 @@ from cdc_outbox.outlet import Outlet
 from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres import wire
 from cdc_outbox.postgres.stream import ReplicationStream
+from cdc_outbox.progress import Progress
 from cdc_outbox.publish.errors import failed_delivery
 from cdc_outbox.publish.producer import Publisher
 from cdc_outbox.stop import Stop
@@ -56,9 +56,6 @@ DELIVERY_WAIT_SECONDS: Final = 0.01
 HELD_WAIT_SECONDS: Final = 0.05
 """One wait for delivery reports while an event is held."""
 
-STALLED_SECONDS: Final = 5.0
-"""An event that is held for this long is worth a log line: Kafka takes nothing."""
-
 CATCH_UP_ASK_SECONDS: Final = 0.2
 """How often `--until caught-up` asks the server how far it is."""
 
@@ -68,6 +65,10 @@ LAST_WORDS_SECONDS: Final = 1.0
 SETTLE_SECONDS: Final = 2.0
 """After a failed delivery: for the reports of the records that were in the same batches."""
 
+_XLOGDATA: Final = wire.XLOGDATA
+_INSERT: Final = pgoutput.INSERT
+_BEGIN: Final = pgoutput.BEGIN
+_COMMIT: Final = pgoutput.COMMIT
 _INSERT_AT: Final = wire.XLOGDATA_HEADER_BYTES
 _OID: Final = slice(_INSERT_AT + 1, _INSERT_AT + 5)
 _TUPLE_AT: Final = _INSERT_AT + pgoutput.INSERT_TUPLE_OFFSET
@@ -117,6 +118,7 @@ class Relay:
         self._stop = stop
         self._errand = errand
         self._ledger = AckLedger()
+        self._progress = Progress(counters, self._ledger, publisher)
         self._outlet = Outlet(publisher, errand.policy)
         ask_seconds = None if errand.target is None else CATCH_UP_ASK_SECONDS
         self._feedback = Feedback(stream, self._ledger, counters, ask_seconds=ask_seconds)
@@ -124,8 +126,6 @@ class Relay:
         self._lanes: dict[bytes, Lane] = {}
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
-        self._held_since: float | None = None
-        self._stalled = False
         self._transaction: Transaction | None = None
 
     def run(self) -> None:
@@ -174,7 +174,7 @@ class Relay:
         self._wait()
         self._errand.guard(self._outlet.holds)
         if self._outlet.retry():
-            self._released()
+            self._progress.released()
             self._read()
         self._publisher.serve()
         self._check_failures()
@@ -189,8 +189,7 @@ class Relay:
         if self._outlet.holds:
             if self._publisher.in_flight:
                 self._publisher.serve(HELD_WAIT_SECONDS)
-            self._counters.backpressure_seconds += time.monotonic() - now
-            self._watch_stall(now)
+            self._progress.held(now)
         elif self._inbox_empty:
             seconds = DELIVERY_WAIT_SECONDS if self._publisher.in_flight else WAIT_SECONDS
             self._stream.wait(min(seconds, max(0.0, self._feedback.due() - now)))
@@ -208,17 +207,17 @@ class Relay:
     def _take_in(self) -> bool:
         """Do what the messages say. The path of an event. False when it ends early: one is held, or a stop is requested."""
         for message in self._inbox:
-            if message[0] == wire.XLOGDATA:
+            if message[0] == _XLOGDATA:
                 try:
                     kind = message[_INSERT_AT]
                 except IndexError:
                     raise ProtocolError(f"an XLogData message of {len(message)} bytes has nothing in it") from None
-                if kind == pgoutput.INSERT:
+                if kind == _INSERT:
                     if not self._insert(message):
                         return False
-                elif kind == pgoutput.BEGIN:
+                elif kind == _BEGIN:
                     self._begin(message)
-                elif kind == pgoutput.COMMIT:
+                elif kind == _COMMIT:
                     self._commit(message)
                     if self._stop.requested:
                         return False
@@ -268,7 +267,7 @@ class Relay:
         decoded = pgoutput.decode(message, _INSERT_AT)
         if isinstance(decoded, pgoutput.Relation):
             self._relations[decoded.oid] = decoded
-            self._count_received()
+            self._progress.received(self._lanes.values())
             self._lanes.pop(decoded.oid.to_bytes(4, "big"), None)
 
     def _find_lane(self, message: bytes) -> Lane | None:
@@ -329,50 +328,10 @@ class Relay:
             raise error
         raise Suspected(frozenset(failure.lsn for failure in failures), error.what)
 
-    def _released(self) -> None:
-        if self._held_since is not None:
-            if self._stalled:
-                log.info("backpressure.ended", seconds=round(time.monotonic() - self._held_since, 1))
-            self._held_since, self._stalled = None, False
-
-    def _watch_stall(self, now: float) -> None:
-        """Say once that Kafka takes nothing: the same event has been held for a while."""
-        if self._held_since is None:
-            self._held_since = now
-        elif not self._stalled and now - self._held_since > STALLED_SECONDS:
-            self._stalled = True
-            log.warning(
-                "backpressure",
-                in_flight=self._publisher.in_flight,
-                cure="Kafka takes no records: see the kafka.* lines; reading from PostgreSQL is paused, nothing is lost",
-            )
-
     def _advance(self) -> None:
-        """Take the delivered prefix off the ledger, and bring the counters up to date."""
-        counters = self._counters
-        taken = self._ledger.advance()
-        if taken:
-            now = time.time()
-            for transaction in taken:
-                if transaction.events:
-                    counters.transactions += 1
-                    latency = max(0.0, now - transaction.commit_time)
-                    counters.latency_sum += latency * transaction.events
-                    counters.latency_buckets[bisect_left(LATENCY_BOUNDS, latency)] += transaction.events
-                    counters.last_published_timestamp = now
-                    counters.kafka_connected = True
-        counters.oldest_unacknowledged_timestamp = self._ledger.oldest_commit_time
-        counters.in_flight_events = self._publisher.in_flight
-        counters.in_flight_bytes = self._publisher.in_flight_bytes
-        counters.received_lsn = max(self._feedback.received, counters.received_lsn)
-        self._count_received()
-
-    def _count_received(self) -> None:
-        received = self._counters.received
-        for lane in self._lanes.values():
-            if lane.received:
-                received[lane.name] = received.get(lane.name, 0) + lane.received
-                lane.received = 0
+        """Take off the ledger what is delivered, and let it be seen."""
+        self._progress.turned(self._feedback.received)
+        self._progress.received(self._lanes.values())
 
     def _drain(self) -> None:
         """Wait, as long as a stop may take, until Kafka has what it was given. Raises Suspected when it refuses some."""
@@ -407,5 +366,4 @@ class Relay:
             log.warning("drain.failed", error=error)
             self._stream.abandon()
             return False
-        self._stream.close()
-        return True
+        return self._stream.close()

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdc_outbox.cli.options import CONTEXT, dsn_option, publication_option, reveal, slot_option
+from cdc_outbox.cli.options import (
+    CONTEXT,
+    SettingsCommand,
+    all_options,
+    dsn_option,
+    publication_option,
+    reveal,
+    slot_option,
+)
+from cdc_outbox.cli.settings import settings_of
 
 if TYPE_CHECKING:
     from cdc_outbox.config import Secret
@@ -23,7 +32,7 @@ INTERRUPTED = 130
 
 @click.group("slot", context_settings=CONTEXT)
 def command() -> None:
-    """The replication slot, the relay's only state: create, drop, look at it.
+    """The replication slot, the relay's only state: create, drop, look at it, replace it.
 
     `cdc-outbox run` makes its slot by itself; these are for those who want it done apart.
     """
@@ -81,6 +90,30 @@ def drop(dsn: Secret | None, slot: str, *, yes: bool) -> None:
         click.confirm(f"Drop slot {slot}?", abort=True, err=True)
     drop_slot(reveal(dsn), slot)
     _say(f"dropped: slot {slot}")
+
+
+@command.command(cls=SettingsCommand)
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@all_options
+@click.pass_context
+def recover(ctx: click.Context, /, *, yes: bool, **_options: object) -> int:
+    """Replace the slot by a new one, and send every row that is in the table first.
+
+    For a slot that is lost, or that skipped rows while the publication was missing. Takes the options of `run`; no relay may
+    stream from the slot meanwhile (75). What was delivered before comes again, with the same ids. Rows that were deleted
+    before they were delivered cannot be sent any more. Stopped half way, the old slot is as it was.
+    """
+    settings = settings_of(ctx)
+    _say(
+        f"slot {settings.slot} will be replaced; every row in {', '.join(map(str, settings.tables))} is sent, again or not."
+    )
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("this is asked on a terminal only: add --yes to do it")
+        click.confirm(f"Recover slot {settings.slot}?", abort=True, err=True)
+    from cdc_outbox.service import recover as recover_slot
+
+    return recover_slot(settings)
 
 
 @command.command()

@@ -25,8 +25,8 @@ RELATION: Final = ord("R")
 
 _U32: Final = struct.Struct(">I")
 _U16: Final = struct.Struct(">H")
-_BEGIN: Final = struct.Struct(">cQqI")
-_COMMIT: Final = struct.Struct(">cBQQq")
+_BEGIN: Final = struct.Struct(">xQqI")
+_COMMIT: Final = struct.Struct(">xxQQq")
 _INSERT: Final = struct.Struct(">cIc")
 _LOGICAL: Final = struct.Struct(">cBQ")
 _COLUMN: Final = struct.Struct(">Ii")
@@ -119,6 +119,9 @@ Message = Begin | Commit | Relation | Insert | Type | Origin | Truncate | Change
 
 T = TypeVar("T")
 
+_new: Final = tuple.__new__
+"""A NamedTuple without its Python-level constructor: twice per transaction, and most have one row."""
+
 
 def decode(data: bytes, at: int = 0) -> Message:
     """Decode the message that begins at `at` and ends with `data`. Raises ProtocolError."""
@@ -136,19 +139,17 @@ def decode(data: bytes, at: int = 0) -> Message:
 def read_begin(data: bytes, at: int) -> Begin:
     """Decode Begin. Raises ProtocolError when it is not exactly that long."""
     try:
-        _, final_lsn, commit_time, xid = _BEGIN.unpack(data[at:])
+        return _new(Begin, _BEGIN.unpack(data[at:]))
     except struct.error as error:
         raise ProtocolError(f"malformed pgoutput Begin: {error}") from error
-    return Begin(final_lsn, commit_time, xid)
 
 
 def read_commit(data: bytes, at: int) -> Commit:
     """Decode Commit. Raises ProtocolError when it is not exactly that long."""
     try:
-        _, _flags, commit_lsn, end_lsn, commit_time = _COMMIT.unpack(data[at:])
+        return _new(Commit, _COMMIT.unpack(data[at:]))
     except struct.error as error:
         raise ProtocolError(f"malformed pgoutput Commit: {error}") from error
-    return Commit(commit_lsn, end_lsn, commit_time)
 
 
 def _read_insert(data: bytes, at: int) -> Insert:

@@ -125,11 +125,15 @@ class ReplicationStream:
             except psycopg.Error as error:
                 raise ConnectionLost(f"the replication connection broke: {_one_line(error)}") from error
 
-    def close(self) -> None:
-        """End the copy and hear the server out, so that the last status is surely read; then close. Never raises."""
+    def close(self) -> bool:
+        """End the copy and hear the server out, so that the last status is surely read; then close. Never raises.
+
+        False when the server did not end it in its turn: what it has read of the last status is not known.
+        """
         try:
             with contextlib.suppress(psycopg.Error, CdcOutboxError):
-                self._end_copy(time.monotonic() + CLOSE_SECONDS)
+                return self._end_copy(time.monotonic() + CLOSE_SECONDS)
+            return False
         finally:
             self._session.close()
 
@@ -137,7 +141,7 @@ class ReplicationStream:
         """Close at once: for a connection that is not to be trusted any more."""
         self._session.close()
 
-    def _end_copy(self, deadline: float) -> None:
+    def _end_copy(self, deadline: float) -> bool:
         self._pgconn.put_copy_end()
         poller = select.poll()
         while time.monotonic() < deadline:
@@ -154,8 +158,11 @@ class ReplicationStream:
                 poller.register(self._pgconn.socket, select.POLLIN)
                 poller.poll(100)
                 self._pgconn.consume_input()
-            elif self._pgconn.get_result() is None:
-                break
+            elif (result := self._pgconn.get_result()) is None:
+                return True
+            elif result.status == pq.ExecStatus.FATAL_ERROR:
+                return False
+        return False
 
     def _skipping(self) -> bool:
         """Whether the server has said so; `receive` itself is where it is heard."""

@@ -5,25 +5,14 @@ librdkafka: rdkafka.h, rd_kafka_resp_err_t. Codes below zero are the client's ow
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+import re
+from typing import Final, NamedTuple, TypeAlias
 
 from confluent_kafka import KafkaError, KafkaException
 
-from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, Unreachable
+from cdc_outbox.errors import AccessRefused, CannotConnect, CdcOutboxError, ConfigurationError, PoisonEvent, Unreachable
 from cdc_outbox.lsn import Lsn
 
-_REFUSED: Final = frozenset(
-    {
-        KafkaError._AUTHENTICATION,
-        KafkaError.SASL_AUTHENTICATION_FAILED,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    }
-)
-_TLS: Final = frozenset({KafkaError._SSL})
-_CONFIGURATION: Final = frozenset(
-    {KafkaError._INVALID_ARG, KafkaError.UNSUPPORTED_SASL_MECHANISM, KafkaError._UNSUPPORTED_FEATURE}
-)
 NOT_READY: Final = frozenset(
     {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
 )
@@ -40,33 +29,118 @@ def kafka_error(raised: BaseException) -> KafkaError | None:
     return None
 
 
-def final(error: KafkaError) -> CdcOutboxError | None:
-    """Our error for one that waiting does not heal; None for one that it may."""
+def final(error: KafkaError, topic: str = "") -> CdcOutboxError | None:
+    """Our error for one that waiting does not heal; None for one that it may. `topic`: where records were to go, if known."""
     words = error.str()
-    if error.code() in _TLS:
-        return ConfigurationError(
-            f"Kafka's TLS handshake fails: {words}",
-            cure="-X ssl.ca.location=FILE with the CA that signed the broker's certificate; brokers by the names in it",
-        )
-    if error.code() in _REFUSED:
-        return AccessRefused(
-            f"Kafka refuses us: {words}",
-            cure="check sasl.mechanism, sasl.username and sasl.password (CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE), and the ACLs",
-        )
-    if error.code() in _CONFIGURATION:
-        return ConfigurationError(
-            f"librdkafka does not accept its configuration: {words}",
-            cure="cdc-outbox run -X list shows the effective one",
-        )
+    for codes, pattern, make, what, cure in _FINAL:
+        if (codes is None or error.code() in codes) and re.search(pattern, words):
+            where = {"topic": topic} if topic and "{topic}" in cure else {}
+            return make(f"{what}: {words}", cure=cure.format(topic=topic or "TOPIC"), **where)
     return None
+
+
+_Codes: TypeAlias = frozenset[int] | None
+
+_ANYTHING: Final = ""
+_TLS: Final = frozenset({KafkaError._SSL})
+_LOGIN: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
+_CONFIGURATION: Final = frozenset(
+    {KafkaError._INVALID_ARG, KafkaError.UNSUPPORTED_SASL_MECHANISM, KafkaError._UNSUPPORTED_FEATURE}
+)
+_REFUSED: Final = "Kafka refuses the login"
+_UNFIT: Final = "librdkafka does not accept its configuration"
+
+_FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = (
+    (
+        None,
+        r"SSL routines:.* alert (?!internal error)",
+        CannotConnect,
+        "the broker ends the TLS handshake",
+        "it may want a certificate of ours that it trusts: -X ssl.certificate.location=FILE -X ssl.key.location=FILE",
+    ),
+    (
+        _TLS,
+        _ANYTHING,
+        CannotConnect,
+        "the broker's certificate does not verify",
+        (
+            "-X ssl.ca.location=FILE must hold the CA that signed it, --brokers and advertised.listeners be names in it, and "
+            "it must not have expired; which it is: openssl s_client -connect HOST:PORT -CAfile FILE </dev/null"
+        ),
+    ),
+    (
+        _LOGIN,
+        r"broker's supported mechanisms: *(\(|$)",
+        AccessRefused,
+        "this listener of the broker has no SASL",
+        "-X security.protocol=ssl (or plaintext), or the port of a listener with SASL in --brokers",
+    ),
+    (
+        _LOGIN,
+        "broker's supported mechanisms",
+        AccessRefused,
+        "the broker has another SASL mechanism",
+        "-X sasl.mechanism=… with one that the broker supports",
+    ),
+    (
+        _LOGIN,
+        _ANYTHING,
+        AccessRefused,
+        _REFUSED,
+        "check sasl.mechanism, sasl.username and sasl.password (CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE)",
+    ),
+    (
+        frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED}),
+        _ANYTHING,
+        AccessRefused,
+        "Kafka does not let us write to the topic",
+        "kafka-acls.sh --bootstrap-server … --add --allow-principal User:… --producer --topic {topic}",
+    ),
+    (
+        frozenset({KafkaError.CLUSTER_AUTHORIZATION_FAILED}),
+        _ANYTHING,
+        AccessRefused,
+        "Kafka lets us write to no topic at all",
+        "kafka-acls.sh --bootstrap-server … --add --allow-principal User:… --producer --topic {topic}",
+    ),
+    (
+        _CONFIGURATION,
+        "mechanism GSSAPI",
+        ConfigurationError,
+        _UNFIT,
+        "-X sasl.mechanism=SCRAM-SHA-512 (or SCRAM-SHA-256, PLAIN, OAUTHBEARER)",
+    ),
+    (
+        _CONFIGURATION,
+        "must be set",
+        ConfigurationError,
+        _UNFIT,
+        "set them: -X sasl.username=…, and the password in the file that CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE names",
+    ),
+    (
+        _CONFIGURATION,
+        r"ssl\.\S+ failed",
+        ConfigurationError,
+        _UNFIT,
+        "the file must be there, readable for this process, and PEM; a key must belong to its certificate",
+    ),
+    (_CONFIGURATION, _ANYTHING, ConfigurationError, _UNFIT, "cdc-outbox run -X list shows the effective one"),
+)
+"""Which codes (None: any), and which words in the text; then our error, what it says, and the cure. The first row counts."""
+
+
+SILENT: Final = "no answer"
+CLOSED: Final = "it closes each connection without a word"
+"""For a broker that librdkafka has nothing to say about but that all are down: what it does to who speaks another protocol."""
 
 
 def unreachable(brokers: str, words: str) -> Unreachable:
     """Nobody answers at `brokers`."""
-    return Unreachable(
-        f"Kafka cannot be reached at {brokers}: {words}",
-        cure="check host, port, DNS and firewall, and that the brokers' advertised.listeners can be reached from here",
-    )
+    if words == CLOSED or "PLAINTEXT broker listener" in words or "SSL connection closed by peer" in words:
+        cure = "-X security.protocol=… must be the listener's: plaintext, ssl, sasl_plaintext or sasl_ssl"
+    else:
+        cure = "check host, port, DNS and firewall, and that the brokers' advertised.listeners can be reached from here"
+    return Unreachable(f"Kafka cannot be reached at {brokers}: {words}", cure=cure)
 
 
 class DeliveryFailure(NamedTuple):
@@ -93,7 +167,7 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     """Our error for a delivery that failed for good: by what the operator has to do."""
     error, topic = failure.error, failure.topic
     key = None if failure.key is None else failure.key[:200].decode(errors="replace")
-    refusal = final(error)
+    refusal = final(error, topic)
     if refusal is not None:
         return type(refusal)(refusal.what, cure=refusal.cure, topic=topic)
     if error.code() in _UNKNOWN_TOPIC:

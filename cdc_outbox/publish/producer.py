@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Final, Protocol
 
@@ -21,9 +21,18 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 
 from cdc_outbox.counters import Counters, TopicCounters
-from cdc_outbox.errors import CdcOutboxError, PoisonEvent, Unreachable
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, PoisonEvent, Unreachable
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.publish.errors import NOT_READY, DeliveryFailure, final, kafka_error, reason, unreachable
+from cdc_outbox.publish.errors import (
+    CLOSED,
+    NOT_READY,
+    SILENT,
+    DeliveryFailure,
+    final,
+    kafka_error,
+    reason,
+    unreachable,
+)
 from cdc_outbox.route import KafkaRecord
 
 log = structlog.get_logger(__name__)
@@ -37,29 +46,41 @@ _CONNECTION: Final = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", 
 HURRY_SECONDS: Final = 0.02
 """One wait for a record sent alone: a round trip to the broker, and no more than the server waits for a status."""
 
+_LOGIN: Final = ("sasl.username", "sasl.password")
+
 Report = Callable[[KafkaError | None, Message], None]
 
 
-class Outstanding(Protocol):
-    """Whoever waits for deliveries: a transaction, known by its commit LSN, or a part of a snapshot."""
+class Carrier(Protocol):
+    """What records belong to: a transaction, known by its commit LSN, or a batch of a snapshot."""
 
-    outstanding: int
     lsn: Lsn
+    events: int
+    """Records handed over."""
+    outstanding: int
+    """Those of them whose delivery is not reported yet."""
 
 
 class Publisher:
-    """One producer. `properties` are librdkafka's. Raises ConfigurationError when they make no sense."""
+    """One producer. `properties` are librdkafka's; `reread` gives the user's as they are now, for a password that has changed.
 
-    def __init__(self, properties: dict[str, str], counters: Counters) -> None:
+    Raises ConfigurationError when they make no sense.
+    """
+
+    def __init__(
+        self, properties: dict[str, str], counters: Counters, *, reread: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
         self._brokers = properties["bootstrap.servers"]
         self._counters = counters
         self._refusal: CdcOutboxError | None = None
-        self._last_words = "no answer"
+        self._reread = reread
+        self._last_words = SILENT
         self.failures: list[DeliveryFailure] = []
         """Deliveries that failed for good, in the order in which librdkafka told."""
         self._fatal = False
         self._largest = int(properties.get("message.max.bytes", "1000000"))
         self._properties = properties
+        self._topic = ""
         try:
             self._producer = Producer(
                 {**properties, "error_cb": self._on_error}, logger=logging.getLogger("confluent_kafka")
@@ -68,6 +89,8 @@ class Publisher:
             raise self._error(raised) from raised
         self._produced_bytes = 0
         self._delivered_bytes = 0
+        self._carrier: Carrier | None = None
+        self._report: Report | None = None
         self._produce = self._producer.produce
         self._poll = self._producer.poll
 
@@ -98,8 +121,8 @@ class Publisher:
             raise unreachable(self._brokers, self._last_words) if isinstance(error, Unreachable) else error from raised
         self._counters.kafka_connected = True
 
-    def report(self, transaction: Outstanding, topic: str) -> Report:
-        """Make the delivery report for records of one transaction and one topic."""
+    def _new_report(self, carrier: Carrier, topic: str) -> Report:
+        """Make the delivery report for records of one carrier and one topic: one closure for all of them."""
         counts = self._counters.topics.get(topic)
         if counts is None:
             counts = self._counters.topics[topic] = TopicCounters()
@@ -107,28 +130,34 @@ class Publisher:
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is None:
-                transaction.outstanding -= 1
+                carrier.outstanding -= 1
                 size = len(message)
                 counts.delivered += 1
                 counts.delivered_bytes += size
                 self._delivered_bytes += size
             else:
-                failures.append(_failure(error, message, transaction.lsn))
+                failures.append(_failure(error, message, carrier.lsn))
 
+        self._carrier, self._topic, self._report = carrier, topic, delivered
         return delivered
 
-    def produce(self, record: KafkaRecord, report: Report) -> bool:
-        """Hand one record over; False when the queue is full: serve, and try again.
+    def produce(self, record: KafkaRecord, carrier: Carrier) -> bool:
+        """Hand one record over and count it on its carrier; False when the queue is full: serve, and try again.
 
         Raises PoisonEvent when librdkafka itself will not take it (too large), else our error for librdkafka's.
         """
         topic, key, value, headers, timestamp, partition = record
+        report = self._report
+        if report is None or topic is not self._topic or carrier is not self._carrier:
+            report = self._new_report(carrier, topic)
         try:
             self._produce(topic, value, key, partition, report, report, timestamp, headers)
         except BufferError:
             return False
         except KafkaException as raised:
             raise self._refused(raised, record) from raised
+        carrier.outstanding += 1
+        carrier.events += 1
         if value is not None:
             self._produced_bytes += len(value)
         return True
@@ -154,7 +183,9 @@ class Publisher:
             name: value for name, value in self._properties.items() if name.startswith(_CONNECTION)
         }
         try:
-            admin = AdminClient(connection)  # it must live until the answer is here
+            admin = AdminClient(
+                connection, logger=logging.getLogger("confluent_kafka")
+            )  # it must live until the answer is here
             future = admin.describe_configs([resource], request_timeout=METADATA_SECONDS)[resource]
             return int(future.result(METADATA_SECONDS)["max.message.bytes"].value)
         except (KafkaException, FutureTimeout, KeyError, ValueError) as error:
@@ -196,21 +227,38 @@ class Publisher:
         if error is None:
             return Unreachable(f"Kafka: {raised}")
         self._fatal = self._fatal or error.fatal() or error.code() == KafkaError._FATAL
-        return final(error) or Unreachable(f"Kafka: {error.str()}")
+        return final(error, self._topic) or Unreachable(f"Kafka: {error.str()}")
 
     def _on_error(self, error: KafkaError) -> None:
         """Note what librdkafka meets; it goes on trying by itself. Never raises."""
-        if error.code() in NOT_READY:
-            self._last_words = error.str() if error.code() != KafkaError._ALL_BROKERS_DOWN else self._last_words
-            if error.code() == KafkaError._ALL_BROKERS_DOWN:
-                self._counters.kafka_connected = False
-            log.warning("kafka.unreachable", error=error.str(), brokers=self._brokers)
-            return
         refusal = final(error)
         if refusal is not None:
             self._refusal = refusal
             self._counters.kafka_connected = False
-        log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure if refusal else None)
+            if isinstance(refusal, AccessRefused):
+                self._take_new_login()
+            log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure)
+        elif error.code() in NOT_READY:
+            if error.code() != KafkaError._ALL_BROKERS_DOWN:
+                self._last_words = error.str()
+            else:
+                self._counters.kafka_connected = False
+                self._last_words = CLOSED if self._last_words == SILENT else self._last_words
+            log.warning("kafka.unreachable", error=error.str(), brokers=self._brokers)
+        else:
+            log.warning("kafka.error", error=error.str(), code=error.name())
+
+    def _take_new_login(self) -> None:
+        """A password that was good may have been changed: take the present one for librdkafka's next attempt."""
+        try:
+            fresh = self._reread()
+        except CdcOutboxError as error:
+            log.warning("kafka.secret", error=error)
+            return
+        login = tuple(fresh.get(name, self._properties.get(name, "")) for name in _LOGIN)
+        if all(login) and login != tuple(self._properties.get(name) for name in _LOGIN):
+            self._properties.update(zip(_LOGIN, login, strict=True))
+            self._producer.set_sasl_credentials(*login)
 
 
 def _failure(error: KafkaError, message: Message, lsn: Lsn) -> DeliveryFailure:
