@@ -1,0 +1,121 @@
+"""The relay as anybody would run it: `cdc-outbox run` in a process of its own, which can be killed.
+
+In: a connection string and brokers. Out: a process that relays, until it is stopped, killed, or dies with us.
+Never: a password in its arguments, or a setting of the user's own environment in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import IO, Final
+
+from cdc_outbox.demo.guard import Guard
+from cdc_outbox.demo.ports import free_port
+from cdc_outbox.errors import CdcOutboxError
+
+STOP_SECONDS: Final = 30.0
+"""More than the 25 s after which a relay that was asked to stop ends itself."""
+
+LAST_LINES: Final = 5
+"""Of its log, shown when it ended by itself."""
+
+
+class RelayProcess:
+    """One relay at a time, started as often as one likes, always on the same slot."""
+
+    def __init__(self, dsn: str, brokers: str) -> None:
+        self.http = f"127.0.0.1:{free_port()}"
+        """Where it serves /metrics, /status, /livez and /readyz."""
+        self.arguments = ["run", "--brokers", brokers, "--http", self.http, "--log-format", "json"]
+        self._environment = {**_clean_environment(), "CDC_OUTBOX_DSN": dsn}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the running process; None when there is none."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start it; returns at once."""
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _ended)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cdc_outbox", *self.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C in our terminal is for us
+        )
+        self._guard = Guard(self._process.pid, by=signal.SIGKILL)
+
+    def check(self) -> None:
+        """Raise CdcOutboxError, with the end of its log, when it has ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            code, words = self._process.returncode, self._last_words()
+            self._ended()
+            raise CdcOutboxError(f"the relay ended by itself, with exit code {code}:\n{words}")
+
+    def kill(self) -> None:
+        """SIGKILL: no handler runs, nothing is flushed, no goodbye is said."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM: deliver what is in flight, confirm it, end with 0. Raises CdcOutboxError for any other end."""
+        code, words = self._end(signal.SIGTERM)
+        if code:
+            raise CdcOutboxError(f"the relay did not stop cleanly, its exit code is {code}:\n{words}")
+
+    def close(self) -> None:
+        """End it, however."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> tuple[int, str]:
+        """Its exit code and its last words."""
+        process = self._process
+        if process is None:
+            return 0, ""
+        process.send_signal(number)
+        try:
+            code = process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        words = self._last_words()
+        self._ended()
+        return code, words
+
+    def _ended(self) -> None:
+        self._process = None
+        if self._guard is not None:
+            self._guard.release()
+        if self._log is not None:
+            self._log.close()
+
+    def _last_words(self) -> str:
+        assert self._log is not None
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").splitlines()
+        return "\n".join(_for_people(line) for line in lines[-LAST_LINES:])
+
+
+def _for_people(line: str) -> str:
+    """A line of its log."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return line
+    shown = [f"{name}: {fields[name]}" for name in ("error", "cure") if name in fields]
+    return "  ".join([str(fields.get("event")), *shown])
+
+
+def _clean_environment() -> dict[str, str]:
+    """Without what the user has set for a relay or a database of their own."""
+    return {name: value for name, value in os.environ.items() if not re.match(r"CDC_OUTBOX_|PG[A-Z]", name)}
