@@ -126,9 +126,9 @@ class Proxy:
         """Pass nothing on (in these directions; both without any), and tell nobody: cables are pulled like this."""
         self._act(lambda: self._frozen.update(directions or Direction))
 
-    def thaw(self) -> None:
-        """Pass on again what was held, and what comes."""
-        self._act(self._frozen.clear)
+    def thaw(self, *directions: Direction) -> None:
+        """Pass on again (in these directions; both without any) what was held, and what comes."""
+        self._act(lambda: self._frozen.difference_update(directions or Direction))
 
     def delay(self, seconds: float) -> None:
         """Each piece waits so long from now on (latency in each direction; the rate stays)."""
