@@ -150,7 +150,7 @@ def _break(plan: Schedule, journal: Journal, relays: Relays, faults: Faults, wat
 def _catches_up(relays: Relays, watch: Watch, target: int, journal: Journal) -> bool:
     def caught_up() -> bool:
         relays.supervise()
-        return watch.confirmed >= target
+        return watch.confirmed >= target and relays.streaming()  # a slot that is just being made shows already
 
     try:
         eventually(caught_up, "caught up", seconds=RECOVERY_SECONDS)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import os
 import tempfile
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.util import Finalize
@@ -30,14 +32,31 @@ def main() -> int:
     print(f"seeds {seeds[0]} to {seeds[-1]}, {options.jobs} at a time; logs of failed ones in {folder}", flush=True)
     began = time.monotonic()
     outcomes: list[Outcome] = []
-    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as workers:
-        playing = [workers.submit(_play, seed, folder / f"seed-{seed}", options.seeds == 1) for seed in seeds]
-        for done in as_completed(playing):
-            outcomes.append(done.result())
-            print(line(outcomes[-1]), flush=True)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=_end_with_parent) as workers:
+        try:
+            playing = [workers.submit(_play, seed, folder / f"seed-{seed}", options.seeds == 1) for seed in seeds]
+            for done in as_completed(playing):
+                outcomes.append(done.result())
+                print(line(outcomes[-1]), flush=True)
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
     outcomes.sort(key=lambda outcome: outcome.seed)
     print(f"\n{table(outcomes)}\n\n{time.monotonic() - began:.0f} s in all")
     return 1 if any(outcome.findings for outcome in outcomes) else 0
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent is gone has nobody to play for; its servers end with it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _play(seed: int, folder: Path, aloud: bool) -> Outcome:

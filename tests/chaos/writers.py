@@ -39,8 +39,10 @@ HESITATION_SECONDS: Final = 0.03
 RECONNECT_SECONDS: Final = 0.05
 """Between two attempts while the server is down."""
 
-PAD: Final = ("", "", "", "x" * 200, "ä" * 900, "y" * 20_000)
+PADS: Final = ("", "x" * 200, "ä" * 900, "y" * 20_000)
 """What makes a payload longer; the last is stored out of line (TOAST)."""
+
+PAD_WEIGHTS: Final = (60, 30, 9, 1)
 
 _INSERT: Final = """
 INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload)
@@ -157,7 +159,9 @@ class Writer:
             place = chance.randrange(OWN_KEYS)
             key = f"writer-{self._number}-{place}"
             number = self._counters[key] = self._counters.get(key, 0) + 1
-        payload = json.dumps({"writer": self._number, "n": number, "pad": chance.choice(PAD)}, ensure_ascii=False)
+        payload = json.dumps(
+            {"writer": self._number, "n": number, "pad": chance.choices(PADS, PAD_WEIGHTS)[0]}, ensure_ascii=False
+        )
         # ids of random bytes, and not from `chance`: two runs of one seed must not write the same
         return Written(str(uuid.uuid4()), AGGREGATE_TYPES[place % len(AGGREGATE_TYPES)], key, payload, number)
 
