@@ -250,7 +250,8 @@ class Generations:
                 )
             except SlotBusy as error:
                 if settings.on_slot_busy == "exit":
-                    raise
+                    cure = "stop the relay that streams from it, or leave out --on-slot-busy exit: then this one stands by"
+                    raise SlotBusy(error.what, cure=cure, slot=settings.slot) from error
                 self._shared = True
                 if told != error.what:
                     told = error.what
