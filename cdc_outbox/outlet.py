@@ -30,7 +30,9 @@ class Outlet:
         self._alone = False
         self._held: KafkaRecord | None = None
         self._suspect: Suspect | None = None
-        """What the held record is about, when it goes alone or is a dead letter."""
+        """What the held record is about."""
+        self._held_apart = False
+        """Whether it goes alone: it is suspected, or a dead letter."""
         self._on_trial = False
 
     @property
@@ -55,42 +57,45 @@ class Outlet:
 
     def send(self, lane: Lane, event: OutboxEvent) -> bool:
         """Send one event on its way; False when it is held: nothing more until `retry` says True. Raises by the policy."""
+        carrier = self._carrier
+        if carrier is None:
+            raise ProtocolError("an Insert outside a transaction")
         try:
             record = lane.record(event, self._commit_time)
         except PoisonEvent as error:
             return self._condemn(error, self._suspected(lane, event, None))
         if self._alone:
             return self._hold(record, self._suspected(lane, event, record))
-        carrier = self._carrier
-        if carrier is None:
-            raise ProtocolError("an Insert outside a transaction")
         try:
             if self._publisher.produce(record, carrier):
                 return True
         except PoisonEvent as error:
             return self._condemn(error, self._suspected(lane, event, record))
-        self._held = record
+        self._held, self._suspect, self._held_apart = record, self._suspected(lane, event, record), False
         return False
 
     def retry(self) -> bool:
-        """Try again with what is held. True when it is on its way, and the next may come."""
+        """Try again with what is held. True when it is on its way, and the next may come. Raises by the policy."""
         record, suspect = self._held, self._suspect
-        if record is None:
+        if record is None or suspect is None:
             return True
-        if suspect is not None:
+        if self._held_apart:
             return self._trial(record, suspect)
         assert self._carrier is not None
-        if self._publisher.produce(record, self._carrier):
-            self._held = None
-            return True
-        return False
+        try:
+            if not self._publisher.produce(record, self._carrier):
+                return False
+        except PoisonEvent as error:
+            return self._condemn(error, suspect)
+        self._held = self._suspect = None
+        return True
 
     def _suspected(self, lane: Lane, event: OutboxEvent, record: KafkaRecord | None) -> Suspect:
         lsn = self._carrier.lsn if self._carrier is not None else UNSET
         return Suspect(lane.table, event, record, lsn, self._commit_time)
 
     def _hold(self, record: KafkaRecord, suspect: Suspect) -> bool:
-        self._held, self._suspect, self._on_trial = record, suspect, False
+        self._held, self._suspect, self._held_apart, self._on_trial = record, suspect, True, False
         return self.retry()
 
     def _trial(self, record: KafkaRecord, suspect: Suspect) -> bool:

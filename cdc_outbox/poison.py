@@ -52,8 +52,11 @@ class PoisonPolicy:
     def __init__(self, policy: str, dead_letter_topic: str | None, limit: int, counters: Counters) -> None:
         self._policy = policy
         self._topic = dead_letter_topic if policy == "dead-letter" else None
-        if self._topic is not None:
-            TopicTemplate(self._topic)
+        if self._topic is not None and TopicTemplate(self._topic).columns:
+            raise ConfigurationError(
+                f"--dead-letter-topic {self._topic!r} names a column: an event may be poison for just that column",
+                cure="give the name of one topic",
+            )
         self._limit = limit
         self._counters = counters
 

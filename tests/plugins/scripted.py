@@ -147,7 +147,7 @@ class ScriptedKafka:
         self.refuse: Callable[[KafkaRecord], int | None] = lambda _record: None
         """The error code with which the broker refuses a record, or None."""
         self.refuse_at_once: Callable[[KafkaRecord], int | None] = lambda _record: None
-        """The error code with which the client itself refuses a record, or None."""
+        """The error code with which librdkafka itself refuses a record that there is room for, or None."""
         self.fatal: KafkaError | None = None
         """What every poll raises, in the binding's way."""
 
@@ -163,11 +163,11 @@ class ScriptedKafka:
         headers: Headers,
     ) -> None:
         record = KafkaRecord(topic, key, value, headers, timestamp, partition)
+        if len(self.queue) >= self.capacity:
+            raise BufferError
         code = self.refuse_at_once(record)
         if code is not None:
             raise KafkaException(KafkaError(code))
-        if len(self.queue) >= self.capacity:
-            raise BufferError
         self.queue.append((record, on_delivery))
         self.accepted.append(record)
 

@@ -156,7 +156,7 @@ class Ledger(RuleBasedStateMachine):
 
 
 TestLedger = Ledger.TestCase
-TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLedger.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 def handed_over(ledger: AckLedger, end_lsn: int, records: int = 1, commit_time: float = 0.0) -> Transaction:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from confluent_kafka import KafkaError
 
-from cdc_outbox.errors import PoisonEvent, Unreachable
+from cdc_outbox.errors import AccessRefused, ConfigurationError, ConnectionLost, PoisonEvent, ProtocolError, Unreachable
 from cdc_outbox.relay import Suspected
+from cdc_outbox.route import KafkaRecord
 from tests.plugins import wire_builder as build
-from tests.plugins.scripted import RELATION, Rig, begin, commit, event_id, insert, transaction
+from tests.plugins.scripted import COMMITTED, RELATION, Rig, begin, commit, event_id, insert, transaction
 
 
 def test_a_poison_event_stops_with_all_before_it_confirmed_and_nothing_after_it() -> None:
@@ -74,3 +75,142 @@ def test_a_kafka_that_fails_without_a_culprit_is_tried_again_and_counted_once() 
     assert rig.flushed == 108
     assert sum(rig.counters.delivery_errors.values()) == 1
     assert [line["event"] for line in rig.logged].count("delivery.failed") == 1
+
+
+def headers_of(record: KafkaRecord) -> dict[str, str | bytes | None]:
+    return dict(record.headers)
+
+
+def only(event: str, code: int) -> Callable[[KafkaRecord], int | None]:
+    return lambda record: code if event_id(record) == event and record.topic != "dead-letters" else None
+
+
+def test_a_record_that_librdkafka_itself_refuses_stops_with_its_size_and_limit() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2", "e3")])
+    rig.kafka.refuse_at_once = only("e2", KafkaError.MSG_SIZE_TOO_LARGE)
+    with pytest.raises(PoisonEvent) as raised:
+        rig.run()
+    assert raised.value.where["reason"] == "msg-size-too-large"
+    assert (raised.value.where["size"], raised.value.where["limit"]) == (2, 1_000_000)
+    assert (raised.value.where["id"], raised.value.where["lsn"]) == ("e2", "0/C8")
+    assert (rig.ids, rig.flushed) == (["e1"], 108)
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 100])
+@pytest.mark.parametrize("suspects", [[], [100]])
+@pytest.mark.parametrize("policy", ["skip", "dead-letter"])
+def test_a_record_that_librdkafka_itself_refuses_is_left_out_by_policy(
+    policy: str, suspects: list[int], capacity: int
+) -> None:
+    """Also when it was held before, since the queue was full."""
+    rig = Rig([RELATION, *transaction(100, "e1", "e2", "e3")], policy=policy, capacity=capacity)
+    rig.kafka.refuse_at_once = only("e2", KafkaError._UNKNOWN_PARTITION)
+    rig.stop_when(lambda: rig.flushed == 108)
+    rig.run(rig.relay(suspects=suspects))
+    assert [event_id(record) for record in rig.kafka.log if record.topic != "dead-letters"] == ["e1", "e3"]
+    assert [event_id(record) for record in rig.kafka.log if record.topic == "dead-letters"] == (
+        ["e2"] if policy == "dead-letter" else []
+    )
+    assert rig.counters.skipped | rig.counters.dead_lettered == {"unknown-partition": 1}
+
+
+def test_a_dead_letter_says_what_it_is_and_carries_the_payload() -> None:
+    rig = Rig([RELATION, *transaction(200, "e1", "e2", "e3")], policy="dead-letter")
+    rig.kafka.refuse = only("e2", KafkaError.MSG_SIZE_TOO_LARGE)
+    rig.stop_when(lambda: rig.flushed == 208)
+    rig.run(rig.relay(suspects=[200]))
+    assert rig.ids == ["e1", "e2", "e3"]
+    letter = rig.kafka.log[1]
+    assert (letter.topic, letter.key, letter.value, letter.partition) == ("dead-letters", b"k", b"{}", -1)
+    assert letter.timestamp == round(COMMITTED * 1000)
+    headers = headers_of(letter)
+    assert headers["outbox.error.reason"] == b"msg-size-too-large"
+    assert headers["outbox.original.topic"] == b"outbox.event.order"
+    assert headers["outbox.source.table"] == b"public.outbox"
+    assert headers["outbox.source.lsn"] == b"0/C8"
+    assert headers["type"] == b"OrderPlaced"
+    assert rig.counters.dead_lettered == {"msg-size-too-large": 1}
+
+
+def test_a_dead_letter_that_is_refused_goes_without_its_payload() -> None:
+    rig = Rig([RELATION, *transaction(200, "e1", "e2", "e3")], policy="dead-letter")
+    rig.kafka.refuse = lambda record: (
+        KafkaError.MSG_SIZE_TOO_LARGE if event_id(record) == "e2" and record.value is not None else None
+    )
+    rig.stop_when(lambda: rig.flushed == 208)
+    rig.run(rig.relay(suspects=[200]))
+    assert rig.ids == ["e1", "e2", "e3"]
+    letter = rig.kafka.log[1]
+    assert (letter.topic, letter.key, letter.value) == ("dead-letters", b"k", None)
+    assert headers_of(letter)["outbox.payload.bytes"] == b"2"
+    assert rig.counters.dead_lettered == {"msg-size-too-large": 1}
+
+
+def test_a_dead_letter_that_is_refused_for_good_stops_the_relay() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")], policy="dead-letter")
+    rig.kafka.refuse = lambda record: KafkaError.TOPIC_AUTHORIZATION_FAILED if event_id(record) == "e2" else None
+    with pytest.raises(AccessRefused) as raised:
+        rig.run(rig.relay(suspects=[200]))
+    assert (raised.value.where["id"], raised.value.where["topic"]) == ("e2", "dead-letters")
+    assert (rig.ids, rig.flushed) == (["e1"], 108)
+
+
+def test_a_topic_that_does_not_exist_stops_with_the_event_that_wanted_it() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")])
+    rig.kafka.refuse = only("e2", KafkaError._UNKNOWN_TOPIC)
+    with pytest.raises(ConfigurationError, match=r"topic outbox\.event\.order does not exist") as raised:
+        rig.run(rig.relay(suspects=[200]))
+    assert (raised.value.where["id"], raised.value.where["lsn"]) == ("e2", "0/C8")
+    assert rig.flushed == 108
+
+
+@pytest.mark.parametrize("headers", [None, b"[]"])
+@pytest.mark.parametrize("policy", ["stop", "skip", "dead-letter"])
+def test_a_row_outside_a_transaction_is_a_protocol_error_whatever_came_before(
+    policy: str, headers: bytes | None
+) -> None:
+    rig = Rig([RELATION, *transaction(100, "e1"), insert("e2", headers=headers)], policy=policy)
+    with pytest.raises(ProtocolError, match="an Insert outside a transaction"):
+        rig.run(rig.relay(suspects=[100]))
+    assert (rig.ids, rig.flushed) == (["e1"], 108)
+
+
+def test_a_trial_that_fails_without_a_culprit_is_no_verdict() -> None:
+    """Kafka itself is in trouble: nobody is condemned, and nothing is confirmed."""
+    rig = Rig([RELATION, *transaction(100, "e1", "e2")], policy="skip")
+    rig.kafka.refuse = only("e1", KafkaError.NOT_ENOUGH_REPLICAS)
+    with pytest.raises(Unreachable):
+        rig.run(rig.relay(suspects=[100]))
+    assert rig.counters.skipped == {}
+    assert rig.flushed == 0
+
+
+def test_a_refusal_met_while_draining_is_not_taken_for_an_end() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")])
+    rig.kafka.refuse = only("e2", KafkaError.INVALID_RECORD)
+    rig.kafka.choose = lambda count: range(count if rig.stop.requested else 0)
+    rig.stop_when(lambda: True)
+    with pytest.raises(Suspected) as raised:
+        rig.run()
+    assert raised.value.lsns == {200}
+    assert (rig.flushed, rig.stream.ended) == (108, "closed")
+
+
+def test_a_producer_that_can_do_no_more_is_found_out_and_nothing_is_confirmed() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1")])
+    rig.kafka.fatal = KafkaError(KafkaError._FATAL, "sequence lost")
+    with pytest.raises(Unreachable, match="sequence lost"):
+        rig.run()
+    assert rig.publisher.broken
+    assert (rig.flushed, rig.stream.ended) == (0, "closed")
+
+
+def test_records_that_are_purged_with_their_producer_confirm_nothing_in_the_next_generation() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1"), ConnectionLost("cut")])
+    rig.kafka.choose = lambda _count: ()
+    with pytest.raises(ConnectionLost):
+        rig.run()
+    rig.publisher.abandon()
+    assert rig.publisher.in_flight == 0
+    assert [failure.error.code() for failure in rig.publisher.failures] == [KafkaError._PURGE_QUEUE]
+    assert rig.flushed == 0

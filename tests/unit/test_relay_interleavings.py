@@ -177,7 +177,7 @@ def arrivals(kafka: ScriptedKafka) -> dict[str, list[str]]:
 
 
 @given(worlds(), choices, st.integers(1, 4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_interleaving_confirms_only_what_is_delivered_and_in_the_end_everything(
     world: World, choices: Choices, capacity: int
 ) -> None:
@@ -246,7 +246,7 @@ class Outages:
 
 
 @given(worlds(), choices, st.integers(1, 4), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_nothing_is_lost_over_any_number_of_generations(
     world: World, choices: Choices, capacity: int, data: st.DataObject
 ) -> None:
