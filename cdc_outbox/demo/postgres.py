@@ -227,6 +227,14 @@ class EmbeddedPostgres:
 
     def _initdb(self) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-postgres-", dir=enterable_folder(self._account)))
+        try:
+            self._fill(folder)
+        except BaseException:  # Ctrl-C too
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder
+
+    def _fill(self, folder: Path) -> None:
         secret = folder / "password"
         secret.touch(mode=0o600)
         secret.write_text(self._password + "\n", encoding="ascii")
@@ -249,11 +257,9 @@ class EmbeddedPostgres:
         )
         secret.unlink()
         if done.returncode:
-            shutil.rmtree(folder, ignore_errors=True)
             raise ConfigurationError(f"initdb failed: {done.stderr.strip()}", cure=f"other binaries by {ENVIRONMENT}")
         with (folder / "data" / "postgresql.conf").open("a", encoding="utf-8") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
-        return folder
 
     def _start(self, deadline: float) -> bool:
         """Whether it got ready. A port that somebody else took is given up for another, unless clients know it by now."""

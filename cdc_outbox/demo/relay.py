@@ -22,6 +22,8 @@ from cdc_outbox.errors import CdcOutboxError
 STOP_SECONDS: Final = 30.0
 """More than the 25 s after which a relay that was asked to stop ends itself."""
 
+KILLED: Final = "KILLED"
+
 LAST_LINES: Final = 5
 """Of its log, shown when it ended by itself."""
 
@@ -34,6 +36,8 @@ class RelayProcess:
         """Where it serves /metrics, /status, /livez and /readyz."""
         self.arguments = ["run", "--brokers", brokers, "--http", self.http, "--log-format", "json"]
         self._environment = {**_clean_environment(), "CDC_OUTBOX_DSN": dsn}
+        self.state = "not started"
+        """In a word or two."""
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
         self._log: IO[bytes] | None = None
@@ -55,6 +59,7 @@ class RelayProcess:
             start_new_session=True,  # Ctrl-C in our terminal is for us
         )
         self._guard = Guard(self._process.pid, by=signal.SIGKILL)
+        self.state = f"(pid {self._process.pid})"
 
     def check(self) -> None:
         """Raise CdcOutboxError, with the end of its log, when it has ended by itself."""
@@ -66,10 +71,12 @@ class RelayProcess:
     def kill(self) -> None:
         """SIGKILL: no handler runs, nothing is flushed, no goodbye is said."""
         self._end(signal.SIGKILL)
+        self.state = KILLED
 
     def stop(self) -> None:
         """SIGTERM: deliver what is in flight, confirm it, end with 0. Raises CdcOutboxError for any other end."""
         code, words = self._end(signal.SIGTERM)
+        self.state = "stopped"
         if code:
             raise CdcOutboxError(f"the relay did not stop cleanly, its exit code is {code}:\n{words}")
 

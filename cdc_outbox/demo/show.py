@@ -25,7 +25,7 @@ from cdc_outbox.demo.broker import EmbeddedBroker
 from cdc_outbox.demo.consumer import Arrival, Reader
 from cdc_outbox.demo.database import prepare
 from cdc_outbox.demo.postgres import EmbeddedPostgres
-from cdc_outbox.demo.relay import RelayProcess
+from cdc_outbox.demo.relay import KILLED, RelayProcess
 from cdc_outbox.demo.tally import Tally
 from cdc_outbox.demo.verdict import judge
 from cdc_outbox.demo.view import Picture, View, open_view, print_line
@@ -209,7 +209,7 @@ class Show:
                 raise CdcOutboxError(f"the {who} cannot go on: {error}") from error
 
     def _picture_now(self) -> Picture:
-        now, tally, pid = time.monotonic(), self.tally, self._relay.pid
+        now, tally = time.monotonic(), self.tally
         if now - self._asked_at >= ASK_SECONDS:
             self._asked_at = now
             self._ask_postgres()
@@ -227,8 +227,8 @@ class Show:
             rolled_back=len(tally.rolled_back),
             confirmed=self._confirmed,
             behind=self._behind,
-            relay=f"(pid {pid})" if pid else "KILLED",
-            relay_up=pid is not None,
+            relay=self._relay.state,
+            relay_up=self._relay.state != KILLED,
             latest=str(self._arrivals[-1]) if self._arrivals else "",
         )
 
