@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.plugins.proxy",
     "tests.plugins.outbox",
     "tests.plugins.oracle",
+    "tests.plugins.secure",
 ]

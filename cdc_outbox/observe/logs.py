@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -100,11 +101,16 @@ def started_fields(settings: Settings, versions: Versions) -> dict[str, object]:
     }
 
 
+_SPENT: Final = re.compile(r"after \d+ms")
+"""What differs between two equal errors of librdkafka."""
+
+
 class RepeatFilter(logging.Filter):
     """Lets the first of equal warnings through, then one in `REPEAT_SECONDS`, which says how many were `suppressed`.
 
-    Equal: same event, level, error and topic. A line about one outbox event (it has an `id`) is never a repeat: what
-    was skipped has to be on record. Two threads may both let a line through; that costs a line, a lock would cost more.
+    Equal: same event, level, error and topic, however many milliseconds librdkafka says that it took. A line about one
+    outbox event (it has an `id`) is never a repeat: what was skipped has to be on record. Two threads may both let a line
+    through; that costs a line, a lock would cost more.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -122,6 +128,7 @@ class RepeatFilter(logging.Filter):
             same = (record.levelname, *(str(fields.get(name)) for name in ("event", "error", "topic")))
         else:
             same = (record.levelname, record.name, record.getMessage())
+        same = tuple(_SPENT.sub("", part) for part in same)
         shown_at, suppressed = self._seen.get(same, (None, 0))
         if shown_at is not None and now - shown_at < REPEAT_SECONDS:
             self._seen[same] = (shown_at, suppressed + 1)

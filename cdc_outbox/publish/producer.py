@@ -74,6 +74,7 @@ class Publisher:
         self._counters = counters
         self._refusal: CdcOutboxError | None = None
         self._reread = reread
+        self._login_refused = False
         self._last_words = SILENT
         self.failures: list[DeliveryFailure] = []
         """Deliveries that failed for good, in the order in which librdkafka told."""
@@ -168,6 +169,9 @@ class Publisher:
             self._poll(seconds)
         except (KafkaException, SystemError) as raised:  # a fatal error: see publish/errors.py
             raise self._error(raised) from raised
+        if self._login_refused:
+            self._login_refused = False
+            self._take_new_login()
 
     def hurry(self) -> None:
         """Send what is queued without waiting for more of a batch: `linger.ms` is for others."""
@@ -236,7 +240,7 @@ class Publisher:
             self._refusal = refusal
             self._counters.kafka_connected = False
             if isinstance(refusal, AccessRefused):
-                self._take_new_login()
+                self._login_refused = True
             log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure)
         elif error.code() in NOT_READY:
             if error.code() != KafkaError._ALL_BROKERS_DOWN:
@@ -249,7 +253,10 @@ class Publisher:
             log.warning("kafka.error", error=error.str(), code=error.name())
 
     def _take_new_login(self) -> None:
-        """A password that was good may have been changed: take the present one for librdkafka's next attempt."""
+        """A password that was good may have been changed: take the present one for librdkafka's next attempt.
+
+        Never from a callback: the binding aborts the process when a method of the producer is called from there.
+        """
         try:
             fresh = self._reread()
         except CdcOutboxError as error:

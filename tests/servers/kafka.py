@@ -79,7 +79,7 @@ class Kafka:
 
     `properties` go over the ones below (server.properties). `client_protocol` is the security protocol of the CLIENT
     listener, whose own settings are `listener.name.client.*`. `advertised_port`: where clients are told to find it, a
-    proxy's, say.
+    proxy's, say. `listeners`: more of them, by name the security protocol; `address(name)` tells where.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Kafka:
         properties: Mapping[str, str] | None = None,
         client_protocol: str = "PLAINTEXT",
         advertised_port: int | None = None,
+        listeners: Mapping[str, str] | None = None,
         heap: tuple[str, ...] = HEAP,
     ) -> None:
         self.jars = fetch_jars()
@@ -96,6 +97,7 @@ class Kafka:
         self._controller_port = free_port()
         self._advertised_port = advertised_port or self.port
         self._client_protocol = client_protocol
+        self._listeners = {name: (protocol, free_port()) for name, protocol in (listeners or {}).items()}
         self._properties = dict(properties or {})
         self._heap = heap
         self._folder: Path | None = None
@@ -111,6 +113,10 @@ class Kafka:
     def internal_brokers(self) -> str:
         """Bootstrap address of the plain listener that no proxy and no security setting stands before."""
         return f"127.0.0.1:{self.internal_port}"
+
+    def address(self, listener: str) -> str:
+        """Bootstrap address of one of the `listeners`."""
+        return f"127.0.0.1:{self._listeners[listener][1]}"
 
     @property
     def pid(self) -> int:
@@ -252,16 +258,19 @@ class Kafka:
             raise KafkaUnavailable(f"formatting Kafka's storage failed: {done.stderr.strip() or done.stdout.strip()}")
 
     def _server_properties(self, folder: Path) -> Iterator[tuple[str, str]]:
+        more = {name: self.address(name) for name in self._listeners}
+        bound = {"CLIENT": f"127.0.0.1:{self.port}", "INTERNAL": self.internal_brokers, **more}
+        protocols = {"CLIENT": self._client_protocol, "INTERNAL": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+        protocols |= {name: protocol for name, (protocol, _) in self._listeners.items()}
         ours = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller_port}",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "INTERNAL",
-            "listeners": f"CLIENT://127.0.0.1:{self.port},INTERNAL://127.0.0.1:{self.internal_port},"
-            f"CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"CLIENT://{self.brokers},INTERNAL://{self.internal_brokers}",
-            "listener.security.protocol.map": f"CLIENT:{self._client_protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": _addresses({**bound, "CONTROLLER": f"127.0.0.1:{self._controller_port}"}),
+            "advertised.listeners": _addresses({**bound, "CLIENT": self.brokers}),
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
             "log.dirs": str(folder / "data"),
             "num.partitions": "6",
             "auto.create.topics.enable": "true",
@@ -289,6 +298,10 @@ class Kafka:
                     return
         tail = "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         raise KafkaUnavailable(f"Kafka {VERSION} did not start; its log ends:\n{tail}")
+
+
+def _addresses(listeners: Mapping[str, str]) -> str:
+    return ",".join(f"{name}://{address}" for name, address in listeners.items())
 
 
 def fetch_jars() -> Path:

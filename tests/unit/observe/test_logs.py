@@ -305,6 +305,13 @@ def test_a_repeated_warning_is_shown_at_once_and_then_every_ten_seconds_with_the
     assert "suppressed" not in later.msg
 
 
+def test_what_differs_in_milliseconds_only_is_a_repeat() -> None:
+    repeats = logs.RepeatFilter(Clock())
+    assert repeats.filter(_record("kafka.error", error="Login failed (after 308ms in state AUTH_REQ)"))
+    assert not repeats.filter(_record("kafka.error", error="Login failed (after 31ms in state AUTH_REQ)"))
+    assert repeats.filter(_record("kafka.error", error="Login failed (after 31ms in state CONNECT)"))
+
+
 @pytest.mark.parametrize(
     "other",
     [
