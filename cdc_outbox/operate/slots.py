@@ -19,16 +19,13 @@ from cdc_outbox.errors import CdcOutboxError, ConfigurationError, SlotBusy
 from cdc_outbox.lsn import Lsn, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.replication import ReplicationSession
-from cdc_outbox.stop import Stop, Stopped
+from cdc_outbox.stop import Stop
 
 PATIENCE_SECONDS: Final = 5.0
 """A slot is made in milliseconds unless a transaction is open: after this long somebody wonders what it waits for."""
 
 REMINDER_SECONDS: Final = 30.0
 """Between two words on what it still waits for."""
-
-CANCEL_SECONDS: Final = 5.0
-"""For the server to take note of a cancel request: one more connection to it."""
 
 Say = Callable[[str], None]
 """Takes a sentence for a person."""
@@ -116,12 +113,7 @@ def create_patiently(
 ) -> slot.CreatedSlot:
     """As `slot.create`, and `say` hears what it waits for when that takes long. Raises Stopped with no slot left behind."""
     with _explained(dsn, say):
-        try:
-            return slot.create(session, name, temporary=temporary, snapshot=snapshot)
-        except Stopped:
-            # The server would not notice that we are gone before the transactions end that it waits for.
-            session.connection.cancel_safe(timeout=CANCEL_SECONDS)
-            raise
+        return slot.create(session, name, temporary=temporary, snapshot=snapshot)
 
 
 def require_droppable(status: SlotStatus) -> None:
