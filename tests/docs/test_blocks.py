@@ -1,0 +1,170 @@
+"""Every fenced block of every document is run by a test, parsed here, or listed below with a reason."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import json
+import re
+import subprocess
+import tomllib
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.observe import Versions
+from cdc_outbox.observe.metrics import build_registry
+from tests.docs.pages import PAGES, ROOT, Block, all_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.plugins.postgres import Database
+
+README: Final = "tests/docs/test_readme.py"
+RECOVER: Final = "tests/docs/test_recover_a_lost_slot.py"
+TROUBLESHOOTING: Final = "tests/docs/test_troubleshooting.py"
+
+RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
+    ("README.md", "BEGIN;"): (README, "test_the_three_snippets_in_order_end_with_the_record_that_is_shown"),
+    ("README.md", 'cdc-outbox run --dsn "$DSN" --brokers "$BROKERS"'): (
+        README,
+        "test_the_three_snippets_in_order_end_with_the_record_that_is_shown",
+    ),
+    ("README.md", "id:01a207b6-8329-7897-99bd-428955e6b3ed,type:OrderPaid\t42\t{"): (
+        README,
+        "test_the_three_snippets_in_order_end_with_the_record_that_is_shown",
+    ),
+    ("README.md", 'cdc-outbox sql install | psql "$DSN"'): (
+        README,
+        "test_install_and_roles_go_through_psql_without_an_error",
+    ),
+    ("README.md", "CREATE TABLE outbox ("): (README, "test_the_sql_that_is_shown_makes_what_install_makes"),
+    ("README.md", "export CDC_OUTBOX_DSN_FILE="): (README, "test_the_start_with_a_secret_in_a_file_relays"),
+    ("docs/how-to/recover-a-lost-slot.md", 'cdc-outbox slot recover --brokers "$BROKERS" --yes'): (
+        RECOVER,
+        "test_a_slot_that_fell_too_far_behind_is_recovered_by_hand",
+    ),
+    ("docs/how-to/recover-a-lost-slot.md", "slot            cdc_outbox"): (
+        RECOVER,
+        "test_a_slot_that_fell_too_far_behind_is_recovered_by_hand",
+    ),
+    ("docs/how-to/recover-a-lost-slot.md", "SELECT count(*) AS rows_to_send"): (
+        RECOVER,
+        "test_a_slot_that_fell_too_far_behind_is_recovered_by_hand",
+    ),
+    ("docs/how-to/recover-a-lost-slot.md", 'cdc-outbox run --brokers "$BROKERS" --on-slot-lost recover'): (
+        RECOVER,
+        "test_with_on_slot_lost_recover_nobody_is_woken",
+    ),
+    ("docs/how-to/recover-a-lost-slot.md", "SELECT pg_size_pretty(wal_bytes"): (
+        RECOVER,
+        "test_its_other_queries_run_and_find_a_slot_that_nobody_reads",
+    ),
+    ("docs/how-to/recover-a-lost-slot.md", "SELECT slot_name, wal_status"): (
+        RECOVER,
+        "test_its_other_queries_run_and_find_a_slot_that_nobody_reads",
+    ),
+    ("docs/troubleshooting.md", "SELECT slot_name"): (TROUBLESHOOTING, "test_its_queries_run"),
+    ("docs/troubleshooting.md", "SELECT pid"): (TROUBLESHOOTING, "test_its_queries_run"),
+}
+"""By page and the beginning of the block: the file and the name of the test that runs it, or compares with it."""
+
+NOT_RUN: Final[dict[tuple[str, str], str]] = {
+    ("README.md", "make demo"): "minutes long; that the target exists is checked",
+    ("README.md", "make test"): "runs this very test; that the target exists is checked",
+    ("README.md", "pip install ."): "needs a package index; the Makefile has installed the package that is tested here",
+    ("CONTRIBUTING.md", "make help"): "developers' tools; that the targets exist is checked",
+    ("docs/reliability.md", "make chaos"): "hours long; tests/faults/test_chaos.py plays a few seeds the same way",
+}
+"""By page and the beginning of the block: why nobody runs it."""
+
+
+def parse_json(block: Block) -> None:
+    for document in block.text.splitlines() if "\n{" in block.text else [block.text]:
+        json.loads(document)
+
+
+def parse_ini(block: Block) -> None:
+    configparser.ConfigParser(allow_no_value=True, interpolation=None).read_string(f"[all]\n{block.text}")
+
+
+def parse_promql(block: Block) -> None:
+    """Brackets match, and every metric is one that the relay serves."""
+    versions = Versions("1", "2", "3", "4")
+    served = {sample.name for metric in build_registry(Counters(), versions).collect() for sample in metric.samples}
+    described = {
+        name
+        for metric in build_registry(Counters(), versions).collect()
+        for name in (metric.name, f"{metric.name}_total")
+    }
+    for line in re.sub(r"#.*", "", block.text).split("\n"):
+        assert all(line.count(one) == line.count(other) for one, other in ("()", "{}", "[]")), line
+        for name in re.findall(r"\bcdc_outbox_\w+", line):
+            assert name in served | described or re.sub(r"_(bucket|sum|count)$", "", name) in described, name
+
+
+def parse_sh(block: Block) -> None:
+    done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+PARSED: Final[dict[str, Callable[[Block], None]]] = {
+    "json": parse_json,
+    "toml": lambda block: tomllib.loads(block.text) and None,
+    "ini": parse_ini,
+    "properties": parse_ini,
+    "promql": parse_promql,
+}
+"""Languages for which reading a block is proof enough."""
+
+DRAWN: Final = {"mermaid": ("flowchart", "sequenceDiagram", "stateDiagram")}
+"""Pictures: GitHub draws them; that they begin as such is checked."""
+
+
+def named(block: Block) -> list[tuple[str, str]]:
+    """Where the two tables name this block."""
+    keys = [*RUN_BY, *NOT_RUN]
+    return [(page, beginning) for page, beginning in keys if page == block.page and block.text.startswith(beginning)]
+
+
+@pytest.mark.parametrize("block", all_blocks(), ids=str)
+def test_every_block_is_run_parsed_or_listed_with_a_reason(block: Block) -> None:
+    if block.language in PARSED:
+        PARSED[block.language](block)
+    elif block.language in DRAWN:
+        assert block.text.startswith(DRAWN[block.language])
+    else:
+        assert len(named(block)) == 1, (
+            f"{block}: {block.language or 'no language'}, {block.first_line!r}: add it to RUN_BY"
+        )
+
+
+@pytest.mark.parametrize("block", [each for each in all_blocks() if each.language in {"sh", "bash"}], ids=str)
+def test_every_shell_block_is_one_that_bash_can_read(block: Block) -> None:
+    parse_sh(block)
+
+
+def test_every_sql_block_is_sql(database: Database) -> None:
+    """PL/pgSQL reads each statement of a body before it runs any: here it returns before the first."""
+    for block in all_blocks():
+        if block.language == "sql":
+            statements = re.sub(r"^(BEGIN|COMMIT);$", "", block.text, flags=re.MULTILINE)
+            statements = re.sub(r"^SELECT\b", "PERFORM", statements, flags=re.MULTILINE)
+            database.execute(f"DO $doc$ BEGIN RETURN; {statements.rstrip().removesuffix(';')}; END $doc$")
+
+
+def test_the_tables_name_blocks_that_are_there_and_tests_that_are_there() -> None:
+    seen = {key for block in all_blocks() for key in named(block)}
+    assert sorted({*RUN_BY, *NOT_RUN} - seen) == []
+    for file, name in set(RUN_BY.values()):
+        functions = [
+            node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)
+        ]
+        assert name in functions, f"{file} has no {name}"
+
+
+def test_no_page_is_left_out() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "docs/design.md", "docs/troubleshooting.md"} <= set(PAGES)
+    assert len(all_blocks()) > 15
