@@ -61,6 +61,11 @@ class Feedback:
         self._question_at = 0.0
         self._stopping_since: float | None = None
 
+    @property
+    def told_flush(self) -> Lsn:
+        """The flush LSN of the last status update."""
+        return self._told[1]
+
     def commit(self, end_lsn: Lsn) -> None:
         """Note that a transaction was received."""
         if end_lsn > self.received:  # noqa: PLR1730 - once per transaction, and max() costs three times as much

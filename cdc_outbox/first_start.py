@@ -96,7 +96,8 @@ class FirstStart:
         self._window: deque[Batch] = deque()
         self.sent = 0
         """Rows handed to Kafka."""
-        self._expected = 0
+        self.expected = 0
+        """Rows of the snapshot, once they are counted."""
         self._began = 0
         self._progress_at = time.monotonic() + PROGRESS_SECONDS
 
@@ -115,7 +116,7 @@ class FirstStart:
         created = slot.create(self._session, temporary, temporary=True, snapshot=True)
         assert created.snapshot is not None
         self._began = int(time.time() * 1000)  # a row of the table does not tell when it was committed
-        with rows.open_snapshot(self._settings.dsn.reveal(), created.snapshot) as snapshot:
+        with rows.open_snapshot(self._settings.dsn.reveal(), created.snapshot, self._stop) as snapshot:
             self._send_tables(snapshot)
         self._deliver(None, keep=0)
         if replace:
@@ -127,12 +128,12 @@ class FirstStart:
 
     def _send_tables(self, snapshot: rows.SnapshotRows) -> None:
         counts = {table: snapshot.count(table) for table in self._settings.tables}
-        self._expected = sum(counts.values())
-        if self._expected:
+        self.expected = sum(counts.values())
+        if self.expected:
             log.warning(
                 "snapshot.started",
                 slot=self._settings.slot,
-                rows=self._expected,
+                rows=self.expected,
                 cure="the rows that are in the table are sent before the stream: consumers drop those they know by id",
             )
         for table, count in counts.items():
@@ -232,7 +233,7 @@ class FirstStart:
         counters.in_flight_bytes = self._publisher.in_flight_bytes
         if now >= self._progress_at:
             self._progress_at = now + PROGRESS_SECONDS
-            log.info("snapshot.progress", slot=self._settings.slot, rows=counters.snapshot_rows, of=self._expected)
+            log.info("snapshot.progress", slot=self._settings.slot, rows=counters.snapshot_rows, of=self.expected)
 
 
 def somebody_else_was_first(error: CdcOutboxError) -> bool:

@@ -75,6 +75,8 @@ class Generations:
         self._suspects: frozenset[Lsn] = frozenset()
         self._target: Lsn | None = None
         self._streamed = False
+        self._settled = True
+        """Whether the last connection left nothing unconfirmed."""
         self._shared = False
         """Whether somebody else was seen to stream from the slot: then it may have moved without us."""
         self._stood_at = UNSET
@@ -98,7 +100,7 @@ class Generations:
         except Stopped:
             self._stop_unconnected()
         except Unreachable:
-            if not self._stop.requested or not self._connecting:
+            if not self._stop.requested:
                 raise
             self._stop_unconnected()
 
@@ -156,6 +158,7 @@ class Generations:
             stream = self._start(session)
         except BaseException:
             session.close()
+            self._drop_broken_publisher()
             raise
         self._connected()
         watch = CatalogWatch(self._settings, self._counters, around.table_oids)
@@ -167,17 +170,18 @@ class Generations:
             suspects=self._suspects,
             guard=watch.guard,
         )
+        relay = Relay(stream, publisher, self._lanes, self._counters, self._stop, errand)
         try:
             with watch.running():
-                Relay(stream, publisher, self._lanes, self._counters, self._stop, errand).run()
+                relay.run()
         finally:
-            if publisher.broken:
-                self._drop_publisher()
+            self._settled = relay.settled
+            self._drop_broken_publisher()
 
     def _look_around(self, dsn: str, *, recovering: bool = False) -> Surroundings:
         """Check what must be so before streaming, over a short connection. Raises ConfigurationError with the cure."""
         settings = self._settings
-        with connect.open_connection(dsn, self._stop) as connection:
+        with connect.open_connection(dsn, self._stop, lock_timeout=publication.LOCK_SECONDS) as connection:
             server.require_logical(connection)
             current = server.current_lsn(connection)
             tables = [publication.find_table(connection, table) for table in settings.tables]
@@ -230,9 +234,9 @@ class Generations:
         first = FirstStart(self._settings, session, publisher, self._lanes, self._policy, self._counters, self._stop)
         try:
             first.run(replace=replace)
-        except Stopped:
-            if first.sent:
-                raise Undelivered("stopped in the middle of a first start: it begins again with the next") from None
+        except (Stopped, Unreachable) as error:
+            if first.expected and self._stop.requested:
+                raise Undelivered("stopped in the middle of a first start: it begins again with the next") from error
             raise
         except CdcOutboxError as error:
             if not somebody_else_was_first(error):
@@ -252,7 +256,7 @@ class Generations:
                 if settings.on_slot_busy == "exit":
                     cure = "stop the relay that streams from it, or leave out --on-slot-busy exit: then this one stands by"
                     raise SlotBusy(error.what, cure=cure, slot=settings.slot) from error
-                self._shared = True
+                self._shared = self._settled = True  # whoever has the slot sends what we left unconfirmed
                 if told != error.what:
                     told = error.what
                     log.info("standby", slot=settings.slot, error=error.what)
@@ -268,17 +272,20 @@ class Generations:
 
     def _drop_publisher(self) -> None:
         """Let go of a producer that has a gap: a new one sends again from where the slot stands."""
+    def _drop_broken_publisher(self) -> None:
+        if self._publisher is not None and self._publisher.broken:
+            self._drop_publisher()
+
         if self._publisher is not None:
             self._publisher.abandon()
             self._publisher = None
             self._counters.reconnects_kafka += 1
 
     def _stop_unconnected(self) -> None:
-        """Stopped while there was no stream: what Kafka still has of ours was never acknowledged."""
-        if self._publisher is not None and self._publisher.in_flight:
+        """Stopped while there was no stream: is there something that the last one left unconfirmed?"""
+        if not self._settled:
             raise Undelivered(
-                "stopped without a connection, with events in flight: they will be sent again by the next start",
-                in_flight=self._publisher.in_flight,
+                "stopped without a connection, with events that are not confirmed: they will be sent again by the next start"
             )
 
     def _connected(self) -> None:

@@ -158,6 +158,11 @@ class Relay:
                 in_flight=self._publisher.in_flight,
                 lsn=format_lsn(self._ledger.flush_lsn),
             )
+    @property
+    def settled(self) -> bool:
+        """Whether all that was read is delivered, and the server has been told so."""
+        return self._ledger.idle and self._feedback.told_flush == self._ledger.flush_lsn
+
 
     def _finished(self) -> bool:
         target = self._errand.target

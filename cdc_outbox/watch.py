@@ -91,7 +91,7 @@ class CatalogWatch:
 
     def _look(self) -> None:
         settings = self._settings
-        with connect.open_connection(settings.dsn.reveal()) as connection:
+        with connect.open_connection(settings.dsn.reveal(), lock_timeout=publication.LOCK_SECONDS) as connection:
             current = server.current_lsn(connection)
             tables = [publication.find_table(connection, table) for table in settings.tables]
             published = publication.inspect(connection, settings.publication)

@@ -152,7 +152,7 @@ class Tail:
 
     def _print_rows(self, dsn: str, exported: str) -> None:
         try:
-            with rows.open_snapshot(dsn, exported) as snapshot:
+            with rows.open_snapshot(dsn, exported, self._stop) as snapshot:
                 for table in self._settings.tables:
                     self._print_table(snapshot, table)
         except AccessRefused as error:

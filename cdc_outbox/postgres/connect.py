@@ -40,6 +40,9 @@ Connection: TypeAlias = psycopg.Connection[tuple[object, ...]]
 CONNECT_TIMEOUT_SECONDS: Final = 10
 """Per host. Below half of the 25 s in which a stop must end, above a slow TLS handshake over a WAN."""
 
+CANCEL_SECONDS: Final = 2.0
+"""For one more connection to a server that has answered us before; a stop must not wait longer."""
+
 PINNED: Final = {
     "datestyle": "ISO",
     "timezone": "UTC",
@@ -142,14 +145,47 @@ def _open(conninfo: str) -> Connection:
 
 
 @contextlib.contextmanager
-def open_connection(dsn: str, stop: Stop | None = None) -> Iterator[Connection]:
-    """A short ordinary connection, autocommit, closed at the end; its errors are ours. Stopped when a stop comes first."""
+def open_connection(dsn: str, stop: Stop | None = None, *, lock_timeout: float = 0.0) -> Iterator[Connection]:
+    """A short ordinary connection, autocommit, closed at the end; its errors are ours.
+
+    Stopped when a stop comes first: it also cancels a query that is running. `lock_timeout`: seconds that a query may wait
+    for somebody else's lock (0: for ever); longer is Unreachable.
+    """
     connection = open_session(session_conninfo(dsn), stop)
     try:
-        with translated():
+        with translated(), _cancelled_by(stop, connection):
+            if lock_timeout:
+                connection.execute(
+                    "SELECT pg_catalog.set_config('lock_timeout', %s, false)", (f"{lock_timeout * 1000:.0f}",)
+                )
             yield connection
     finally:
         connection.close()
+
+
+@contextlib.contextmanager
+def _cancelled_by(stop: Stop | None, connection: Connection) -> Iterator[None]:
+    """Inside the block a stop cancels the query that is running, and what that fails with is Stopped."""
+    if stop is None:
+        yield
+        return
+    over = stop.or_event()
+
+    def watch() -> None:
+        over.wait()
+        if stop.requested:
+            with contextlib.suppress(psycopg.Error):
+                connection.cancel_safe(timeout=CANCEL_SECONDS)
+
+    threading.Thread(target=watch, name="cancel", daemon=True).start()
+    try:
+        yield
+    except (psycopg.Error, CdcOutboxError) as error:
+        if stop.requested:
+            raise Stopped from error
+        raise
+    finally:
+        over.set()
 
 
 @contextlib.contextmanager
@@ -335,6 +371,7 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("57P03", _wait("PostgreSQL is not ready")),
     ("53400", _config("no free replication slot", "raise max_replication_slots, or drop a slot nobody uses")),
     ("53300", _FULL),
+    ("55P03", _wait("a table is locked by somebody else, a migration perhaps")),
     ("53", _wait("PostgreSQL is out of a resource")),
     ("08", _lost),
 )

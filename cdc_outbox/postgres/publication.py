@@ -16,6 +16,9 @@ from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.names import TableName, quote_identifier
 from cdc_outbox.postgres.connect import Connection
 
+LOCK_SECONDS: Final = 5.0
+"""pg_publication_tables waits for a table that is locked (a migration). For those who ask: after this long try again later."""
+
 _FILTERS_SINCE: Final = 150_000
 """Server version from which a publication can have row filters and column lists."""
 

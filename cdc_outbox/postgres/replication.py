@@ -26,8 +26,6 @@ Row = tuple[str | None, ...]
 
 COMMAND_TIMEOUT_SECONDS: Final = 30.0
 """For a command answered from memory. Creating a slot has no deadline: it waits for every running transaction."""
-CANCEL_SECONDS: Final = 2.0
-"""For one more connection to the server, which has answered us before; a stop must not wait longer."""
 
 _FINE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COPY_BOTH)
 
@@ -79,7 +77,7 @@ class ReplicationSession:
     def _cancel(self) -> None:
         """Have the server end the command as well. A slot being created waits for others, and does not notice that we left."""
         with contextlib.suppress(psycopg.Error):
-            self.connection.cancel_safe(timeout=CANCEL_SECONDS)
+            self.connection.cancel_safe(timeout=connect.CANCEL_SECONDS)
 
     def _result(self, deadline: float | None) -> pq.abc.PGresult:
         """The last result. An error is raised once all results are read: only then the session takes another command."""

@@ -20,6 +20,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from cdc_outbox.errors import AccessRefused
 from cdc_outbox.names import TableName
 from cdc_outbox.postgres import connect
+from cdc_outbox.stop import Stop
 
 BATCH_ROWS: Final = 2000
 """Rows a FETCH brings: about half a megabyte of usual events; the next is fetched when these are handed over."""
@@ -117,9 +118,9 @@ class SnapshotRows:
 
 
 @contextlib.contextmanager
-def open_snapshot(dsn: str, snapshot: str) -> Iterator[SnapshotRows]:
-    """Open a transaction that sees what `snapshot` sees, until the end of the block. Raises our errors."""
-    with connect.open_connection(dsn) as connection:
+def open_snapshot(dsn: str, snapshot: str, stop: Stop) -> Iterator[SnapshotRows]:
+    """Open a transaction that sees what `snapshot` sees, until the end of the block. Raises our errors, Stopped on a stop."""
+    with connect.open_connection(dsn, stop) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
         yield SnapshotRows(connection)

@@ -29,10 +29,10 @@ STATUS_BYTES: Final = 39
 """A standby status update on the wire: CopyData's 5 bytes and 34 of its own (manual, 54.4)."""
 
 
-def through(proxy: Proxy, dsn: str, *, wal_sender_timeout: float = 0.0) -> str:
+def through(proxy: Proxy, dsn: str, *, wal_sender_timeout: float = 0.0, connect_timeout: int = 2) -> str:
     """`dsn` by way of a proxy. `wal_sender_timeout`, in seconds, for the relay's sessions: a role may choose its own."""
     chosen = {"options": f"-c wal_sender_timeout={int(wal_sender_timeout * 1000)}ms"} if wal_sender_timeout else {}
-    return make_conninfo(dsn, port=proxy.port, connect_timeout=2, sslmode="disable", **chosen)
+    return make_conninfo(dsn, port=proxy.port, connect_timeout=connect_timeout, sslmode="disable", **chosen)
 
 
 def down(kafka: KafkaCluster) -> None:
