@@ -293,6 +293,10 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
         _refused("PostgreSQL refuses the login", "cdc-outbox sql roles | psql"),
     ),
     ("permission denied to start WAL sender|superuser or replication role", _REPLICATION),
+    (
+        "permission denied for database",
+        _refused("the role may not connect", "as an administrator: GRANT CONNECT ON DATABASE <it> TO <the relay's role>;"),
+    ),
     ('database ".*" does not exist', _cannot_connect("no such database", "name an existing one in --dsn (dbname=…)")),
     (
         "root certificate file",

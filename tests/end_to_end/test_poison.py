@@ -1,0 +1,80 @@
+"""An event that can never be a record stops the relay: all before it is delivered and confirmed, nothing behind it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.plugins.outbox import ended, ids, no_slot_left
+
+if TYPE_CHECKING:
+    from tests.plugins.outbox import Outbox
+
+POISON: list[tuple[str, dict[str, Any], str]] = [
+    ("a space in the topic", {"aggregatetype": "my order"}, "bad-topic"),
+    ("a topic beyond ASCII", {"aggregatetype": "bücher"}, "bad-topic"),
+    ("a topic too long", {"aggregatetype": "a" * 250}, "bad-topic"),
+    ("no topic", {"aggregatetype": None}, "bad-topic"),
+    ("no id", {"id": None}, "no-id"),
+    ("headers that are an array", {"headers": "[1]"}, "bad-headers"),
+    ("headers that are a string", {"headers": '"x"'}, "bad-headers"),
+    ("headers that are null", {"headers": "null"}, "bad-headers"),
+    ("a header name with a NUL", {"headers": r'{"a\u0000b": "1"}'}, "bad-headers"),
+]
+
+
+@pytest.mark.parametrize(("columns", "reason"), [row[1:] for row in POISON], ids=[row[0] for row in POISON])
+def test_poison_stops_the_relay_where_it_is(outbox: Outbox, columns: dict[str, Any], reason: str) -> None:
+    outbox.create()
+    outbox.create_slot()
+    before = outbox.add_all([{}, {}])
+    reached = outbox.current_lsn()
+    outbox.add(**{"aggregateid": "the-culprit", "payload": '"hush-hush"', **columns})
+    behind = outbox.current_lsn()
+    outbox.add()
+    relay = outbox.relay()
+    last = ended(relay, 65, "the-culprit", "public.outbox", "--on-poison")
+    assert last["reason"] == reason
+    assert "hush-hush" not in relay.stderr_text
+    assert ids(outbox.records()) == before
+    assert outbox.confirmed_past(reached)
+    assert not outbox.confirmed_past(behind)
+
+
+def test_it_stops_again_until_somebody_acts_and_sends_nothing_twice_meanwhile(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.create_slot()
+    before = outbox.add()
+    outbox.add(headers="[]")
+    for _ in range(2):
+        ended(outbox.relay(), 65, "headers")
+    assert ids(outbox.records()) == [before]
+
+
+def test_poison_in_the_middle_of_a_transaction_confirms_nothing_of_it(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.create_slot()
+    first, _, _ = outbox.add_all([{}, {"aggregatetype": "no/topic"}, {}])
+    ended(outbox.relay(), 65, "no/topic")
+    assert ids(outbox.records()) == [first]
+    assert not outbox.confirmed_past(outbox.current_lsn())
+
+
+def test_poison_among_the_rows_of_a_first_start_leaves_no_slot(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.add_all([{}, {"headers": "[]"}, {}])
+    ended(outbox.relay(), 65, "headers")
+    no_slot_left(outbox)
+
+
+def test_a_payload_that_is_larger_than_kafka_takes(outbox: Outbox) -> None:
+    outbox.create(payload="text")
+    outbox.create_slot()
+    before = outbox.add()
+    reached = outbox.current_lsn()
+    outbox.add(payload="x" * 2_000_000, aggregateid="the-culprit")
+    last = ended(outbox.relay(), 65, "the-culprit", f"{outbox.prefix}order", "too large")
+    assert last["size"] == 2_000_000
+    assert ids(outbox.records()) == [before]
+    assert outbox.confirmed_past(reached)
