@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 from confluent_kafka import KafkaError
@@ -12,6 +12,14 @@ from cdc_outbox.relay import Suspected
 from cdc_outbox.route import KafkaRecord
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import COMMITTED, RELATION, Rig, begin, commit, event_id, insert, transaction
+
+
+def headers_of(record: KafkaRecord) -> dict[str, str | bytes | None]:
+    return dict(record.headers)
+
+
+def only(event: str, code: int) -> Callable[[KafkaRecord], int | None]:
+    return lambda record: code if event_id(record) == event and record.topic != "dead-letters" else None
 
 
 def test_a_poison_event_stops_with_all_before_it_confirmed_and_nothing_after_it() -> None:
@@ -48,19 +56,20 @@ def test_a_failed_delivery_names_its_transaction_and_confirms_nothing_past_it() 
 
 
 def test_a_suspected_transaction_goes_record_by_record_and_the_culprit_is_found() -> None:
-    rig = Rig([RELATION, *transaction(200, "e1", "e2", "e3"), *transaction(300, "e4")], policy="skip")
-    rig.kafka.refuse = lambda record: KafkaError.MSG_SIZE_TOO_LARGE if event_id(record) == "e2" else None
-    in_flight: list[int] = []
+    events = [*transaction(100, "e0"), *transaction(200, "e1", "e2", "e3"), *transaction(300, "e4")]
+    rig = Rig([RELATION, *events], policy="skip")
+    rig.kafka.refuse = only("e2", KafkaError.MSG_SIZE_TOO_LARGE)
+    beside: dict[str, int] = {}
 
-    def deliver(count: int) -> Sequence[int]:
-        in_flight.append(count)
-        return range(count)
+    def look(record: KafkaRecord) -> None:
+        beside[event_id(record)] = rig.publisher.in_flight
 
-    rig.kafka.choose = deliver
+    rig.kafka.refuse_at_once = look
+    rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_001 else 0)
     rig.stop_when(lambda: rig.flushed == 308)
     rig.run(rig.relay(suspects=[200]))
-    assert rig.ids == ["e1", "e3", "e4"]
-    assert max(in_flight) == 1
+    assert rig.ids == ["e0", "e1", "e3", "e4"]
+    assert [beside[event] for event in ("e1", "e2", "e3")] == [0, 0, 0]
     assert rig.counters.skipped == {"msg-size-too-large": 1}
     [told] = [line for line in rig.logged if line["event"] == "poison"]
     assert (told["id"], told["lsn"]) == ("e2", "0/C8")
@@ -75,14 +84,6 @@ def test_a_kafka_that_fails_without_a_culprit_is_tried_again_and_counted_once() 
     assert rig.flushed == 108
     assert sum(rig.counters.delivery_errors.values()) == 1
     assert [line["event"] for line in rig.logged].count("delivery.failed") == 1
-
-
-def headers_of(record: KafkaRecord) -> dict[str, str | bytes | None]:
-    return dict(record.headers)
-
-
-def only(event: str, code: int) -> Callable[[KafkaRecord], int | None]:
-    return lambda record: code if event_id(record) == event and record.topic != "dead-letters" else None
 
 
 def test_a_record_that_librdkafka_itself_refuses_stops_with_its_size_and_limit() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc_outbox.errors import ConfigurationError, Undelivered
+from cdc_outbox.route import KafkaRecord
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import RELATION, Rig, begin, commit, insert, nothing, transaction
 
@@ -24,6 +25,18 @@ def test_after_a_stop_no_further_transaction_is_begun() -> None:
     rig.stream.on_status = lambda _told: rig.stop.request()
     rig.run()
     assert rig.ids == ["e1"]
+    assert rig.flushed == 108
+
+
+def test_a_stop_while_much_is_read_already_ends_with_the_transaction() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1", "e2"), *transaction(200, "e3"), *transaction(300, "e4")])
+
+    def stop_now(_record: KafkaRecord) -> None:
+        rig.stop.request()
+
+    rig.kafka.refuse_at_once = stop_now
+    rig.run()
+    assert rig.ids == ["e1", "e2"]
     assert rig.flushed == 108
 
 
@@ -119,6 +132,13 @@ def test_caught_up_waits_for_what_is_in_flight() -> None:
     rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_003 else 0)
     rig.run(rig.relay(target=250))
     assert (rig.ids, rig.flushed) == (["e1"], 300)
+
+
+def test_caught_up_in_the_middle_of_a_later_transaction_is_at_its_end() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1"), build.keepalive(300), begin(400), insert("late")])
+    rig.stream.on_empty = lambda: rig.stream.script.append(commit(400))
+    rig.run(rig.relay(target=250))
+    assert (rig.ids, rig.flushed) == (["e1", "late"], 408)
 
 
 def test_what_somebody_else_found_out_ends_the_loop_with_all_delivered_confirmed() -> None:
