@@ -1,0 +1,72 @@
+"""Memory does not grow with the backlog: not with one transaction of a million rows, not with the rows of a first start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+if TYPE_CHECKING:
+    from tests.plugins.outbox import Outbox
+
+MEGABYTE: Final = 1024 * 1024
+
+BOUND: Final = 110 * MEGABYTE
+"""Interpreter and libraries take 45 MB; the default bound of 20,000 events and 16 MiB in flight about as much again."""
+
+
+def fill(outbox: Outbox, rows: int) -> None:
+    """One transaction, 300 bytes a row. The primary key is not what this is about."""
+    outbox.database.execute("ALTER TABLE outbox DROP CONSTRAINT outbox_pkey")
+    outbox.database.execute(
+        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload)"
+        " SELECT md5(n::text)::uuid, 'order', n % 1000, 'OrderPlaced', to_json(repeat('x', 200))"
+        f" FROM generate_series(1, {rows}) n"
+    )
+
+
+def delivered(outbox: Outbox) -> int:
+    """Records in the topic, without reading them."""
+    (topic,) = [name for name in outbox.kafka.topics() if name.startswith(outbox.prefix)]
+    partitions = outbox.kafka.admin.list_topics(topic).topics[topic].partitions
+    latest = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+    return sum(future.result(10).offset for future in outbox.kafka.admin.list_offsets(latest).values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_one_transaction_of_a_million_rows(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.create_slot()
+    fill(outbox, 1_000_000)
+    relay = outbox.relay("--until", "caught-up")
+    assert relay.wait(240) == 0
+    assert delivered(outbox) == 1_000_000
+    assert relay.peak_rss_bytes() < BOUND, f"{relay.peak_rss_bytes() / MEGABYTE:.0f} MB"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_first_start_with_three_hundred_thousand_rows_in_the_table(outbox: Outbox) -> None:
+    outbox.create()
+    fill(outbox, 300_000)
+    relay = outbox.relay("--until", "caught-up")
+    assert relay.wait(240) == 0
+    assert delivered(outbox) == 300_000
+    assert relay.peak_rss_bytes() < BOUND, f"{relay.peak_rss_bytes() / MEGABYTE:.0f} MB"
+
+
+@pytest.mark.slow
+def test_large_payloads_are_bounded_by_bytes_in_flight(outbox: Outbox) -> None:
+    outbox.create(payload="text")
+    outbox.create_slot()
+    outbox.database.execute(
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)"
+        " SELECT 'order', n, 'OrderPlaced', repeat('x', 500000) FROM generate_series(1, 400) n"
+    )
+    relay = outbox.relay("--until", "caught-up")
+    assert relay.wait(60) == 0
+    assert delivered(outbox) == 400
+    assert relay.peak_rss_bytes() < BOUND, f"{relay.peak_rss_bytes() / MEGABYTE:.0f} MB"
