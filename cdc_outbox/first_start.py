@@ -26,7 +26,7 @@ import structlog
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode.pgoutput import Column, Relation
-from cdc_outbox.errors import CdcOutboxError, Unreachable
+from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.lanes import Lane, Lanes
 from cdc_outbox.lsn import UNSET
 from cdc_outbox.names import TableName
@@ -34,7 +34,7 @@ from cdc_outbox.outlet import Outlet
 from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres import connect, rows, slot
 from cdc_outbox.postgres.replication import ReplicationSession
-from cdc_outbox.publish.errors import failed_delivery
+from cdc_outbox.publish.errors import blamed, failed_delivery
 from cdc_outbox.publish.producer import Publisher
 from cdc_outbox.stop import Stop, Stopped
 
@@ -194,14 +194,17 @@ class FirstStart:
                 continue
 
     def _settle(self) -> None:
-        """Wait for the reports of everything in flight, say what was refused, and begin afresh. Raises Unreachable."""
+        """Wait for the reports of everything in flight, say what was refused, and begin afresh. Raises Kafka's own error if no
+        record is to blame.
+        """
         failures = self._publisher.failures
         while self._publisher.in_flight:
             self._publisher.serve(SERVE_SECONDS)
             self._look()
-        failed = failed_delivery(failures[0])
+        culprits = blamed(failures)
+        failed = failed_delivery((culprits or failures)[0])
         log.warning("delivery.failed", error=failed, refused=len(failures))
-        if isinstance(failed, Unreachable):
+        if not culprits:
             raise failed
         failures.clear()
         self._outlet = Outlet(self._publisher, self._policy)

@@ -270,12 +270,12 @@ class Generations:
         """Make a producer, with secrets read again."""
         return Publisher(effective(self._settings.kafka(), self._settings), self._counters)
 
-    def _drop_publisher(self) -> None:
-        """Let go of a producer that has a gap: a new one sends again from where the slot stands."""
     def _drop_broken_publisher(self) -> None:
         if self._publisher is not None and self._publisher.broken:
             self._drop_publisher()
 
+    def _drop_publisher(self) -> None:
+        """Let go of a producer that has a gap: a new one sends again from where the slot stands."""
         if self._publisher is not None:
             self._publisher.abandon()
             self._publisher = None
@@ -327,4 +327,9 @@ class Generations:
             self._say_error(error)
 
     def _say_error(self, error: CdcOutboxError) -> None:
-        log.warning("waiting" if self._connecting else "postgres.disconnected", error=error)
+        if self._connecting:
+            log.warning("waiting", error=error)
+        elif self._publisher is None:
+            log.warning("producer.failed", error=error)
+        else:
+            log.warning("postgres.disconnected", error=error)

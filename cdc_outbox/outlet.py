@@ -9,14 +9,19 @@ records of suspected transactions are sent again, each alone, with nothing else 
 
 from __future__ import annotations
 
+from typing import Final
+
 from cdc_outbox.decode.outbox import OutboxEvent
-from cdc_outbox.errors import AccessRefused, ConfigurationError, PoisonEvent, ProtocolError
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, ProtocolError
 from cdc_outbox.lanes import Lane
 from cdc_outbox.lsn import UNSET
-from cdc_outbox.poison import PoisonPolicy, Suspect, without_payload
-from cdc_outbox.publish.errors import TOO_LARGE, failed_delivery
+from cdc_outbox.poison import PoisonPolicy, Suspect, smaller
+from cdc_outbox.publish.errors import TOO_LARGE, blamed, failed_delivery
 from cdc_outbox.publish.producer import Carrier, Publisher
 from cdc_outbox.route import KafkaRecord
+
+_CULPRIT: Final = (PoisonEvent, ConfigurationError, AccessRefused)
+"""What `produce` raises about this very record: too large, of an unknown topic or partition, or of a topic that is not ours."""
 
 
 class Outlet:
@@ -69,7 +74,7 @@ class Outlet:
         try:
             if self._publisher.produce(record, carrier):
                 return True
-        except PoisonEvent as error:
+        except _CULPRIT as error:
             return self._condemn(error, self._suspected(lane, event, record))
         self._held, self._suspect, self._held_apart = record, self._suspected(lane, event, record), False
         return False
@@ -85,7 +90,7 @@ class Outlet:
         try:
             if not self._publisher.produce(record, self._carrier):
                 return False
-        except PoisonEvent as error:
+        except _CULPRIT as error:
             return self._condemn(error, suspect)
         self._held = self._suspect = None
         return True
@@ -106,9 +111,11 @@ class Outlet:
             publisher.hurry()
             return False
         if not self._on_trial:
+            if publisher.failures:  # of records before this one: whoever served their reports deals with them first
+                return False
             try:
                 self._on_trial = publisher.produce(record, carrier)
-            except PoisonEvent as error:
+            except _CULPRIT as error:
                 return self._condemn(error, suspect)
             publisher.hurry()
             return False
@@ -120,19 +127,20 @@ class Outlet:
         carrier.outstanding -= 1
         carrier.events -= 1
         found = failed_delivery(failure)
+        if not blamed([failure]):
+            raise found
         if found.where.get("reason") == TOO_LARGE:
             found.where["limit"] = publisher.topic_limit(failure.topic)
-        if not isinstance(found, (PoisonEvent, ConfigurationError, AccessRefused)):
-            raise found
         return self._condemn(found, suspect)
 
-    def _condemn(self, error: PoisonEvent | ConfigurationError | AccessRefused, suspect: Suspect) -> bool:
+    def _condemn(self, error: CdcOutboxError, suspect: Suspect) -> bool:
         """Apply the policy to a culprit. A dead letter goes alone too: whether Kafka takes it must be known."""
         self._held, self._suspect, self._on_trial = None, None, False
         refused = suspect.record
-        if refused is not None and refused.value is not None and self._policy.is_letter(refused):
-            return self._hold(without_payload(refused), suspect._replace(record=without_payload(refused)))
-        letter = self._policy.apply(error, suspect)
+        letter = None
+        if refused is not None and self._policy.is_letter(refused) and error.where.get("reason") == TOO_LARGE:
+            letter = smaller(refused)
+        letter = letter or self._policy.apply(error, suspect)
         if letter is None:
             return True
         return self._hold(letter, suspect._replace(record=letter))

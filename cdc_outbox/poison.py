@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 ENVELOPE_BYTES: Final = 16 * 1024
 """Room that a dead letter's own headers may need beside the payload."""
 
+TOLD_EVENTS: Final = 10_000
+"""Poison events remembered, so that each is counted once: about a megabyte."""
+
 WAYS_OUT: Final = (
     "correct what the application writes; raise the topic's limit or make the topic; or leave this event out on purpose: "
     "--on-poison skip, or --on-poison dead-letter --dead-letter-topic TOPIC"
@@ -59,6 +62,8 @@ class PoisonPolicy:
             )
         self._limit = limit
         self._counters = counters
+        self._told: set[tuple[Lsn, bytes]] = set()
+        """Events that are counted and logged already: a search for another culprit, or a reconnect, brings them again."""
 
     @property
     def stops(self) -> bool:
@@ -78,12 +83,23 @@ class PoisonPolicy:
         reason = str(error.where.get("reason") or _REASONS.get(type(error), "undeliverable"))
         if self.stops or (suspect.record is not None and self.is_letter(suspect.record)):
             raise told
-        counts = self._counters.skipped if self._topic is None else self._counters.dead_lettered
-        counts[reason] = counts.get(reason, 0) + 1
-        log.warning("poison", policy=self._policy, error=told.what, **told.where)
+        self._tell(told, reason, suspect)
         if self._topic is None:
             return None
         return dead_letter(self._topic, error, reason, suspect, self._limit - ENVELOPE_BYTES)
+
+    def _tell(self, told: CdcOutboxError, reason: str, suspect: Suspect) -> None:
+        """Count and log it, once as long as this process remembers; one without an id each time."""
+        event_id = suspect.event.id
+        if event_id is not None:
+            if (suspect.lsn, event_id) in self._told:
+                return
+            if len(self._told) >= TOLD_EVENTS:
+                self._told.clear()
+            self._told.add((suspect.lsn, event_id))
+        counts = self._counters.skipped if self._topic is None else self._counters.dead_lettered
+        counts[reason] = counts.get(reason, 0) + 1
+        log.warning("poison", policy=self._policy, error=told.what, **told.where)
 
 
 def dead_letter(topic: str, error: CdcOutboxError, reason: str, suspect: Suspect, largest_payload: int) -> KafkaRecord:
@@ -107,10 +123,15 @@ def dead_letter(topic: str, error: CdcOutboxError, reason: str, suspect: Suspect
     return KafkaRecord(topic, event.key, payload, headers, suspect.commit_time, UNASSIGNED)
 
 
-def without_payload(letter: KafkaRecord) -> KafkaRecord:
-    """Make a smaller letter, for a topic that takes less than the producer does."""
-    size = str(len(letter.value or b"")).encode()
-    return letter._replace(value=None, headers=[*letter.headers, ("outbox.payload.bytes", size)])
+def smaller(letter: KafkaRecord) -> KafkaRecord | None:
+    """Make a smaller letter, for a topic that takes less than the producer does: without the payload, then without the
+    event's own headers but its id. None when nothing is left to leave out.
+    """
+    if letter.value is not None:
+        size = str(len(letter.value)).encode()
+        return letter._replace(value=None, headers=[*letter.headers, ("outbox.payload.bytes", size)])
+    ours = [letter.headers[0], *(header for header in letter.headers[1:] if header[0].startswith("outbox."))]
+    return letter._replace(headers=ours) if len(ours) < len(letter.headers) else None
 
 
 _REASONS: Final[dict[type[CdcOutboxError], str]] = {

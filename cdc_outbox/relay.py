@@ -27,7 +27,6 @@ from cdc_outbox.errors import (
     ConnectionLost,
     ProtocolError,
     Undelivered,
-    Unreachable,
 )
 from cdc_outbox.feedback import Feedback
 from cdc_outbox.lanes import Lane, Lanes
@@ -38,7 +37,7 @@ from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres import wire
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.progress import Progress
-from cdc_outbox.publish.errors import failed_delivery
+from cdc_outbox.publish.errors import blamed, failed_delivery
 from cdc_outbox.publish.producer import Publisher
 from cdc_outbox.stop import Stop
 
@@ -158,11 +157,11 @@ class Relay:
                 in_flight=self._publisher.in_flight,
                 lsn=format_lsn(self._ledger.flush_lsn),
             )
+
     @property
     def settled(self) -> bool:
         """Whether all that was read is delivered, and the server has been told so."""
         return self._ledger.idle and self._feedback.told_flush == self._ledger.flush_lsn
-
 
     def _finished(self) -> bool:
         target = self._errand.target
@@ -315,7 +314,9 @@ class Relay:
             raise ConnectionLost(f"PostgreSQL has been silent for {silence:.0f} s, though asked: the wire is dead")
 
     def _check_failures(self) -> None:
-        """Raise Suspected when Kafka refused records, with all that were in the same batches; Unreachable if it was Kafka."""
+        """Raise Suspected when Kafka refused records, with all that were in the same batches; Kafka's own error if no
+        record is to blame.
+        """
         failures = self._publisher.failures
         if not failures or self._outlet.on_trial:
             return
@@ -327,11 +328,13 @@ class Relay:
         for failure in failures:
             counted = (failure.topic, failure.error.name())
             self._counters.delivery_errors[counted] = self._counters.delivery_errors.get(counted, 0) + 1
-        error = failed_delivery(failures[0])
-        log.warning("delivery.failed", error=error, refused=len(failures), lsn=failures[0].lsn)
-        if isinstance(error, Unreachable):
+        culprits = blamed(failures)
+        first = (culprits or failures)[0]
+        error = failed_delivery(first)
+        log.warning("delivery.failed", error=error, refused=len(failures), lsn=first.lsn)
+        if not culprits:
             raise error
-        raise Suspected(frozenset(failure.lsn for failure in failures), error.what)
+        raise Suspected(frozenset(culprit.lsn for culprit in culprits), error.what)
 
     def _advance(self) -> None:
         """Take off the ledger what is delivered, and let it be seen."""

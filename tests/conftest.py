@@ -7,5 +7,6 @@ pytest_plugins = [
     "tests.plugins.proxy",
     "tests.plugins.outbox",
     "tests.plugins.oracle",
+    "tests.plugins.fragile",
     "tests.plugins.secure",
 ]

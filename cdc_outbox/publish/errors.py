@@ -6,6 +6,7 @@ librdkafka: rdkafka.h, rd_kafka_resp_err_t. Codes below zero are the client's ow
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from confluent_kafka import KafkaError, KafkaException
@@ -165,8 +166,7 @@ TOO_LARGE: Final = "msg-size-too-large"
 
 def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     """Our error for a delivery that failed for good: by what the operator has to do."""
-    error, topic = failure.error, failure.topic
-    key = None if failure.key is None else failure.key[:200].decode(errors="replace")
+    error, topic, key = failure.error, failure.topic, _shown(failure.key)
     refusal = final(error, topic)
     if refusal is not None:
         return type(refusal)(refusal.what, cure=refusal.cure, topic=topic)
@@ -180,8 +180,7 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     if error.code() in _POISON:
         return PoisonEvent(
             f"Kafka does not take a record: {error.str()}",
-            cure="raise the topic's max.message.bytes, or correct what the application writes; "
-            "the broker refuses a whole batch for one record, so the culprit may be another one of this topic",
+            cure=_POISON[error.code()],
             reason=reason(error),
             topic=topic,
             key=key,
@@ -190,17 +189,34 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     return Unreachable(f"Kafka did not take a record: {error.str()}", topic=topic)
 
 
-_UNKNOWN_TOPIC: Final = frozenset(
-    {KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART}
+def blamed(failures: Sequence[DeliveryFailure]) -> list[DeliveryFailure]:
+    """Those in which a record may be at fault. The others are about the producer or the whole cluster, or name an innocent
+    neighbour of the culprit (_INVALID_DIFFERENT_RECORD).
+    """
+    return [failure for failure in failures if failure.error.code() in _ABOUT_A_RECORD]
+
+
+def _shown(key: bytes | None) -> str | None:
+    return None if key is None else key[:200].decode(errors="replace")
+
+
+_UNKNOWN_TOPIC: Final = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
+
+_CORRECT: Final = (
+    "correct what the application writes; the broker refuses a whole batch for one record, so the culprit may be "
 )
-_POISON: Final = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.RECORD_LIST_TOO_LARGE,
-        KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
-        KafkaError.POLICY_VIOLATION,
-        KafkaError.TOPIC_EXCEPTION,
-    }
-)
-"""Codes with which a broker refuses what is in a record, whoever sends it."""
+_LIMIT: Final = f"raise the topic's max.message.bytes, or {_CORRECT}another one of this topic"
+
+_POISON: Final[dict[int, str]] = {
+    KafkaError.MSG_SIZE_TOO_LARGE: _LIMIT,
+    KafkaError.RECORD_LIST_TOO_LARGE: f"raise the topic's segment.bytes, or {_CORRECT}another one of this topic",
+    KafkaError.INVALID_RECORD: f"a compacted topic takes no record without a key; {_CORRECT}another one of this topic",
+    KafkaError.INVALID_TIMESTAMP: "raise the topic's message.timestamp.before.max.ms (or after), "
+    f"or {_CORRECT}another one of this topic",
+    KafkaError.POLICY_VIOLATION: f"{_CORRECT}another one of this topic",
+    KafkaError.TOPIC_EXCEPTION: f"{_CORRECT}another one of this topic",
+    KafkaError._UNKNOWN_PARTITION: "add partitions to the topic, or correct what the application writes as the partition",
+}
+"""Codes with which a record is refused, whoever sends it; and the cure."""
+
+_ABOUT_A_RECORD: Final = _UNKNOWN_TOPIC | _POISON.keys() | {KafkaError.TOPIC_AUTHORIZATION_FAILED}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Final, Protocol
@@ -22,12 +23,14 @@ from confluent_kafka.admin._config import ConfigResource
 
 from cdc_outbox.counters import Counters, TopicCounters
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, PoisonEvent, Unreachable
-from cdc_outbox.lsn import Lsn
+from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.publish.errors import (
     CLOSED,
     NOT_READY,
     SILENT,
     DeliveryFailure,
+    blamed,
+    failed_delivery,
     final,
     kafka_error,
     reason,
@@ -84,7 +87,7 @@ class Publisher:
         self._topic = ""
         try:
             self._producer = Producer(
-                {**properties, "error_cb": self._on_error}, logger=logging.getLogger("confluent_kafka")
+                {**properties, "error_cb": _weakly(self._on_error)}, logger=logging.getLogger("confluent_kafka")
             )
         except KafkaException as raised:
             raise self._error(raised) from raised
@@ -145,7 +148,8 @@ class Publisher:
     def produce(self, record: KafkaRecord, carrier: Carrier) -> bool:
         """Hand one record over and count it on its carrier; False when the queue is full: serve, and try again.
 
-        Raises PoisonEvent when librdkafka itself will not take it (too large), else our error for librdkafka's.
+        Raises PoisonEvent, ConfigurationError or AccessRefused when librdkafka will not take this record (too large, a topic
+        known to be unknown or not ours); Unreachable when the producer is done for.
         """
         topic, key, value, headers, timestamp, partition = record
         report = self._report
@@ -211,11 +215,16 @@ class Publisher:
             self._producer.poll(0)
         except (KafkaException, SystemError) as raised:
             log.debug("producer.abandoned", error=str(raised))
+        self._report = None  # it holds us as we hold it: librdkafka's threads end when nobody holds its producer
 
     def _refused(self, raised: KafkaException, record: KafkaRecord) -> CdcOutboxError:
         error = kafka_error(raised)
         if error is None or error.fatal() or error.code() == KafkaError._FATAL:
-            return self._error(raised)
+            self._fatal = True
+            return Unreachable(f"Kafka: {raised}")
+        known = DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET)
+        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE and blamed([known]):
+            return failed_delivery(known)
         return PoisonEvent(
             f"librdkafka does not take the record: {error.str()}",
             cure="raise message.max.bytes here and max.message.bytes of the topic, or keep such payloads elsewhere",
@@ -266,6 +275,17 @@ class Publisher:
         if all(login) and login != tuple(self._properties.get(name) for name in _LOGIN):
             self._properties.update(zip(_LOGIN, login, strict=True))
             self._producer.set_sasl_credentials(*login)
+
+
+def _weakly(method: Callable[[KafkaError], None]) -> Callable[[KafkaError], None]:
+    """A callback that does not keep its object alive: a producer and its owner in a circle would never end."""
+    reference = weakref.WeakMethod(method)
+
+    def call(error: KafkaError) -> None:
+        if (alive := reference()) is not None:
+            alive(error)
+
+    return call
 
 
 def _failure(error: KafkaError, message: Message, lsn: Lsn) -> DeliveryFailure:

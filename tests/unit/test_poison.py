@@ -9,7 +9,7 @@ from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
 from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.names import TableName
-from cdc_outbox.poison import ENVELOPE_BYTES, PoisonPolicy, Suspect, without_payload
+from cdc_outbox.poison import ENVELOPE_BYTES, PoisonPolicy, Suspect, smaller
 from cdc_outbox.route import KafkaRecord
 
 EVENT = OutboxEvent(b"e1", b"k", b"Placed", b"s3cret payload", b'{"a":1}', None, None, (b"order",), ())
@@ -125,9 +125,24 @@ def test_the_envelope_has_its_bounds_whatever_the_event_is() -> None:
     assert sum(len(name) + len(value or b"") for name, value in letter.headers) < ENVELOPE_BYTES
 
 
-def test_a_letter_may_go_without_its_payload() -> None:
-    smaller = without_payload(letter_of(suspect()))
-    assert (smaller.value, smaller.headers[-1]) == (None, ("outbox.payload.bytes", b"14"))
+def test_a_letter_becomes_smaller_by_its_payload_then_by_the_events_own_headers_but_never_loses_id_and_key() -> None:
+    first = smaller(letter_of(suspect()))
+    assert first is not None
+    assert (first.value, first.headers[-1]) == (None, ("outbox.payload.bytes", b"14"))
+    assert ("a", b"1") in first.headers
+    second = smaller(first)
+    assert second is not None
+    assert (second.key, second.headers) == (b"k", [header for header in first.headers if header[0] != "a"])
+    assert smaller(second) is None
+
+
+def test_an_event_that_comes_again_is_counted_and_logged_once() -> None:
+    """A search for another culprit, or a reconnect, brings it again."""
+    counters = Counters()
+    skip = PoisonPolicy("skip", None, 1_000_000, counters)
+    for about in (suspect(), suspect(), suspect(lsn=Lsn(300)), suspect(event=EVENT._replace(id=b"e2"))):
+        assert skip.apply(POISON, about) is None
+    assert counters.skipped == {"bad-headers": 3}
 
 
 def test_a_letter_is_never_made_about_a_letter() -> None:
