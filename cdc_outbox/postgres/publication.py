@@ -126,10 +126,16 @@ def require_published(publication: Publication | None, name: str, tables: Sequen
         if published[table.name].row_filter is not None:
             raise ConfigurationError(
                 f"publication {name} hides rows of {table.name}: WHERE {published[table.name].row_filter}",
-                cure=f"{alter} SET TABLE {table.name.quoted}",
+                cure=f"{alter} SET TABLE {_listed(publication, without_filter=table.name)}",
                 publication=name,
                 table=str(table.name),
             )
+
+
+def _listed(publication: Publication, *, without_filter: TableName) -> str:
+    """All its tables, as SET TABLE wants them: one left out would not be published any more."""
+    filters = {table.name: table.row_filter for table in publication.tables} | {without_filter: None}
+    return ", ".join(name.quoted + (f" WHERE {condition}" if condition else "") for name, condition in filters.items())
 
 
 def other_tables(publication: Publication, tables: Sequence[Table]) -> list[TableName]:

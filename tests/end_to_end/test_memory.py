@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import OffsetSpec
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     from tests.plugins.outbox import Outbox
@@ -31,7 +31,7 @@ def delivered(outbox: Outbox) -> int:
     """Records in the topic, without reading them."""
     (topic,) = [name for name in outbox.kafka.topics() if name.startswith(outbox.prefix)]
     partitions = outbox.kafka.admin.list_topics(topic).topics[topic].partitions
-    latest = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+    latest = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}  # type: ignore[no-untyped-call]
     return sum(future.result(10).offset for future in outbox.kafka.admin.list_offsets(latest).values())
 
 

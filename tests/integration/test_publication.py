@@ -1,0 +1,124 @@
+"""Publications as a real catalog tells them, and whether one will do: what is refused comes with the SQL that cures it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.names import TableName
+from cdc_outbox.postgres import connect, publication
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.plugins.postgres import Database
+
+OUTBOX = TableName("public", "outbox")
+OTHER = TableName("app", "Other Box")
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[connect.Connection]:
+    database.execute('CREATE TABLE outbox (n int); CREATE SCHEMA app; CREATE TABLE app."Other Box" (n int)')
+    with connect.open_connection(database.dsn) as opened:
+        yield opened
+
+
+def require(connection: connect.Connection, *tables: TableName) -> None:
+    found = [publication.find_table(connection, table) for table in tables or (OUTBOX,)]
+    publication.require_published(publication.inspect(connection, "p"), "p", found)
+
+
+def cure(connection: connect.Connection, *tables: TableName) -> str:
+    """The cure that a refusal names, up to its first full stop outside of a name."""
+    with pytest.raises(ConfigurationError) as refused:
+        require(connection, *tables)
+    return refused.value.cure.split(". ")[0]
+
+
+def test_what_the_catalog_says(database: Database, connection: connect.Connection) -> None:
+    assert publication.inspect(connection, "p") is None
+    database.execute(
+        'CREATE PUBLICATION p FOR TABLE outbox, app."Other Box"'
+        " WITH (publish = 'insert', publish_via_partition_root = true)"
+    )
+    found = publication.inspect(connection, "p")
+    assert found is not None
+    assert (found.inserts, found.via_partition_root) == (True, True)
+    assert [table.name for table in found.tables] == [OTHER, OUTBOX]
+    assert publication.other_tables(found, [publication.find_table(connection, OUTBOX)]) == [OTHER]
+    require(connection, OUTBOX, OTHER)
+
+
+@pytest.mark.parametrize("what", ["ALL TABLES", "TABLES IN SCHEMA public"])
+def test_publications_that_name_no_table_will_do(database: Database, connection: connect.Connection, what: str) -> None:
+    database.execute(f"CREATE PUBLICATION p FOR {what}")
+    require(connection)
+
+
+def test_a_missing_table_is_refused(connection: connect.Connection) -> None:
+    with pytest.raises(ConfigurationError, match=r"public\.nowhere does not exist"):
+        publication.find_table(connection, TableName("public", "nowhere"))
+
+
+def test_a_view_is_no_outbox(database: Database, connection: connect.Connection) -> None:
+    database.execute("CREATE VIEW seen AS SELECT * FROM outbox")
+    with pytest.raises(ConfigurationError, match=r"public\.seen"):
+        publication.find_table(connection, TableName("public", "seen"))
+
+
+def test_a_missing_publication_is_cured_by_what_the_message_says(
+    database: Database, connection: connect.Connection
+) -> None:
+    statement = cure(connection, OUTBOX, OTHER).partition("or: ")[2]
+    assert statement.startswith("CREATE PUBLICATION")
+    database.execute(statement)
+    require(connection, OUTBOX, OTHER)
+
+
+def test_a_publication_without_inserts_is_cured_by_what_the_message_says(
+    database: Database, connection: connect.Connection
+) -> None:
+    database.execute("CREATE PUBLICATION p FOR TABLE outbox WITH (publish = 'update')")
+    database.execute(cure(connection))
+    require(connection)
+
+
+def test_a_table_that_is_not_in_it_is_cured_by_what_the_message_says(
+    database: Database, connection: connect.Connection
+) -> None:
+    database.execute("CREATE PUBLICATION p FOR TABLE outbox")
+    database.execute(cure(connection, OTHER))
+    require(connection, OUTBOX, OTHER)
+
+
+def test_a_row_filter_is_cured_by_what_the_message_says_and_the_other_tables_stay_as_they_are(
+    database: Database, connection: connect.Connection
+) -> None:
+    database.execute(
+        'CREATE TABLE filtered (n int); CREATE PUBLICATION p FOR TABLE outbox WHERE (n > 1), app."Other Box",'
+        " filtered WHERE (n > 7) WITH (publish = 'insert')"
+    )
+    database.execute(cure(connection))
+    require(connection, OUTBOX, OTHER)
+    found = publication.inspect(connection, "p")
+    assert found is not None
+    assert {table.name.name: table.row_filter for table in found.tables} == {
+        "outbox": None,
+        "Other Box": None,
+        "filtered": "(n > 7)",
+    }
+
+
+def test_a_partitioned_table_wants_its_root_published(database: Database, connection: connect.Connection) -> None:
+    database.execute(
+        "CREATE TABLE parted (n int) PARTITION BY RANGE (n);"
+        "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (1) TO (9);"
+        "CREATE PUBLICATION p FOR TABLE parted"
+    )
+    parted = TableName("public", "parted")
+    assert publication.find_table(connection, parted).partitioned
+    database.execute(cure(connection, parted))
+    require(connection, parted)
