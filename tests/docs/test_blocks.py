@@ -10,6 +10,7 @@ import subprocess
 import tomllib
 from typing import TYPE_CHECKING, Final
 
+import psycopg
 import pytest
 
 from cdc_outbox.counters import Counters
@@ -146,13 +147,19 @@ def test_every_shell_block_is_one_that_bash_can_read(block: Block) -> None:
     parse_sh(block)
 
 
-def test_every_sql_block_is_sql(database: Database) -> None:
+def parse_sql(database: Database, text: str) -> None:
     """PL/pgSQL reads each statement of a body before it runs any: here it returns before the first."""
+    statements = re.sub(r"^(BEGIN|COMMIT);$", "", text, flags=re.MULTILINE)
+    statements = re.sub(r"^SELECT\b", "PERFORM", statements, flags=re.MULTILINE)
+    database.execute(f"DO $doc$ BEGIN RETURN; {statements.rstrip().removesuffix(';')}; END $doc$")
+
+
+def test_every_sql_block_is_sql(database: Database) -> None:
     for block in all_blocks():
         if block.language == "sql":
-            statements = re.sub(r"^(BEGIN|COMMIT);$", "", block.text, flags=re.MULTILINE)
-            statements = re.sub(r"^SELECT\b", "PERFORM", statements, flags=re.MULTILINE)
-            database.execute(f"DO $doc$ BEGIN RETURN; {statements.rstrip().removesuffix(';')}; END $doc$")
+            parse_sql(database, block.text)
+    with pytest.raises(psycopg.errors.SyntaxError):
+        parse_sql(database, "SELECT count(*) FORM outbox WHERE;")
 
 
 def test_the_tables_name_blocks_that_are_there_and_tests_that_are_there() -> None:
