@@ -98,6 +98,8 @@ class FirstStart:
         """Rows handed to Kafka."""
         self.expected = 0
         """Rows of the snapshot, once they are counted."""
+        self.begins_at = UNSET
+        """Where the new slot begins."""
         self._began = 0
         self._progress_at = time.monotonic() + PROGRESS_SECONDS
 
@@ -109,6 +111,7 @@ class FirstStart:
         name = self._settings.slot
         if not self._settings.snapshot and not replace:
             created = slot.create(self._session, name)
+            self.begins_at = created.consistent_point
             log.info("slot.created", slot=name, lsn=created.consistent_point)
             return
         suffix = f"_{secrets.token_hex(6)}"
@@ -123,6 +126,7 @@ class FirstStart:
             with connect.open_connection(self._settings.dsn.reveal()) as connection:
                 slot.drop(connection, name)
         slot.make_permanent(self._session, temporary, name)
+        self.begins_at = created.consistent_point
         log.info("snapshot.finished", slot=name, rows=self.sent)
         log.info("slot.created", slot=name, lsn=created.consistent_point)
 

@@ -188,6 +188,13 @@ class Generations:
             published = publication.inspect(connection, settings.publication)
             publication.require_published(published, settings.publication, tables)
             found = slot.inspect(connection, settings.slot)
+            if found is not None and self._was_served_by_another(connection, found):
+                self._shared = True
+                log.info(
+                    "slot.moved",
+                    slot=settings.slot,
+                    lsn=found.confirmed_flush_lsn and format_lsn(found.confirmed_flush_lsn),
+                )
         if settings.until_caught_up and self._target is None:
             self._target = current
         if not recovering:
@@ -215,10 +222,22 @@ class Generations:
                 slot=settings.slot,
             )
 
+    def _known(self) -> Lsn:
+        """How far the slot can stand if it is the one that we know, and nobody else streamed from it."""
+        return Lsn(max(self._stood_at, self._counters.confirmed_lsn))
+
+    def _was_served_by_another(self, connection: connect.Connection, found: slot.SlotInfo) -> bool:
+        """Whether a slot that has moved without us did so since another relay took over: it is in use, or what was decoded
+        from it includes what we received. A slot that was made again has decoded less.
+        """
+        if not self._streamed or (found.confirmed_flush_lsn or UNSET) <= self._known():
+            return False
+        return found.active or slot.decoded_transactions(connection, found.name) >= max(1, self._counters.transactions)
+
     def _require_same_slot(self, found: slot.SlotInfo) -> None:
-        """Raise ConfigurationError when the slot stands behind nothing that we acknowledged: it is another one by that name."""
+        """Raise ConfigurationError when the slot stands where nobody acknowledged anything: it is another one."""
         confirmed = found.confirmed_flush_lsn or UNSET
-        known = max(self._stood_at, self._counters.confirmed_lsn)
+        known = self._known()
         if self._streamed and not self._shared and known != UNSET and confirmed > known:
             raise ConfigurationError(
                 f"slot {found.name} stands at {format_lsn(confirmed)}, but {format_lsn(known)} is the last that was "
@@ -242,6 +261,8 @@ class Generations:
             if not somebody_else_was_first(error):
                 raise
             log.info("slot.exists", slot=self._settings.slot)
+        else:
+            self._stood_at = max(self._stood_at, first.begins_at)
 
     def _start(self, session: ReplicationSession) -> ReplicationStream:
         """Start to stream; while the slot is busy, wait for it. Raises SlotBusy with --on-slot-busy exit."""

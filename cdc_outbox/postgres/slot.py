@@ -154,3 +154,9 @@ def blockers(connection: Connection) -> list[str]:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
+def decoded_transactions(connection: Connection, name: str) -> int:
+    """How many transactions it has decoded since it was made; 0 when unknown. A crash of the server forgets them."""
+    row = connection.execute("SELECT total_txns FROM pg_catalog.pg_stat_get_replication_slot(%s)", (name,)).fetchone()
+    return int(str(row[0])) if row and row[0] is not None else 0
+
+

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
+import sys
 import urllib.request
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -137,3 +139,24 @@ def ends_well(outbox: Outbox, relay: Relay, witness: Witness, writers: Writers |
 def judged(outbox: Outbox, witness: Witness, writers: Writers | None = None) -> Verdict:
     """What the oracle says of all records that are there."""
     return judge(witness.committed(), outbox.records(), rolled_back=writers.rolled_back if writers else ())
+
+
+def recover(outbox: Outbox, *arguments: str, code: int = 0) -> str:
+    """`cdc-outbox slot recover`, which ends with `code`. What it says."""
+    given = (
+        "--dsn",
+        outbox.database.dsn,
+        "--brokers",
+        outbox.kafka.brokers,
+        "--topic",
+        outbox.prefix + "{aggregatetype}",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "cdc_outbox", "slot", "recover", "--yes", "--log-format", "json", *given, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr

@@ -16,7 +16,7 @@ from tests.faults.acts import (
     slot_is_free,
     through,
 )
-from tests.plugins.outbox import insert, no_slot_left
+from tests.plugins.outbox import no_slot_left
 from tests.plugins.waiting import eventually
 
 if TYPE_CHECKING:
@@ -63,32 +63,6 @@ def test_while_it_connects_to_a_host_that_does_not_answer(
     stopped(relay, 0)
 
 
-def test_while_the_slot_waits_for_an_open_transaction_it_ends_and_leaves_no_slot_behind(outbox: Outbox) -> None:
-    outbox.create()
-    slow = outbox.database.connect(autocommit=False)
-    insert(slow, "outbox", {})
-    relay = outbox.relay()
-    eventually(outbox.slots, "the slot is being made")
-    stopped(relay, 0)
-    no_slot_left(outbox)
-    slow.commit()
-    outbox.drain()
-    assert len(outbox.records()) == 1
-
-
-def test_in_the_middle_of_a_first_start_it_ends_and_the_next_start_begins_again(outbox: Outbox) -> None:
-    outbox.create()
-    commit_at_once(outbox, 5000)
-    relay = outbox.relay(*SLOWLY)
-    outbox.records(until=1)
-    stopped(relay, 75)
-    no_slot_left(outbox)
-    outbox.drain()
-    ids = [record.header("id") for record in outbox.records()]
-    assert len(set(ids)) == 5000
-    assert len(ids) > 5000, "nothing was sent before the stop: this test says less than it should"
-
-
 def test_while_the_rows_of_a_first_start_are_locked_away(outbox: Outbox) -> None:
     outbox.create()
     outbox.add()
@@ -99,15 +73,6 @@ def test_while_the_rows_of_a_first_start_are_locked_away(outbox: Outbox) -> None
     eventually(lambda: outbox.database.execute(waits) == [(1,)], "the relay waits for the lock")
     stopped(relay, 0)
     no_slot_left(outbox)
-
-
-def test_in_standby(outbox: Outbox) -> None:
-    outbox.create()
-    outbox.create_slot()
-    outbox.streaming()
-    standby = outbox.relay()
-    standby.wait_for_log("standby")
-    stopped(standby, 0)
 
 
 def test_in_a_pause_between_attempts_with_events_in_flight_it_does_not_claim_that_all_is_confirmed(
