@@ -74,6 +74,21 @@ def test_a_stopping_server_is_let_go_when_kafka_does_not_take_what_it_sent() -> 
     assert rig.stream.ended == "abandoned"
 
 
+def test_a_server_that_has_news_with_each_question_is_not_stopping() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1")])
+    rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_015 else 0)
+
+    def go_on() -> None:
+        if rig.clock.now < 1_000_015:
+            rig.stream.script.append(build.keepalive(int(200 + rig.clock.now * 1000 - 1e9), reply_requested=True))
+        elif rig.flushed > 108:
+            rig.stop.request()
+
+    rig.stream.on_empty = go_on
+    rig.run()
+    assert rig.ids == ["e1"]
+
+
 def test_a_stopping_server_is_not_let_go_when_kafka_takes_everything() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
     rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_005 else 0)

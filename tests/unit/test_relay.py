@@ -78,6 +78,8 @@ def test_records_leave_in_the_order_of_the_stream_over_topics_and_transactions()
     rig.stop_when(lambda: rig.flushed == 308)
     rig.run()
     assert [event_id(record) for record in rig.kafka.accepted] == ["e1", "e2", "e3", "e4", "e5"]
+    delivered = {topic: counts.delivered for topic, counts in rig.counters.topics.items()}
+    assert delivered == {"outbox.event.a": 2, "outbox.event.b": 1, "outbox.event.order": 2}
 
 
 def test_each_transaction_has_its_own_commit_time() -> None:
