@@ -39,12 +39,13 @@ def main() -> int:
             for done in as_completed(playing):
                 outcomes.append(done.result())
                 print(line(outcomes[-1]), flush=True)
-        except BaseException:
+        except KeyboardInterrupt:
             workers.shutdown(cancel_futures=True)
-            raise
+            print("interrupted; what was played so far:")
+    complete = len(outcomes) == len(seeds)
     outcomes.sort(key=lambda outcome: outcome.seed)
     print(f"\n{table(outcomes)}\n\n{time.monotonic() - began:.0f} s in all")
-    return 1 if any(outcome.findings for outcome in outcomes) else 0
+    return 0 if complete and not any(outcome.findings for outcome in outcomes) else 1
 
 
 def _end_with_parent() -> None:
