@@ -76,6 +76,7 @@ class Settings:
     publication: str = "cdc_outbox"
     create_slot: bool = True
     snapshot: bool = True
+    failover: bool = False
     tables: tuple[TableName, ...] = (DEFAULT_TABLE,)
     topic: str = "outbox.event.{aggregatetype}"
     columns: Columns = field(default_factory=Columns)
@@ -203,6 +204,14 @@ _ALL: Final = (
         _POSTGRES,
         "A first start sends the rows already in the table, or leaves them.",
         "true",
+    ),
+    Option(
+        "failover",
+        values.SWITCH,
+        _POSTGRES,
+        "Standbys keep a copy of the slot, so that it outlives a failover (PostgreSQL 17 and later). Also makes an existing "
+        "slot such a one; --no-failover takes nothing back.",
+        "false",
     ),
     Option(
         "on-slot-busy",
@@ -377,6 +386,7 @@ def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[]
         publication=_as(str, chosen["publication"]),
         create_slot=_as(bool, chosen["create_slot"]),
         snapshot=_as(bool, chosen["snapshot"]),
+        failover=_as(bool, chosen["failover"]),
         tables=_all(TableName, chosen["table"]),
         topic=_as(str, chosen["topic"]),
         columns=_columns(chosen),

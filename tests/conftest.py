@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.plugins.oracle",
     "tests.plugins.fragile",
     "tests.plugins.secure",
+    "tests.plugins.pair",
 ]

@@ -16,6 +16,7 @@ from cdc_outbox.cli.options import (
     SettingsCommand,
     all_options,
     dsn_option,
+    option,
     publication_option,
     reveal,
     slot_option,
@@ -39,10 +40,11 @@ def command() -> None:
 
 
 @command.command()
+@option("failover")
 @publication_option
 @slot_option
 @dsn_option
-def create(dsn: Secret | None, slot: str, publication: str) -> int:
+def create(dsn: Secret | None, slot: str, publication: str, *, failover: bool) -> int:
     """Make the slot now, at the present position, and print that position (an LSN).
 
     It streams what is committed from now on. Rows that are in the table already are NOT sent by it: for these, make no
@@ -56,7 +58,7 @@ def create(dsn: Secret | None, slot: str, publication: str) -> int:
 
     try:
         with stop_on_signals() as stop:
-            created = create_slot(reveal(dsn), slot, publication, stop, _say)
+            created = create_slot(reveal(dsn), slot, publication, stop, _say, failover=failover)
     except Stopped:
         _say("stopped while waiting: no slot was made")
         return INTERRUPTED
@@ -151,6 +153,7 @@ def _lines(found: SlotStatus) -> list[tuple[str, str]]:
         ("WAL status", f"{shown['wal_status']} ({safe})"),
         ("confirmed", f"{shown['confirmed_flush_lsn']}, {_bytes(found.lag_bytes)} behind"),
         ("restart", f"{shown['restart_lsn']}, {_bytes(found.retained_wal_bytes)} of WAL kept"),
+        ("failover", "standbys may keep a copy" if info.failover else "no copy on standbys"),
         ("server at", shown["current_lsn"]),
     ]
 

@@ -66,6 +66,7 @@ class SlotStatus:
             "lag_bytes": self.lag_bytes,
             "retained_wal_bytes": self.retained_wal_bytes,
             "safe_wal_bytes": info.safe_wal_bytes,
+            "failover": info.failover,
         }
 
 
@@ -85,13 +86,19 @@ def read_status(dsn: str, name: str) -> SlotStatus:
     return SlotStatus(info, current)
 
 
-def create_slot(dsn: str, name: str, publication_name: str, stop: Stop, say: Say) -> slot.CreatedSlot:
-    """Make a permanent slot that begins now. `say` gets warnings and what it waits for.
+def create_slot(
+    dsn: str, name: str, publication_name: str, stop: Stop, say: Say, *, failover: bool = False
+) -> slot.CreatedSlot:
+    """Make a permanent slot that begins now, `failover`: one that standbys keep. `say` gets warnings and what it waits for.
 
-    Raises ConfigurationError (the name is taken, wal_level, no slot free), AccessRefused, or Stopped, with no slot left.
+    Raises ConfigurationError (the name is taken, wal_level, no slot free, no failover slots before PostgreSQL 17),
+    AccessRefused, Unreachable (also on a standby), or Stopped, with no slot left.
     """
     with connect.open_connection(dsn) as connection:
+        server.require_primary(connection)
         server.require_logical(connection)
+        if failover:
+            slot.require_failover(connection)
         if slot.inspect(connection, name) is not None:
             raise ConfigurationError(
                 f"slot {name} exists already", cure="see cdc-outbox slot status; or choose another name with --slot"
@@ -103,7 +110,10 @@ def create_slot(dsn: str, name: str, publication_name: str, stop: Stop, say: Say
             )
     session = ReplicationSession(dsn, stop)
     try:
-        return create_patiently(session, dsn, name, say)
+        created = create_patiently(session, dsn, name, say)
+        if failover:
+            slot.make_failover(session, name)
+        return created
     finally:
         session.close()
 

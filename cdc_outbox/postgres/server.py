@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.errors import ConfigurationError, Unreachable
 from cdc_outbox.lsn import Lsn, parse_lsn
 from cdc_outbox.postgres.connect import Connection
 
@@ -25,6 +25,19 @@ def require_logical(connection: Connection) -> None:
             f"wal_level is {level}, so this server cannot stream changes",
             cure="as an administrator: ALTER SYSTEM SET wal_level = 'logical'; then restart PostgreSQL "
             "(RDS: rds.logical_replication = 1; Cloud SQL: cloudsql.logical_decoding = on)",
+        )
+
+
+def require_primary(connection: Connection) -> None:
+    """Raise Unreachable while the server is a standby: it has no slot of ours, or a copy that must not move yet.
+
+    A slot of its own could stand behind what the next primary writes, after the servers have changed places.
+    """
+    row = connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
+    if row is not None and row[0] is True:
+        raise Unreachable(
+            f"the server at {connection.info.host}:{connection.info.port} is a standby, in recovery",
+            cure="wait until it is promoted; or name all hosts in --dsn, with target_session_attrs=read-write, to find the primary",
         )
 
 

@@ -1,9 +1,10 @@
-"""Logical replication slots: inspect, create, copy, drop.
+"""Logical replication slots: inspect, create, copy, mark for failover, drop.
 
 In: a connection, or a walsender session where a snapshot is wanted, and a slot's name. Out: `SlotInfo`, or our errors.
 Never: a slot dropped or replaced without being told to, or one of another plugin or database taken for ours.
 
-PostgreSQL manual: 52.20 pg_replication_slots; 9.28.6 Replication Management Functions; 54.4 CREATE_REPLICATION_SLOT.
+PostgreSQL manual: 52.20 pg_replication_slots; 9.28.6 Replication Management Functions; 54.4 CREATE_REPLICATION_SLOT,
+ALTER_REPLICATION_SLOT; 47.2.3 Replication Slot Synchronization.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ LOST: Final = "lost"
 _SNAPSHOT_OPTION_IN_PARENTHESES: Final = 150_000
 """Server version from which CREATE_REPLICATION_SLOT takes its options in parentheses."""
 
+_FAILOVER_SINCE: Final = 170_000
+"""Server version from which standbys can keep a copy of a slot."""
+
 _INSPECT: Final = """
 SELECT s.plugin, s.slot_type, s.database, s.temporary, s.active, s.active_pid, s.wal_status,
-       s.restart_lsn::text, s.confirmed_flush_lsn::text, s.safe_wal_size, pg_catalog.current_database()
+       s.restart_lsn::text, s.confirmed_flush_lsn::text, s.safe_wal_size, {failover}, pg_catalog.current_database()
   FROM pg_catalog.pg_replication_slots s
  WHERE s.slot_name = %s
 """
@@ -50,6 +54,8 @@ class SlotInfo:
     confirmed_flush_lsn: Lsn | None
     safe_wal_bytes: int | None
     """How much WAL may still be written before the slot is in danger; None without max_slot_wal_keep_size."""
+    failover: bool
+    """Whether standbys may keep a copy of it, for the day one of them is promoted."""
     current_database: str
 
 
@@ -64,10 +70,12 @@ class CreatedSlot:
 
 def inspect(connection: Connection, name: str) -> SlotInfo | None:
     """Look the slot up; None when there is none of that name."""
-    row = connection.execute(_INSPECT, (name,)).fetchone()
+    knows = connection.info.server_version >= _FAILOVER_SINCE
+    query = _INSPECT.format(failover="s.failover" if knows else "false")
+    row = connection.execute(query.encode(), (name,)).fetchone()
     if row is None:
         return None
-    plugin, slot_type, database, temporary, active, active_pid, wal_status, restart, confirmed, safe, current = row
+    plugin, slot_type, database, temporary, active, active_pid, wal, restart, confirmed, safe, failover, current = row
     return SlotInfo(
         name=name,
         plugin=_text(plugin),
@@ -76,10 +84,11 @@ def inspect(connection: Connection, name: str) -> SlotInfo | None:
         temporary=bool(temporary),
         active=bool(active),
         active_pid=int(str(active_pid)) if active_pid is not None else None,
-        wal_status=_text(wal_status),
+        wal_status=_text(wal),
         restart_lsn=parse_lsn(str(restart)) if restart is not None else None,
         confirmed_flush_lsn=parse_lsn(str(confirmed)) if confirmed is not None else None,
         safe_wal_bytes=int(str(safe)) if safe is not None else None,
+        failover=bool(failover),
         current_database=str(current),
     )
 
@@ -137,9 +146,34 @@ def make_permanent(session: ReplicationSession, source: str, name: str) -> None:
     session.rows(f"SELECT slot_name FROM pg_catalog.pg_copy_logical_replication_slot({arguments})")  # noqa: S608 - quoted
 
 
+def require_failover(connection: Connection) -> None:
+    """Raise ConfigurationError when this server knows no slots that outlive a failover."""
+    if connection.info.server_version < _FAILOVER_SINCE:
+        raise ConfigurationError(
+            "--failover needs PostgreSQL 17: before, a slot ends with its server",
+            cure="leave --failover out, and see docs/how-to/fail-over.md on what to do after a failover",
+        )
+
+
+def make_failover(session: ReplicationSession, name: str) -> None:
+    """Have standbys keep a copy of the slot, if they do not yet and nobody streams from it at this moment.
+
+    A slot that was copied has the property as little as one that was made before it was wanted.
+    """
+    state = f"SELECT failover, active FROM pg_catalog.pg_replication_slots WHERE slot_name = {quote_literal(name)}"  # noqa: S608 - quoted
+    if session.rows(state) == [("f", "f")]:
+        session.run(f"ALTER_REPLICATION_SLOT {quote_identifier(name)} (FAILOVER true)")
+
+
 def drop(connection: Connection, name: str) -> None:
     """Drop it. Raises SlotBusy while somebody streams from it, ConfigurationError when there is none."""
     connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (name,))
+
+
+def decoded_transactions(connection: Connection, name: str) -> int:
+    """How many transactions it has decoded since it was made; 0 when unknown. A crash of the server forgets them."""
+    row = connection.execute("SELECT total_txns FROM pg_catalog.pg_stat_get_replication_slot(%s)", (name,)).fetchone()
+    return int(str(row[0])) if row and row[0] is not None else 0
 
 
 def blockers(connection: Connection) -> list[str]:
@@ -154,9 +188,3 @@ def blockers(connection: Connection) -> list[str]:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
-def decoded_transactions(connection: Connection, name: str) -> int:
-    """How many transactions it has decoded since it was made; 0 when unknown. A crash of the server forgets them."""
-    row = connection.execute("SELECT total_txns FROM pg_catalog.pg_stat_get_replication_slot(%s)", (name,)).fetchone()
-    return int(str(row[0])) if row and row[0] is not None else 0
-
-

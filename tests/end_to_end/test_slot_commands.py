@@ -155,6 +155,7 @@ def test_status_as_json_has_the_names_of_the_relays_own_status(installed: Databa
         "plugin": "pgoutput",
         "slot_type": "logical",
         "database": installed.name,
+        "failover": False,
         "temporary": False,
         "slot_active": False,
         "active_pid": None,
