@@ -275,7 +275,9 @@ class Generations:
                 )
             except SlotBusy as error:
                 if settings.on_slot_busy == "exit":
-                    cure = "stop the relay that streams from it, or leave out --on-slot-busy exit: then this one stands by"
+                    cure = (
+                        "stop the relay that streams from it, or leave out --on-slot-busy exit: then this one stands by"
+                    )
                     raise SlotBusy(error.what, cure=cure, slot=settings.slot) from error
                 self._shared = self._settled = True  # whoever has the slot sends what we left unconfirmed
                 if told != error.what:
