@@ -59,13 +59,13 @@ CREATE TABLE IF NOT EXISTS public.outbox (
 
 -- A table that was there before must have what the relay and the function need. Two things may change here. The
 -- default of id, if it is still the one from above and the server has uuidv7(), whose values sort by time (18 and
--- later). And the comment of the table, which keeps the version of this file, as cdc-outbox:1, after whatever else it
+-- later). And the comment of the table, which keeps the version of this file, as cdc-outbox:2, after whatever else it
 -- says.
 DO $body$
 DECLARE
     outbox_table  constant regclass := 'public.outbox';
     payload_type  constant regtype := 'json';
-    this_version  constant integer := 1;
+    this_version  constant integer := 2;
     old_comment   text := obj_description(outbox_table, 'pg_class');
     old_version   integer := substring(old_comment FROM 'cdc-outbox:([0-9]+)');
     found_type    regtype;
@@ -116,48 +116,66 @@ BEGIN
 END
 $body$;
 
--- The payload type is part of the signature of the function below. If the column had another type when this file ran
--- before, the function of that time has to go first: with both of them, calls would be ambiguous.
-DO $body$
-DECLARE
-    payload_type  constant regtype := 'json';
-    old_function  regprocedure;
-BEGIN
-    FOR old_function IN
-        SELECT p.oid
-        FROM pg_proc AS p JOIN pg_class AS c ON c.relnamespace = p.pronamespace AND p.proname = c.relname || '_emit'
-        WHERE c.oid = 'public.outbox'::regclass AND p.pronargs = 5 AND p.proargtypes[3] <> payload_type
-    LOOP
-        EXECUTE 'DROP FUNCTION ' || old_function;
-        RAISE WARNING USING
-            MESSAGE = 'dropped ' || old_function || ', because the payload is ' || payload_type || ' by now',
-            HINT = 'run roles.sql again: it grants EXECUTE on the new function';
-    END LOOP;
-END
-$body$;
-
 -- Writes one event and returns its id. One call from any language, in the transaction that makes the business change:
 --   SELECT public.outbox_emit('order', '42', 'OrderPlaced', '{"total": 99}')
 -- It runs with the rights of its owner: whoever may EXECUTE it can add events, and needs no privilege on the table. The
--- search path is pinned, as it must be in a function that runs with rights its caller does not have.
+-- search path is pinned, as it must be in a function that runs with rights its caller does not have. Who wants to know
+-- the id beforehand makes it, and hands it over as the last argument. Else it is the default of the column.
 CREATE OR REPLACE FUNCTION public.outbox_emit(
     aggregatetype text,
     aggregateid text,
     type text,
     payload json,
-    headers jsonb DEFAULT NULL
+    headers jsonb DEFAULT NULL,
+    id uuid DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
 DECLARE
-    event_id uuid;
+    event_id uuid := id;
 BEGIN
-    INSERT INTO public.outbox (aggregatetype, aggregateid, type, payload, headers)
-    VALUES (aggregatetype, aggregateid, type, payload, headers)
-    RETURNING id INTO event_id;
+    IF event_id IS NULL THEN
+        INSERT INTO public.outbox AS event (aggregatetype, aggregateid, type, payload, headers)
+        VALUES (aggregatetype, aggregateid, type, payload, headers)
+        RETURNING event.id INTO event_id;
+    ELSE
+        INSERT INTO public.outbox (id, aggregatetype, aggregateid, type, payload, headers)
+        VALUES (event_id, aggregatetype, aggregateid, type, payload, headers);
+    END IF;
     RETURN event_id;
+END
+$body$;
+
+-- The parameters are part of what a function is. One that is left from before, for another payload type or without
+-- the id, has to go: with both of them, calls would be ambiguous. Whoever could execute it can execute the new one.
+DO $body$
+DECLARE
+    payload_type  constant regtype := 'json';
+    new_function  regprocedure;
+    old_function  regprocedure;
+    allowed       record;
+BEGIN
+    SELECT p.oid INTO STRICT new_function
+    FROM pg_proc AS p JOIN pg_class AS c ON c.relnamespace = p.pronamespace AND p.proname = c.relname || '_emit'
+    WHERE c.oid = 'public.outbox'::regclass AND p.pronargs = 6 AND p.proargtypes[3] = payload_type;
+
+    FOR old_function IN
+        SELECT p.oid
+        FROM pg_proc AS p JOIN pg_class AS c ON c.relnamespace = p.pronamespace AND p.proname = c.relname || '_emit'
+        WHERE c.oid = 'public.outbox'::regclass AND p.pronargs IN (5, 6) AND p.oid <> new_function
+    LOOP
+        FOR allowed IN
+            SELECT acl.grantee::regrole AS role_name, acl.is_grantable
+            FROM pg_proc AS p, aclexplode(p.proacl) AS acl
+            WHERE p.oid = old_function AND acl.grantee NOT IN (0, p.proowner)
+        LOOP
+            EXECUTE 'GRANT EXECUTE ON FUNCTION ' || new_function || ' TO ' || allowed.role_name
+                || CASE WHEN allowed.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END;
+        END LOOP;
+        EXECUTE 'DROP FUNCTION ' || old_function;
+    END LOOP;
 END
 $body$;
 

@@ -22,7 +22,7 @@ apply_option = click.option("--apply", is_flag=True, help="Run it on the databas
 
 @click.group("sql", context_settings=CONTEXT)
 def command() -> None:
-    """The SQL that prepares a database: outbox table, emit function, publication, roles.
+    """The SQL that prepares a database: outbox table, emit function, publication, roles; an inbox for consumers.
 
     Prints it, for psql or your migrations; with --apply, runs it. Objects first, roles after them.
     """
@@ -68,6 +68,34 @@ def roles(dsn: Secret | None, table: TableName, *, apply: bool) -> None:
         return
     apply_roles(reveal(dsn), options, _warn)
     _say(f"granted on {table}: {', '.join(ROLES)}. The relay's password is yours to set.")
+
+
+@command.command()
+@apply_option
+@click.option(
+    "--inbox",
+    metavar="TABLE",
+    default="public.inbox",
+    envvar="CDC_OUTBOX_INBOX",
+    show_envvar=True,
+    show_default=True,
+    help="Table of the messages that were consumed.",
+)
+@dsn_option
+def consumer(dsn: Secret | None, inbox: str, *, apply: bool) -> None:
+    """For consumers: an inbox table, and a function that claims a message once. In the consumer's own database."""
+    from cdc_outbox.names import parse_table
+    from cdc_outbox.operate.install import apply_consumer, render_consumer
+
+    try:
+        table = parse_table(inbox)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--inbox") from None
+    if not apply:
+        click.echo(render_consumer(table), nl=False)
+        return
+    apply_consumer(reveal(dsn), _warn, table)
+    _say(f"installed: table {table}, its functions to claim and to prune")
 
 
 @command.command()

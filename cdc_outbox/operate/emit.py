@@ -18,7 +18,7 @@ _FUNCTION: Final = """
 SELECT format_type(p.proargtypes[3], NULL), current_user,
     has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-WHERE n.nspname = %s AND p.proname = %s AND p.pronargs = 5
+WHERE n.nspname = %s AND p.proname = %s AND p.pronargs IN (5, 6)
 """
 
 _DATA_CLASSES: Final = ("22", "23")

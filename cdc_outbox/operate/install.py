@@ -33,7 +33,7 @@ PAYLOAD_TYPES: Final[tuple[PayloadType, ...]] = get_args(PayloadType)
 DEFAULT_NAME: Final = "cdc_outbox"
 """Of the slot and of the publication."""
 
-SQL_VERSION: Final = 1
+SQL_VERSION: Final = 2
 """What `sql/outbox.sql` writes into the table's comment. A change of its objects counts it up, there and here."""
 
 ROLES: Final = ("cdc_outbox_writer", "cdc_outbox_relay", "cdc_outbox_pruner")
@@ -42,6 +42,11 @@ NAME_BYTES: Final = 63
 """NAMEDATALEN - 1: PostgreSQL cuts a longer name off, and two names may become one."""
 
 EMIT_SUFFIX: Final = "_emit"
+
+CLAIM_SUFFIX: Final = "_claim"
+PRUNE_SUFFIX: Final = "_prune"
+
+DEFAULT_INBOX: Final = TableName("public", "inbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,13 @@ def render_uninstall(options: InstallOptions, *, drop_table: bool = False, drop_
     return _render("uninstall", options, drop_table=drop_table, drop_roles=drop_roles)
 
 
+def render_consumer(inbox: TableName = DEFAULT_INBOX) -> str:
+    """`consumer.sql`: inbox table, claim function, prune function. Raises ConfigurationError as `InstallOptions` does."""
+    _check_name("schema", inbox.schema)
+    _check_name("inbox", inbox.name, NAME_BYTES - max(len(CLAIM_SUFFIX), len(PRUNE_SUFFIX)))
+    return _fill("consumer", _table_places(DEFAULT_INBOX, inbox, CLAIM_SUFFIX, PRUNE_SUFFIX))
+
+
 def read_sql(name: str) -> str:
     """The text of `sql/<name>.sql`: inside an installed package, or beside it in a checkout."""
     for folder in (resources.files("cdc_outbox") / "_sql", Path(__file__).parents[2] / "sql"):
@@ -107,7 +119,13 @@ class _Place(NamedTuple):
 
 
 def _render(name: str, options: InstallOptions, *, drop_table: bool = False, drop_roles: bool = False) -> str:
-    places = [*_places(options), *_switches(drop_table=drop_table, drop_roles=drop_roles)]
+    return _fill(name, [*_places(options), *_switches(drop_table=drop_table, drop_roles=drop_roles)])
+
+
+def _fill(name: str, places: list[_Place]) -> str:
+    """The file with its places filled; as it is, if there are none."""
+    if not places:
+        return read_sql(name)
     anywhere = "|".join(rf"(?<![\w.$\"'])({place.before})({re.escape(place.default)})(?![\w.$\"'])" for place in places)
 
     def fill_in(match: re.Match[str]) -> str:
@@ -118,26 +136,32 @@ def _render(name: str, options: InstallOptions, *, drop_table: bool = False, dro
 
 
 def _places(options: InstallOptions) -> list[_Place]:
-    table, default = options.table, InstallOptions()
-    schema, publication = quote_identifier(table.schema), quote_identifier(options.publication)
+    default = InstallOptions()
     places = [
         _Place(r"payload\s+", "json", options.payload_type),
         _declared("payload_type", "json", options.payload_type),
+        *_table_places(default.table, options.table, EMIT_SUFFIX),
     ]
-    if table != default.table:
-        places += [
-            _Place("", "public.outbox", table.quoted),
-            _Place("", "'public.outbox'", quote_literal(table.quoted)),
-            _Place("", "public.outbox_emit", options.emit_function.quoted),
-            _Place("SCHEMA ", "public", schema),
-            _Place("", "'public'", quote_literal(schema)),
-        ]
     if options.publication != default.publication:
         places += [
-            _Place("PUBLICATION (?:IF EXISTS )?", DEFAULT_NAME, publication),
+            _Place("PUBLICATION (?:IF EXISTS )?", DEFAULT_NAME, quote_identifier(options.publication)),
             _declared("publication_name", DEFAULT_NAME, options.publication),
         ]
     return [*places, _declared("relay_slot", DEFAULT_NAME, options.slot)]
+
+
+def _table_places(default: TableName, table: TableName, *suffixes: str) -> list[_Place]:
+    """Where a table, its schema and its functions (named with `suffixes`) stand."""
+    if table == default:
+        return []
+    schema = quote_identifier(table.schema)
+    return [
+        _Place("", str(default), table.quoted),
+        _Place("", quote_literal(str(default)), quote_literal(table.quoted)),
+        *(_Place("", f"{default}{suffix}", TableName(table.schema, table.name + suffix).quoted) for suffix in suffixes),
+        _Place("SCHEMA ", default.schema, schema),
+        _Place("", quote_literal(default.schema), quote_literal(schema)),
+    ]
 
 
 def _switches(**switches: bool) -> list[_Place]:
@@ -174,6 +198,11 @@ def apply_install(dsn: str, options: InstallOptions, warn: Callable[[str], None]
 def apply_roles(dsn: str, options: InstallOptions, warn: Callable[[str], None]) -> None:
     """Run `render_roles` in one transaction."""
     _apply(dsn, render_roles(options), "run it as a superuser: cdc-outbox sql roles | psql", warn)
+
+
+def apply_consumer(dsn: str, warn: Callable[[str], None], inbox: TableName = DEFAULT_INBOX) -> None:
+    """Run `render_consumer` in one transaction."""
+    _apply(dsn, render_consumer(inbox), "run it as the table's owner, who needs CREATE on the schema", warn)
 
 
 def apply_uninstall(

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from cdc_outbox.cli import cli
 from cdc_outbox.demo.binaries import find_binaries
 from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.operate.install import SQL_VERSION
 from tests.plugins.absence import absent
 from tests.plugins.postgres import Database
 
@@ -80,7 +81,7 @@ def test_status_is_1_before_and_0_after(invoke: Invoke) -> None:
 
     after = invoke("sql", "status")
     assert (after.exit_code, after.stderr) == (0, "")
-    assert "version 1 of 1, payload json" in after.stdout
+    assert f"version {SQL_VERSION} of {SQL_VERSION}, payload json" in after.stdout
 
 
 def test_status_as_json_has_the_same_in_one_object(invoke: Invoke) -> None:
@@ -99,8 +100,8 @@ def test_status_as_json_has_the_same_in_one_object(invoke: Invoke) -> None:
             "options_as_installed": True,
         },
         "roles": {"cdc_outbox_writer": False, "cdc_outbox_relay": False, "cdc_outbox_pruner": False},
-        "version": 1,
-        "newest_version": 1,
+        "version": SQL_VERSION,
+        "newest_version": SQL_VERSION,
         "complete": True,
     }
 

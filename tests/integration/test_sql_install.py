@@ -346,18 +346,66 @@ def test_another_payload_type_than_the_table_has_is_refused(installed: Database)
     assert installed.execute("SELECT count(*) FROM pg_proc WHERE proname = 'outbox_emit'") == [(1,)]
 
 
-def test_after_a_change_of_the_payload_type_there_is_one_function_again(installed: Database) -> None:
-    installed.execute("ALTER TABLE outbox ALTER payload TYPE jsonb")
-    warnings: list[str] = []
+def signatures(database: Database) -> list[str]:
+    """Parameters of each emit function that there is."""
+    query = "SELECT pg_get_function_identity_arguments(oid) FROM pg_proc WHERE proname = 'outbox_emit'"
+    return [arguments for (arguments,) in database.execute(query)]
 
-    apply_install(installed.dsn, InstallOptions(payload_type="jsonb"), warnings.append)
 
-    assert len(warnings) == 1
-    assert "run roles.sql again" in warnings[0]
-    assert installed.execute("SELECT proargtypes[3]::regtype::text FROM pg_proc WHERE proname = 'outbox_emit'") == [
-        ("jsonb",)
+def test_after_a_change_of_the_payload_type_there_is_one_function_and_who_could_emit_still_can(
+    with_roles: Database,
+) -> None:
+    writer = login(with_roles, f"service_{secrets.token_hex(4)}", "cdc_outbox_writer")
+    with_roles.execute("ALTER TABLE outbox ALTER payload TYPE jsonb")
+
+    apply_install(with_roles.dsn, InstallOptions(payload_type="jsonb"), unexpected)
+
+    assert signatures(with_roles) == [
+        "aggregatetype text, aggregateid text, type text, payload jsonb, headers jsonb, id uuid"
     ]
-    emit_event(installed.dsn, InstallOptions().table, NewEvent("order", "1", "Placed", b"{}"))
+    emit_event(writer, InstallOptions().table, NewEvent("order", "1", "Placed", b"{}"))
+
+
+VERSION_1 = """
+    DROP FUNCTION outbox_emit;
+    CREATE FUNCTION outbox_emit(
+        aggregatetype text, aggregateid text, type text, payload json, headers jsonb DEFAULT NULL
+    ) RETURNS uuid LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'INSERT INTO public.outbox (aggregatetype, aggregateid, type, payload, headers)
+        VALUES (aggregatetype, aggregateid, type, payload, headers) RETURNING id';
+    REVOKE ALL ON FUNCTION outbox_emit FROM PUBLIC;
+    GRANT EXECUTE ON FUNCTION outbox_emit TO cdc_outbox_writer WITH GRANT OPTION;
+    COMMENT ON TABLE outbox IS 'Ours. cdc-outbox:1';
+"""
+"""What version 1 was: a function that makes the id."""
+
+
+def test_a_function_that_takes_no_id_yet_hands_over_to_the_new_one(with_roles: Database) -> None:
+    writer = login(with_roles, f"service_{secrets.token_hex(4)}", "cdc_outbox_writer")
+    with_roles.execute(VERSION_1)
+    emit_event(writer, InstallOptions().table, NewEvent("order", "1", "Placed", b"{}"))
+    assert not read_installation(with_roles.dsn, InstallOptions()).complete
+
+    apply_install(with_roles.dsn, InstallOptions(), unexpected)
+
+    assert signatures(with_roles) == [
+        "aggregatetype text, aggregateid text, type text, payload json, headers jsonb, id uuid"
+    ]
+    emit_event(writer, InstallOptions().table, NewEvent("order", "2", "Placed", b"{}"))
+    assert rows(with_roles) == 2
+    assert with_roles.execute(
+        "SELECT privilege_type, is_grantable FROM pg_proc, aclexplode(proacl) WHERE proname = 'outbox_emit'"
+        " AND grantee = 'cdc_outbox_writer'::regrole"
+    ) == [("EXECUTE", True)]
+    assert read_installation(with_roles.dsn, InstallOptions()).complete
+
+
+def test_an_id_that_the_caller_made_is_the_events(installed: Database) -> None:
+    made = "01a207b6-8329-7897-99bd-428955e6b3ed"
+
+    returned = installed.execute("SELECT outbox_emit('order', '1', 'Placed', '{}', id => %s)", [made])
+
+    assert returned == installed.execute("SELECT id FROM outbox") == [(uuid.UUID(made),)]
 
 
 def test_a_newer_installation_is_never_taken_back(installed: Database) -> None:

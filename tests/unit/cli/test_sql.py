@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc_outbox.names import TableName
-from cdc_outbox.operate.install import InstallOptions, render_install, render_roles, render_uninstall
+from cdc_outbox.operate.install import InstallOptions, render_consumer, render_install, render_roles, render_uninstall
 
 OPTIONS = InstallOptions(table=TableName("App", "outbox"), publication="pub", slot="slot_1", payload_type="jsonb")
 
@@ -33,6 +33,14 @@ def test_roles_prints_the_roles(invoke) -> None:
     result = invoke("sql", "roles", "--table", '"App".outbox')
 
     assert (result.exit_code, result.stdout) == (0, render_roles(OPTIONS))
+
+
+def test_consumer_prints_the_inbox(invoke) -> None:
+    other = invoke("sql", "consumer", "--inbox", '"App".inbox')
+
+    assert (other.exit_code, other.stdout, other.stderr) == (0, render_consumer(TableName("App", "inbox")), "")
+    assert invoke("sql", "consumer").stdout == render_consumer()
+    assert invoke("sql", "consumer", "--inbox", "a.b.c").exit_code == 2
 
 
 @pytest.mark.parametrize("switch", ["", "--drop-table", "--drop-roles"])

@@ -17,13 +17,14 @@ from cdc_outbox.operate.install import (
     PayloadType,
     emit_function,
     read_sql,
+    render_consumer,
     render_install,
     render_roles,
     render_uninstall,
 )
 
 SQL = Path(__file__).parents[3] / "sql"
-FILES = ("outbox", "roles", "uninstall")
+FILES = ("outbox", "roles", "uninstall", "consumer")
 
 ODD = InstallOptions(
     table=TableName('My "Schema"', "it's.the$Outbox"),
@@ -54,6 +55,7 @@ def test_the_defaults_render_the_files_byte_for_byte() -> None:
     assert render_install(options) == (SQL / "outbox.sql").read_text()
     assert render_roles(options) == (SQL / "roles.sql").read_text()
     assert render_uninstall(options) == (SQL / "uninstall.sql").read_text()
+    assert render_consumer() == (SQL / "consumer.sql").read_text()
 
 
 def test_no_default_name_is_left_in_the_code_of_a_rendering_for_other_names() -> None:
@@ -63,6 +65,23 @@ def test_no_default_name_is_left_in_the_code_of_a_rendering_for_other_names() ->
     names = r"\bpublic\b|\.outbox(?:_emit)?\b|\bcdc_outbox\b|payload +json\b|'json'"
     assert len(re.findall(names, default)) > 30
     assert re.findall(names, text) == []
+
+
+def test_an_inbox_by_another_name_leaves_none_of_the_default_ones() -> None:
+    text = render_consumer(TableName('My "Schema"', "it's.the$Inbox"))
+
+    names = r"\bpublic\b|\.inbox(?:_claim|_prune)?\b"
+    assert len(re.findall(names, code(render_consumer()))) > 10
+    assert re.findall(names, code(text)) == []
+    assert 'CREATE OR REPLACE FUNCTION "My ""Schema"""."it\'s.the$Inbox_claim"(consumer text' in text
+    assert 'DELETE FROM "My ""Schema"""."it\'s.the$Inbox" WHERE' in text
+    assert 'inbox_table  constant regclass := \'"My ""Schema"""."it\'\'s.the$Inbox"\';' in text
+
+
+@pytest.mark.parametrize("name", ["", "i" * 58, "in\nbox"])
+def test_the_name_of_an_inbox_is_checked_too(name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        render_consumer(TableName("public", name))
 
 
 def test_every_name_goes_in_quoted_for_the_place_where_it_stands() -> None:
