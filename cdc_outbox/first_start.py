@@ -18,7 +18,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -46,8 +46,11 @@ PROGRESS_SECONDS: Final = 10.0
 SERVE_SECONDS: Final = 0.05
 """One wait for delivery reports while the producer's queue is full."""
 
-WINDOW_BATCHES: Final = 8
-"""Batches on their way at once: 16,000 rows keep a broker busy, and are what a refusal sends again."""
+WINDOW_ROWS: Final = 16_000
+"""Rows on their way at once: enough to keep a broker busy, and what a refusal sends again."""
+
+WINDOW_BYTES: Final = 16 * 1024 * 1024
+"""And no more than this of them, since they are kept till then; but always one batch."""
 
 SLOT_NAME_BYTES: Final = 63
 """NAMEDATALEN - 1: the server cuts longer names off."""
@@ -56,11 +59,12 @@ SLOT_NAME_BYTES: Final = 63
 class Batch:
     """Rows that were fetched together, kept until Kafka has them: what it refuses is sent again from here."""
 
-    __slots__ = ("cells", "events", "lane", "lsn", "outstanding", "whole")
+    __slots__ = ("cells", "events", "lane", "lsn", "outstanding", "size", "whole")
 
     def __init__(self, lane: Lane, cells: Sequence[rows.Cells]) -> None:
         self.lane = lane
         self.cells = cells
+        self.size = rows.size_of(cells)
         self.outstanding = 0
         self.events = 0
         self.lsn = UNSET
@@ -121,7 +125,7 @@ class FirstStart:
         self._began = int(time.time() * 1000)  # a row of the table does not tell when it was committed
         with rows.open_snapshot(self._settings.dsn.reveal(), created.snapshot, self._stop) as snapshot:
             self._send_tables(snapshot)
-        self._deliver(None, keep=0)
+        self._deliver(None)
         if replace:
             with connect.open_connection(self._settings.dsn.reveal()) as connection:
                 slot.drop(connection, name)
@@ -152,15 +156,15 @@ class FirstStart:
         for cells in snapshot.read(shape, order):
             batch = Batch(lane, cells)
             self._window.append(batch)
-            self._deliver(batch, keep=WINDOW_BATCHES)
+            self._deliver(batch)
             self._counters.received[str(table)] = self._counters.received.get(str(table), 0) + len(cells)
 
-    def _deliver(self, batch: Batch | None, *, keep: int) -> None:
-        """Send a batch, and wait until no more than `keep` batches are on their way."""
+    def _deliver(self, batch: Batch | None) -> None:
+        """Send a batch, and wait for a place for the next one; None: wait for all that are on their way."""
         try:
             if batch is not None:
                 self._send(batch, alone=False)
-            self._wait_for(keep)
+            self._wait(until=self._has_room if batch is not None else self._is_empty)
         except Refused:
             self._mend()
 
@@ -175,9 +179,17 @@ class FirstStart:
         self.sent += len(batch.cells)
         self._serve()
 
-    def _wait_for(self, keep: int) -> None:
-        while len(self._window) > keep:
+    def _wait(self, until: Callable[[], bool]) -> None:
+        while not until():
             self._serve(SERVE_SECONDS)
+
+    def _has_room(self) -> bool:
+        window = self._window
+        rows_kept = sum(len(batch.cells) for batch in window)
+        return len(window) <= 1 or (rows_kept <= WINDOW_ROWS and sum(batch.size for batch in window) <= WINDOW_BYTES)
+
+    def _is_empty(self) -> bool:
+        return not self._window
 
     def _mend(self) -> None:
         """Kafka refused records, and some behind them may be delivered: send all again from the first batch that is not
@@ -193,7 +205,7 @@ class FirstStart:
                     self.sent -= len(batch.cells) if batch.whole else 0
                     batch.whole = False
                     self._send(batch, alone=batch in suspected)
-                self._wait_for(0)
+                self._wait(until=self._is_empty)
             except Refused:
                 continue
 

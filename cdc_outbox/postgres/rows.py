@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from psycopg import pq
@@ -22,8 +23,15 @@ from cdc_outbox.names import TableName
 from cdc_outbox.postgres import connect
 from cdc_outbox.stop import Stop
 
-BATCH_ROWS: Final = 2000
-"""Rows a FETCH brings: about half a megabyte of usual events; the next is fetched when these are handed over."""
+BATCH_ROWS: Final = 200
+"""Rows a FETCH brings at most: a round trip for so many costs little, and should they all be large of a sudden, they still fit
+into memory. The next is fetched when these are handed over."""
+
+BATCH_BYTES: Final = 1024 * 1024
+"""What a FETCH brings, about, when rows are large: judged by those of the one before."""
+
+FIRST_ROWS: Final = 10
+"""Rows of the first FETCH: their size is not known yet."""
 
 Cells = list[bytes | None]
 
@@ -76,13 +84,16 @@ class SnapshotRows:
         with connect.translated():
             with self._may_read(shape.table):
                 self._connection.execute(query)
-            while batch := self._fetch():
+            wanted = FIRST_ROWS
+            while batch := self._fetch(wanted):
                 yield batch
+                fitting = BATCH_BYTES * len(batch) // max(1, size_of(batch))
+                wanted = max(1, min(BATCH_ROWS, 2 * wanted, fitting))
             self._connection.execute("CLOSE outbox_rows")
 
-    def _fetch(self) -> Sequence[Cells]:
+    def _fetch(self, count: int) -> Sequence[Cells]:
         cursor = self._connection.cursor()
-        cursor.execute(f"FETCH {BATCH_ROWS} FROM outbox_rows")
+        cursor.execute(f"FETCH {count} FROM outbox_rows")
         result = cursor.pgresult
         assert result is not None
         assert result.status == pq.ExecStatus.TUPLES_OK
@@ -115,6 +126,11 @@ class SnapshotRows:
                 "(or --no-snapshot, if nobody waits for the rows that are there already)",
                 table=str(table),
             ) from error
+
+
+def size_of(batch: Sequence[Cells]) -> int:
+    """Bytes of all its cells."""
+    return sum(map(len, filter(None, chain.from_iterable(batch))))
 
 
 @contextlib.contextmanager
