@@ -187,6 +187,7 @@ class Generations:
             tables = [publication.find_table(connection, table) for table in settings.tables]
             published = publication.inspect(connection, settings.publication)
             publication.require_published(published, settings.publication, tables)
+            publication.require_published(published, settings.publication, tables, older_slot=found is not None)
             found = slot.inspect(connection, settings.slot)
             if found is not None and self._was_served_by_another(connection, found):
                 self._shared = True

@@ -106,7 +106,7 @@ class CatalogWatch:
                     lsn=_confirmed(info),
                 )
         try:
-            publication.require_published(published, settings.publication, tables)
+            publication.require_published(published, settings.publication, tables, older_slot=info is not None)
         except ConfigurationError as error:
             error.where["lsn"] = _confirmed(info) or "unknown"
             raise

@@ -22,6 +22,8 @@ LOCK_SECONDS: Final = 5.0
 _FILTERS_SINCE: Final = 150_000
 """Server version from which a publication can have row filters and column lists."""
 
+_HIDDEN: Final = "Rows written before that are not streamed any more: cdc-outbox slot recover sends them from the table"
+
 _TABLES: Final = """
 SELECT p.schemaname, p.tablename, {filter}
   FROM pg_catalog.pg_publication_tables p
@@ -90,8 +92,22 @@ def find_table(connection: Connection, name: TableName) -> Table:
     return Table(name, int(str(row[0])), row[1] == "p")
 
 
-def require_published(publication: Publication | None, name: str, tables: Sequence[Table]) -> None:
-    """Raise ConfigurationError, with the SQL that cures, unless `publication` sends every insert into `tables`."""
+def require_published(
+    publication: Publication | None, name: str, tables: Sequence[Table], *, older_slot: bool = False
+) -> None:
+    """Raise ConfigurationError, with the SQL that cures, unless `publication` sends every insert into `tables`.
+
+    `older_slot`: there is a slot, which will not stream what is hidden now even after the cure; so the cure says more.
+    """
+    try:
+        _require_published(publication, name, tables)
+    except ConfigurationError as error:
+        if older_slot and "slot recover" not in error.cure:
+            error.cure += f". {_HIDDEN}"
+        raise
+
+
+def _require_published(publication: Publication | None, name: str, tables: Sequence[Table]) -> None:
     if publication is None:
         listed = ", ".join(table.name.quoted for table in tables)
         raise ConfigurationError(

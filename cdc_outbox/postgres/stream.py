@@ -51,6 +51,8 @@ class ReplicationStream:
         self._skipped = ""
         self._whole = 0
         self._arriving: list[bytes] = []
+        self._over = False
+        """Whether the server has ended the copy: libpq says so once, and knows no COPY after that."""
         session.notice = self._on_notice
         self._poller = select.poll()
         self._poller.register(self._pgconn.socket, select.POLLIN)
@@ -82,33 +84,43 @@ class ReplicationStream:
         if self._skipping():
             raise _gap(self._slot, self._skipped)
         messages = self._arriving = []
-        append, get = messages.append, self._pgconn.get_copy_data
-        size = 0
-        consumed = False
-        try:
-            while size < RECEIVE_BYTES and len(messages) < limit:
-                length, view = get(1)
-                if length > 0:
-                    append(bytes(view))
-                    size += length
-                    consumed = False
-                elif length == 0 and not consumed:
-                    self._pgconn.consume_input()
-                    consumed = True
-                elif length == 0 or messages:
-                    break
-                else:
-                    raise self._ended()
-        except psycopg.Error as error:
-            raise ConnectionLost(f"the replication connection broke: {_one_line(error)}") from error
+        if not self._over:
+            try:
+                self._collect(messages, limit)
+            except psycopg.Error as error:
+                raise ConnectionLost(f"the replication connection broke: {_one_line(error)}") from error
         if self._skipping():
             del messages[self._whole :]
         if messages:
             self.last_received = time.monotonic()
+        elif self._over:
+            raise self._ended()
         return messages
 
+    def _collect(self, messages: list[bytes], limit: int) -> None:
+        append, get = messages.append, self._pgconn.get_copy_data
+        size = 0
+        consumed = False
+        while size < RECEIVE_BYTES and len(messages) < limit:
+            length, view = get(1)
+            if length > 0:
+                append(bytes(view))
+                size += length
+                consumed = False
+            elif length == 0 and not consumed:
+                self._pgconn.consume_input()
+                consumed = True
+            else:
+                self._over = length < 0
+                break
+
     def send_status(self, *, write: int, flush: int, reply_requested: bool = False) -> None:
-        """Tell the server how far we have received and delivered. Raises ConnectionLost."""
+        """Tell the server how far we have received and delivered. Raises ConnectionLost.
+
+        Says nothing once the copy is over: why that is, the next `receive` tells.
+        """
+        if self._over:
+            return
         message = wire.encode_status(write=write, flush=flush, unix_time=time.time(), reply_requested=reply_requested)
         try:
             self._pgconn.put_copy_data(message)

@@ -1,0 +1,148 @@
+"""A publication that changes underneath: the relay stops and confirms nothing past the gap, and `slot recover` closes it.
+
+PostgreSQL 18 skips a publication that is missing, with a warning; before, the walsender ends with an error, for ever. Both are
+tried: the server of the session, and an older one where Debian's packages are installed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from cdc_outbox.demo.postgres import EmbeddedPostgres
+from tests.faults.acts import confirmed, down, ends_well, judged, recover
+from tests.plugins.absence import absent
+from tests.plugins.oracle import Witness
+from tests.plugins.outbox import Outbox, ended, ids
+from tests.plugins.postgres import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.plugins.daemon import Relay
+    from tests.plugins.kafka import KafkaCluster
+
+OLDER: Final = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+"""Debian's."""
+
+
+@pytest.fixture(scope="module")
+def older_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL before 18."""
+    if not OLDER:
+        absent("no PostgreSQL of Debian's is installed")
+    with EmbeddedPostgres(bin_dir=OLDER[-1]) as embedded:
+        yield PostgresServer(embedded.dsn, embedded)
+
+
+@pytest.fixture(params=["of the session", "older"])
+def ready(request: pytest.FixtureRequest, kafka: KafkaCluster, relay: Callable[..., Relay]) -> Iterator[Outbox]:
+    """An outbox with a table, a publication and a slot."""
+    name = "older_server" if request.param == "older" else "postgres_server"
+    database = request.getfixturevalue(name).create_database()
+    outbox = Outbox(database, kafka, relay)
+    outbox.create()
+    outbox.create_slot()
+    yield outbox
+    database.drop()
+
+
+def test_dropped_while_the_relay_runs_it_is_a_gap_that_making_it_again_does_not_close(ready: Outbox) -> None:
+    witness = Witness(ready.database)
+    relay = ready.streaming()
+    before = ready.add()
+    ready.records(until=1)
+    ready.database.execute("DROP PUBLICATION cdc_outbox")
+    unseen = ready.add()
+    ended(relay, 78, "publication was missing while rows were written", "slot recover")
+    stopped_at = confirmed(ready)
+    ended(ready.relay(), 78, "publication cdc_outbox does not exist", "CREATE PUBLICATION", "slot recover")
+    ready.publish("outbox")
+    behind = ready.add()
+    for _ in range(2):
+        ended(ready.relay(), 78, "publication was missing while rows were written", "slot recover")
+    gap = next(each for each in witness.transactions() if each.events[0].id == unseen)
+    assert stopped_at <= confirmed(ready) < gap.end_lsn, "confirmed past the gap"
+    assert ids(ready.records()) == [before]
+    recover(ready)
+    ready.drain()
+    assert ids(ready.records()) == [before, before, unseen, behind]
+    judged(ready, witness)
+
+
+def test_dropped_and_made_again_before_anything_was_written_it_is_no_gap(ready: Outbox) -> None:
+    witness = Witness(ready.database)
+    relay = ready.streaming()
+    ready.add()
+    ready.records(until=1)
+    ready.database.execute("DROP PUBLICATION cdc_outbox")
+    ready.publish("outbox")
+    ready.add()
+    assert ends_well(ready, relay, witness).duplicates == 0
+
+
+def test_dropped_while_the_relay_is_away_it_is_a_gap_as_well(ready: Outbox) -> None:
+    witness = Witness(ready.database)
+    ready.add()
+    ready.drain()
+    ready.database.execute("DROP PUBLICATION cdc_outbox")
+    unseen = ready.add()
+    ready.publish("outbox")
+    ready.add()
+    ended(ready.relay(), 78, "publication was missing while rows were written", "slot recover")
+    gap = next(each for each in witness.transactions() if each.events[0].id == unseen)
+    assert confirmed(ready) < gap.end_lsn
+    recover(ready)
+    ready.drain()
+    judged(ready, witness)
+
+
+def test_what_was_committed_before_the_gap_is_delivered_once_before_the_relay_stops(ready: Outbox) -> None:
+    witness = Witness(ready.database)
+    ready.add_all([{} for _ in range(300)])
+    ready.add()
+    ready.database.execute("DROP PUBLICATION cdc_outbox")
+    unseen = ready.add()
+    ready.publish("outbox")
+    ended(ready.relay(), 78, "publication was missing while rows were written")
+    *before, gap = witness.transactions()
+    assert gap.events[0].id == unseen
+    assert confirmed(ready) < gap.end_lsn
+    if ready.database.server.version >= 180_000:  # before, the server's side of the stream has ended by then
+        assert confirmed(ready) >= before[-1].end_lsn
+    assert len(ready.records()) == 301
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("ALTER PUBLICATION cdc_outbox DROP TABLE outbox", "does not publish table public.outbox"),
+        ("ALTER PUBLICATION cdc_outbox SET TABLE outbox WHERE (seq > 1000)", "hides rows"),
+        ("ALTER PUBLICATION cdc_outbox SET (publish = 'update')", "does not publish inserts"),
+    ],
+)
+def test_a_change_that_hides_rows_without_a_word_is_found_at_once_while_kafka_is_down(
+    change: str, words: str, fragile: Outbox, witness: Witness
+) -> None:
+    """The watch looks every half minute, and as soon as reading is paused."""
+    fragile.create()
+    fragile.create_slot()
+    options = ("--max-in-flight-events", "20", "--shutdown-timeout", "2s", "-X", "reconnect.backoff.max.ms=200")
+    relay = fragile.streaming(*options)
+    fragile.add()
+    fragile.records(until=1)
+    down(fragile.kafka)
+    fragile.add_all([{} for _ in range(100)])
+    fragile.database.execute(change)
+    fragile.add()
+    last = ended(relay, 78, words, "slot recover")
+    assert "lsn" in last
+    assert fragile.kafka.proxy is not None
+    fragile.kafka.proxy.accept()
+    fragile.database.execute("DROP PUBLICATION cdc_outbox")
+    fragile.publish("outbox")
+    recover(fragile)
+    fragile.drain()
+    judged(fragile, witness)
