@@ -186,9 +186,8 @@ class Generations:
             current = server.current_lsn(connection)
             tables = [publication.find_table(connection, table) for table in settings.tables]
             published = publication.inspect(connection, settings.publication)
-            publication.require_published(published, settings.publication, tables)
-            publication.require_published(published, settings.publication, tables, older_slot=found is not None)
             found = slot.inspect(connection, settings.slot)
+            publication.require_published(published, settings.publication, tables, older_slot=found is not None)
             if found is not None and self._was_served_by_another(connection, found):
                 self._shared = True
                 log.info(
