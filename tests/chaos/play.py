@@ -107,6 +107,7 @@ def _play(stage: Stage, plan: Schedule, folder: Path, journal: Journal, outcome:
             if _catches_up(relays, watch, target, journal):
                 outcome.recovery_seconds = time.monotonic() - healed
                 journal.note(f"caught up {outcome.recovery_seconds:.1f} s after healing")
+            _all_at_work(relays, journal)
             relays.stop()
         verdict = judge(scene.witness.transactions(), scene.records(), writers, watch.samples, prefix=scene.prefix)
         for line in verdict.findings:
@@ -159,3 +160,16 @@ def _catches_up(relays: Relays, watch: Watch, target: int, journal: Journal) -> 
         journal.finding(f"not caught up {RECOVERY_SECONDS:g} s after all was healed: {where}")
         return False
     return True
+
+
+def _all_at_work(relays: Relays, journal: Journal) -> None:
+    """The other relay too finds its place again: a relay in a back-off does not know yet that all is confirmed."""
+
+    def at_work() -> bool:
+        relays.supervise()
+        return relays.at_work()
+
+    try:
+        eventually(at_work, "all relays at work", seconds=RECOVERY_SECONDS)
+    except AssertionError:
+        journal.finding(f"a relay neither streams nor stands by {RECOVERY_SECONDS:g} s after all was healed")

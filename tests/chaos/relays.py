@@ -34,6 +34,11 @@ IMPATIENT: Final = {"request.timeout.ms": "1000", "socket.timeout.ms": "2000"}
 The second also lets a connection go that is half open, which takes a minute by default."""
 
 
+AT_WORK: Final = ("streaming", "standby")
+NOT_AT_WORK: Final = ("waiting", "postgres.disconnected")
+"""Log events that tell where a relay stands; the last one counts."""
+
+
 @dataclass
 class Post:
     """One place for a relay."""
@@ -126,6 +131,10 @@ class Relays:
         """Whether one of them has begun to stream."""
         return any(relay.log_lines("streaming") for relay in self.started)
 
+    def at_work(self) -> bool:
+        """Whether each one streams or stands by, and none is waiting for a server."""
+        return all(post.relay is not None and _last_state(post.relay) in AT_WORK for post in self._posts)
+
     def heal(self) -> None:
         """All go on; those that are gone are started."""
         for post in self._posts:
@@ -133,7 +142,7 @@ class Relays:
             self.start(post.number)
 
     def stop(self) -> None:
-        """SIGTERM for all that run, one after the other; nothing is broken by now, so each ends with 0."""
+        """SIGTERM for all, one after the other. Each is `at_work`, and everything delivered: so each ends with 0."""
         before = len(self.exit_codes)
         for post in self._posts:
             self.term(post.number)
@@ -158,6 +167,10 @@ class Relays:
         with post.acting:
             relay, post.relay = post.relay, None
         return relay
+
+
+def _last_state(relay: Relay) -> str:
+    return next((line["event"] for line in reversed(relay.logs) if line.get("event") in (*AT_WORK, *NOT_AT_WORK)), "")
 
 
 def _last_words(relay: Relay) -> str:
