@@ -13,13 +13,9 @@ if TYPE_CHECKING:
 
 POISON: list[tuple[str, dict[str, Any], str]] = [
     ("a space in the topic", {"aggregatetype": "my order"}, "bad-topic"),
-    ("a topic beyond ASCII", {"aggregatetype": "bücher"}, "bad-topic"),
-    ("a topic too long", {"aggregatetype": "a" * 250}, "bad-topic"),
     ("no topic", {"aggregatetype": None}, "bad-topic"),
     ("no id", {"id": None}, "no-id"),
     ("headers that are an array", {"headers": "[1]"}, "bad-headers"),
-    ("headers that are a string", {"headers": '"x"'}, "bad-headers"),
-    ("headers that are null", {"headers": "null"}, "bad-headers"),
     ("a header name with a NUL", {"headers": r'{"a\u0000b": "1"}'}, "bad-headers"),
 ]
 
