@@ -269,6 +269,13 @@ def test_a_tuple_of_another_number_of_columns_is_refused(
         reader_of(max(0, len(row) + more), [])(b"N" + build.tuple_data(row), 0)
 
 
+@pytest.mark.parametrize("told", [0, 1, 3, 258, 512, 0xFF02])
+def test_a_count_of_columns_that_lies_is_refused(told: int) -> None:
+    cells = build.tuple_data([b"a", b"b"])
+    with pytest.raises(ProtocolError):
+        reader_of(2, [0, 1])(b"N" + build.u16(told) + cells[2:], 0)
+
+
 @pytest.mark.parametrize("kind", [b"u", b"b", b"x", b"\0"])
 def test_a_cell_that_is_neither_text_nor_null_is_refused(kind: bytes) -> None:
     """Unchanged TOAST never comes in an Insert; binary cells come only when asked for."""
