@@ -1,0 +1,176 @@
+"""Backpressure: while Kafka takes nothing the relay reads nothing, keeps its walsender content and its memory flat, and then
+goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.faults.acts import QUICK_RECONNECT, commit_at_once, commit_one_by_one, judged
+from tests.plugins.metrics import metrics
+from tests.plugins.outbox import ids
+from tests.plugins.waiting import eventually
+from tests.servers.proxy import Direction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.plugins.kafka import KafkaCluster
+    from tests.plugins.oracle import Witness, Writers
+    from tests.plugins.outbox import Outbox
+
+TIMEOUT: Final = 2
+"""Seconds of wal_sender_timeout."""
+
+WINDOW: Final = 500
+"""Events in flight at most."""
+
+MEBIBYTE: Final = 1024 * 1024
+
+
+@pytest.fixture
+def ready(fragile: Outbox) -> Outbox:
+    """An outbox with a slot, whose walsender has little patience."""
+    fragile.create()
+    fragile.create_slot()
+    fragile.database.execute(f"ALTER DATABASE {fragile.database.name} SET wal_sender_timeout = '{TIMEOUT}s'")
+    return fragile
+
+
+def walsender(outbox: Outbox) -> int | None:
+    """The process that serves the slot."""
+    slot = outbox.slot()
+    return slot["active_pid"] if slot else None
+
+
+def _stop_broker(kafka: KafkaCluster) -> None:
+    assert kafka.server is not None
+    kafka.server.stop()
+
+
+def _start_broker(kafka: KafkaCluster) -> None:
+    assert kafka.server is not None
+    kafka.server.start()
+
+
+def _pause_broker(kafka: KafkaCluster) -> None:
+    assert kafka.server is not None
+    kafka.server.pause()
+
+
+def _resume_broker(kafka: KafkaCluster) -> None:
+    assert kafka.server is not None
+    kafka.server.resume()
+
+
+@pytest.mark.parametrize(
+    ("stop", "start"),
+    [(_stop_broker, _start_broker), (_pause_broker, _resume_broker)],
+    ids=["stopped", "standing still"],
+)
+def test_a_kafka_away_for_longer_than_the_walsenders_patience_costs_nothing(
+    stop: Callable[[KafkaCluster], None],
+    start: Callable[[KafkaCluster], None],
+    ready: Outbox,
+    witness: Witness,
+    writers: Callable[..., Writers],
+) -> None:
+    relay = ready.streaming("--max-in-flight-events", str(WINDOW), *QUICK_RECONNECT, http=True)
+    ready.confirm()
+    pid = walsender(ready)
+    with writers(threads=2, rate=150) as load:
+        eventually(lambda: load.committed > 100, "writers write")
+        stop(ready.kafka)
+        away = time.monotonic()
+        relay.wait_for_log("backpressure")
+        early, resident = metrics(relay), relay.rss_bytes()
+        assert early["in_flight_events"] <= WINDOW
+        while time.monotonic() < away + 4 * TIMEOUT:
+            assert walsender(ready) == pid, "the walsender has left"
+            assert metrics(relay)["in_flight_events"] <= WINDOW
+            time.sleep(0.2)  # a look, five times a second
+        late = metrics(relay)
+        assert late["lag_seconds"] >= early["lag_seconds"] + 1
+        assert late["backpressure_seconds_total"] > early["backpressure_seconds_total"]
+        assert late['state{state="streaming"}'] == 1
+        assert relay.rss_bytes() - resident < 4 * MEBIBYTE
+        start(ready.kafka)
+        relay.wait_for_log("backpressure.ended", timeout=60)
+    ready.confirm()
+    assert walsender(ready) == pid, "the walsender has left"
+    assert judged(ready, witness, load).duplicates == 0
+    assert [len(relay.log_lines(event)) for event in ("backpressure", "backpressure.ended")] == [1, 1]
+    eventually(lambda: metrics(relay)["lag_seconds"] == 0, "the lag is gone")
+    relay.terminate()
+    assert relay.wait() == 0
+
+
+def test_what_waits_for_kafka_is_bounded_by_bytes_however_much_is_written(ready: Outbox, witness: Witness) -> None:
+    """64 MB in one transaction, against a Kafka that stands still, and then takes it all."""
+    limit = 4 * MEBIBYTE
+    arguments = ("--max-in-flight-bytes", str(limit), *QUICK_RECONNECT)
+    relay = ready.streaming(*arguments, http=True)
+    ready.confirm()
+    resident = relay.rss_bytes()
+    _pause_broker(ready.kafka)
+    ready.database.execute(
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)"
+        " SELECT 'order', (number % 20)::text, 'Placed', to_json(repeat(md5(number::text), 300))"
+        " FROM generate_series(1, 6500) number"
+    )
+    relay.wait_for_log("backpressure")
+    figures = metrics(relay)
+    assert limit / 2 < figures["in_flight_bytes"] <= limit
+    assert relay.rss_bytes() - resident < 12 * MEBIBYTE
+    _resume_broker(ready.kafka)
+    ready.confirm()
+    assert judged(ready, witness).duplicates == 0
+    assert relay.peak_rss_bytes() - resident < 16 * MEBIBYTE
+
+
+def test_an_answer_that_is_lost_costs_no_duplicate(ready: Outbox, witness: Witness) -> None:
+    """Kafka has the records, and cannot say so: what is sent again it knows by the producer's sequence numbers."""
+    assert ready.kafka.proxy is not None
+    relay = ready.streaming("-X", "socket.timeout.ms=1000", *QUICK_RECONNECT)
+    ready.confirm()
+    ready.kafka.proxy.freeze(Direction.TO_CLIENT)
+    written = ready.add_all([{} for _ in range(50)])
+    ready.records(lambda records: set(written) <= set(ids(records)))
+    ready.kafka.proxy.cut()
+    ready.kafka.proxy.thaw()
+    ready.confirm()
+    assert judged(ready, witness).duplicates == 0
+    assert not relay.log_lines("delivery.failed")
+
+
+def test_a_slow_kafka_slows_the_reading_and_nothing_else(ready: Outbox, witness: Witness) -> None:
+    assert ready.kafka.proxy is not None
+    relay = ready.streaming("--max-in-flight-events", "200", *QUICK_RECONNECT, http=True)
+    ready.confirm()
+    pid = walsender(ready)
+    ready.kafka.proxy.delay(0.1)
+    commit_one_by_one(ready, 2000)
+    commit_at_once(ready, 2000)
+    ready.confirm()
+    assert walsender(ready) == pid
+    assert judged(ready, witness).duplicates == 0
+    assert metrics(relay)["backpressure_seconds_total"] > 0.5
+    assert not relay.log_lines("backpressure"), "a slow Kafka is no incident"
+
+
+def test_nothing_overtakes_the_record_that_finds_no_room(ready: Outbox) -> None:
+    """Not even a small one, for which there would be room."""
+    assert ready.kafka.proxy is not None
+    relay = ready.streaming("--max-in-flight-bytes", str(2 * MEBIBYTE), *QUICK_RECONNECT, http=True)
+    ready.confirm()
+    ready.kafka.proxy.freeze()
+    large = '"' + "x" * 900_000 + '"'
+    written = ready.add_all([{"payload": large} for _ in range(3)] + [{}])
+    relay.wait_for_log("backpressure")
+    assert metrics(relay)["in_flight_events"] == 2
+    ready.kafka.proxy.thaw()
+    ready.confirm()
+    assert [id_ for id_ in ids(ready.records()) if id_ in written] == written
