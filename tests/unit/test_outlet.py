@@ -165,6 +165,17 @@ def test_a_topic_that_does_not_exist_stops_with_the_event_that_wanted_it() -> No
     assert rig.flushed == 108
 
 
+def test_all_that_is_refused_with_the_first_is_suspected_together() -> None:
+    """librdkafka reports the records of a refused batch one after the other."""
+    rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")])
+    rig.kafka.refuse = lambda record: KafkaError.INVALID_RECORD if event_id(record) != "e3" else None
+    rig.kafka.choose = lambda count: range(min(1, count))
+    with pytest.raises(Suspected) as raised:
+        rig.run()
+    assert raised.value.lsns == {100, 200}
+    assert (rig.ids, rig.flushed) == (["e3"], 0)
+
+
 @pytest.mark.parametrize("headers", [None, b"[]"])
 @pytest.mark.parametrize("policy", ["stop", "skip", "dead-letter"])
 def test_a_row_outside_a_transaction_is_a_protocol_error_whatever_came_before(
@@ -189,7 +200,7 @@ def test_a_trial_that_fails_without_a_culprit_is_no_verdict() -> None:
 def test_a_refusal_met_while_draining_is_not_taken_for_an_end() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")])
     rig.kafka.refuse = only("e2", KafkaError.INVALID_RECORD)
-    rig.kafka.choose = lambda count: range(count if rig.stop.requested else 0)
+    rig.kafka.choose = lambda count: range(count if rig.counters.state == "draining" else 0)
     rig.stop_when(lambda: True)
     with pytest.raises(Suspected) as raised:
         rig.run()

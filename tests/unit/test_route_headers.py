@@ -46,7 +46,12 @@ def members(text: str) -> list[tuple[str, str | bytes | None]]:
 )
 def test_a_member_of_each_kind(value: str, header: bytes | None) -> None:
     """A string is its text, null is null, anything else its JSON text, numbers digit by digit."""
-    for text in (f'{{"h":{value}}}', f' \n{{ "h" :\t{value} }}\r ', f'{{"x":"y","h": {value},"z":"z"}}'):
+    for text in (
+        f'{{"h":{value}}}',
+        f' \n{{ "h" :\t{value} }}\r ',
+        f'{{"x":"y","h": {value},"z":"z"}}',
+        f'{{"n":1.0,"h":{value}}}',
+    ):
         assert dict(members(text))["h"] == header
 
 
