@@ -188,6 +188,19 @@ def test_a_topic_that_we_may_not_write_to_stops_with_77_and_the_acl(
     judge(witness.committed(), outbox.records())
 
 
+def test_an_event_for_a_topic_that_we_may_not_write_to_can_be_skipped(
+    outbox: Outbox, mock_kafka: MockKafka, witness: Witness
+) -> None:
+    outbox.create_slot()
+    written = outbox.add_all([{} for _ in range(5)])
+    mock_kafka.fail(Request.PRODUCE, *[KafkaError.TOPIC_AUTHORIZATION_FAILED] * 2)
+    relay = outbox.streaming("--on-poison", "skip", *QUICK, http=True)
+    outbox.confirm()
+    committed = [event for event in witness.committed() if event.id != written[0]]
+    judge(committed, outbox.records())
+    assert metrics(relay)['events_skipped_total{reason="not-authorized"}'] == 1
+
+
 def test_a_producer_id_that_is_refused_ends_with_77(outbox: Outbox, mock_kafka: MockKafka) -> None:
     outbox.create_slot()
     outbox.add()

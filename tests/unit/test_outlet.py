@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -226,3 +227,60 @@ def test_records_that_are_purged_with_their_producer_confirm_nothing_in_the_next
     assert rig.publisher.in_flight == 0
     assert [failure.error.code() for failure in rig.publisher.failures] == [KafkaError._PURGE_QUEUE]
     assert rig.flushed == 0
+
+
+@pytest.mark.parametrize("late", range(8))
+def test_a_refusal_that_comes_late_is_never_taken_for_that_of_a_dead_letter(late: int) -> None:
+    """A letter goes alone: it waits for the record before it, whose refusal may come in any of these moments."""
+    rig = Rig([RELATION, begin(100), insert("e1"), insert("e2", headers=b"[]"), commit(100)], policy="dead-letter")
+    rig.kafka.refuse = only("e1", KafkaError.MSG_SIZE_TOO_LARGE)
+    polls = itertools.count()
+    rig.kafka.choose = lambda count: range(count if next(polls) >= late else 0)
+    with pytest.raises(Suspected) as raised:
+        rig.run()
+    assert raised.value.lsns == {100}
+    assert [event_id(record) for record in rig.kafka.accepted] == ["e1"]
+    assert rig.flushed == 0
+
+
+def test_only_those_that_kafka_blames_are_suspected_and_not_their_neighbours() -> None:
+    """A broker may say which records of a batch it does not take; librdkafka fails the others with a code of its own."""
+    rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")])
+    innocent = KafkaError._INVALID_DIFFERENT_RECORD
+    rig.kafka.refuse = lambda record: KafkaError.INVALID_RECORD if event_id(record) == "e2" else innocent
+    with pytest.raises(Suspected) as raised:
+        rig.run()
+    assert raised.value.lsns == {200}
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip", "dead-letter"])
+def test_who_may_write_to_no_topic_at_all_is_refused_and_no_event_is_blamed(policy: str) -> None:
+    for suspects in ([], [100]):
+        rig = Rig([RELATION, *transaction(100, "e1", "e2")], policy=policy)
+        rig.kafka.refuse = lambda _record: KafkaError.CLUSTER_AUTHORIZATION_FAILED
+        with pytest.raises(AccessRefused):
+            rig.run(rig.relay(suspects=suspects))
+        assert rig.counters.skipped | rig.counters.dead_lettered == {}
+        assert rig.flushed == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (KafkaError._UNKNOWN_TOPIC, "unknown-topic"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "not-authorized"),
+        (KafkaError._UNKNOWN_PARTITION, "unknown-partition"),
+    ],
+)
+def test_what_librdkafka_knows_already_and_says_at_once_has_the_same_reason_as_a_failed_delivery(
+    code: int, reason: str
+) -> None:
+    told = []
+    for at_once in (True, False):
+        rig = Rig([RELATION, *transaction(100, "e1", "e2", "e3")], policy="skip")
+        setattr(rig.kafka, "refuse_at_once" if at_once else "refuse", only("e2", code))
+        rig.stop_when(lambda rig=rig: rig.flushed == 108)
+        rig.run(rig.relay(suspects=[100]))
+        assert rig.ids == ["e1", "e3"]
+        told.append(rig.counters.skipped)
+    assert told == [{reason: 1}, {reason: 1}]
