@@ -55,6 +55,8 @@ class Surroundings:
     """What the catalog says before a generation begins."""
 
     table_oids: dict[int, TableName]
+    lsn: Lsn
+    """Where the server was when it said so."""
     slot: slot.SlotInfo | None
     """None when it has to be made."""
 
@@ -74,6 +76,7 @@ class Generations:
         self._publisher: Publisher | None = None
         self._suspects: frozenset[Lsn] = frozenset()
         self._target: Lsn | None = None
+        self._table_oids: dict[int, TableName] = {}
         self._streamed = False
         self._settled = True
         """Whether the last connection left nothing unconfirmed."""
@@ -168,6 +171,7 @@ class Generations:
             policy=self._policy,
             target=self._target,
             suspects=self._suspects,
+            looked_at=around.lsn,
             guard=watch.guard,
         )
         relay = Relay(stream, publisher, self._lanes, self._counters, self._stop, errand)
@@ -184,9 +188,9 @@ class Generations:
         with connect.open_connection(dsn, self._stop, lock_timeout=publication.LOCK_SECONDS) as connection:
             server.require_logical(connection)
             current = server.current_lsn(connection)
-            tables = [publication.find_table(connection, table) for table in settings.tables]
             published = publication.inspect(connection, settings.publication)
             found = slot.inspect(connection, settings.slot)
+            tables = publication.find_tables(connection, settings.tables, self._table_oids, settings.publication)
             publication.require_published(published, settings.publication, tables, older_slot=found is not None)
             if found is not None and self._was_served_by_another(connection, found):
                 self._shared = True
@@ -199,7 +203,8 @@ class Generations:
             self._target = current
         if not recovering:
             self._require_slot(found)
-        return Surroundings({table.oid: table.name for table in tables}, found)
+        self._table_oids = {table.oid: table.name for table in tables}
+        return Surroundings(self._table_oids, current, found)
 
     def _require_slot(self, found: slot.SlotInfo | None) -> None:
         """Raise ConfigurationError unless the slot can be streamed from, or may be made."""

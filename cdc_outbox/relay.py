@@ -34,7 +34,7 @@ from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.outlet import Outlet
 from cdc_outbox.poison import PoisonPolicy
-from cdc_outbox.postgres import wire
+from cdc_outbox.postgres import publication, wire
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.progress import Progress
 from cdc_outbox.publish.errors import blamed, failed_delivery
@@ -86,7 +86,9 @@ class Errand:
     """What this generation is to do."""
 
     table_oids: dict[int, TableName]
-    """The outbox tables as the catalog has them now."""
+    """The outbox tables as the catalog has them now …"""
+    looked_at: Lsn
+    """… that is, when the server was here: what was committed before and has another name was renamed since."""
     shutdown_timeout: float
     """Seconds that a stop may take."""
     policy: PoisonPolicy
@@ -281,21 +283,17 @@ class Relay:
         if relation is None:
             raise ProtocolError(f"an Insert of relation {oid}, which was never described")
         table = TableName(relation.schema, relation.name)
+        if oid in self._errand.table_oids and not self._lanes_of.is_outbox(table):
+            table = self._renamed(table, self._errand.table_oids[oid])
         if self._lanes_of.is_outbox(table):
             try:
-                lane = self._lanes[message[_OID]] = self._lanes_of.compile(relation)
+                lane = self._lanes[message[_OID]] = self._lanes_of.compile(
+                    relation._replace(schema=table.schema, name=table.name)
+                )
             except ConfigurationError as error:
                 error.where["lsn"] = self._where()
                 raise
             return lane
-        if oid in self._errand.table_oids:
-            was = self._errand.table_oids[oid]
-            raise ConfigurationError(
-                f"table {was} has become {table}: it was renamed, and its rows come under the new name",
-                cure=f"--table {table} (and --table {was} besides, for the rows written under the old name)",
-                table=str(was),
-                lsn=self._where(),
-            )
         if table not in self._counters.other_tables:
             log.warning(
                 "other-table", table=str(table), cure="the publication sends rows of a table that no --table names"
@@ -303,6 +301,14 @@ class Relay:
             self._counters.other_tables.add(table)
         self._counters.skipped["other-table"] = self._counters.skipped.get("other-table", 0) + 1
         return None
+
+    def _renamed(self, came: TableName, ours: TableName) -> TableName:
+        """A row of our table under another name. Give our name if that was its name before; raise if it is its name now."""
+        if self._transaction is not None and self._transaction.lsn < self._errand.looked_at:
+            return ours
+        error = publication.renamed(ours, came)
+        error.where["lsn"] = self._where()
+        raise error
 
     def _where(self) -> str:
         """Name the transaction that is being read, by its commit LSN."""

@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 WATCH_SECONDS: Final = 30.0
 """Between two looks: a change is found well within a minute, at two short connections a minute."""
 
+SECOND_LOOK_SECONDS: Final = 1.0
+"""A migration may be half way, or our questions were asked at two moments of it: what is found must be so twice."""
+
 PAUSED_WATCH_SECONDS: Final = 5.0
 """While reading is paused: then this is the only way to learn that the server wants to stop."""
 
@@ -74,42 +77,41 @@ class CatalogWatch:
             self._wake.set()
 
     def _run(self) -> None:
+        suspected = False
         while not self._over and self._finding is None:
             try:
                 self._look()
-                self._stopping_since = None
+                self._stopping_since, suspected = None, False
             except ShuttingDown:
                 self._stopping_since = self._stopping_since or time.monotonic()
             except Unreachable as error:
                 log.debug("watch.failed", error=error)
             except ConfigurationError as error:
-                self._finding = error
+                if suspected:
+                    self._finding = error
+                suspected = True
             except CdcOutboxError as error:
                 log.warning("watch.failed", error=error)
-            self._wake.wait(PAUSED_WATCH_SECONDS if self._paused else WATCH_SECONDS)
+            self._wake.wait(self._pause(suspected))
             self._wake.clear()
+
+    def _pause(self, suspected: bool) -> float:
+        if suspected:
+            return SECOND_LOOK_SECONDS
+        return PAUSED_WATCH_SECONDS if self._paused else WATCH_SECONDS
 
     def _look(self) -> None:
         settings = self._settings
         with connect.open_connection(settings.dsn.reveal(), lock_timeout=publication.LOCK_SECONDS) as connection:
             current = server.current_lsn(connection)
-            tables = [publication.find_table(connection, table) for table in settings.tables]
-            published = publication.inspect(connection, settings.publication)
             info = slot.inspect(connection, settings.slot)
-        for table in tables:
-            if self._table_oids.get(table.oid) != table.name:
-                raise ConfigurationError(
-                    f"table {table.name} was dropped and made again under the same name: its rows were not streamed",
-                    cure=f"publish it (ALTER PUBLICATION {settings.publication} ADD TABLE {table.name}), then "
-                    "cdc-outbox slot recover sends what is in it",
-                    table=str(table.name),
-                    lsn=_confirmed(info),
-                )
-        try:
-            publication.require_published(published, settings.publication, tables, older_slot=info is not None)
-        except ConfigurationError as error:
-            error.where["lsn"] = _confirmed(info) or "unknown"
-            raise
+            try:
+                tables = publication.find_tables(connection, settings.tables, self._table_oids, settings.publication)
+                published = publication.inspect(connection, settings.publication)
+                publication.require_published(published, settings.publication, tables, older_slot=info is not None)
+            except ConfigurationError as error:
+                error.where["lsn"] = _confirmed(info) or "unknown"
+                raise
         if info is not None:
             slot.require_usable(info)
             self._counters.slot = SlotCounters(

@@ -141,8 +141,8 @@ class _Finder:
             raise ConfigurationError(
                 f"column {name} of {self.table} cannot be the event's {part}: its type (OID {type_oid}) is none of "
                 f"{', '.join(kinds.values())}",
-                cure=f"name another column: {_OPTIONS.get(part, f'--{part}-column')}, or change its type "
-                "(in SQL, the OID cast to regtype shows its name)",
+                cure=f"name another column: {_OPTIONS.get(part, f'--{part}-column')}; or change its type (in SQL, the OID cast "
+                "to regtype shows its name), and have rows written before that sent from the table: cdc-outbox slot recover",
                 table=str(self.table),
             )
 

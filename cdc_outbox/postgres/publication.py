@@ -8,7 +8,7 @@ PostgreSQL manual: 52.42 pg_publication; 52.18 pg_publication_tables; CREATE PUB
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,6 +90,50 @@ def find_table(connection: Connection, name: TableName) -> Table:
             table=str(name),
         )
     return Table(name, int(str(row[0])), row[1] == "p")
+
+
+def find_tables(
+    connection: Connection, names: Sequence[TableName], known: Mapping[int, TableName], publication: str
+) -> list[Table]:
+    """Look the outbox tables up. `known`: by OID, the tables that they were before, as far as we know.
+
+    Raises ConfigurationError when one is not there, was renamed, or was made again.
+    """
+    oids = {name: oid for oid, name in known.items()}
+    found = []
+    for name in names:
+        try:
+            table = find_table(connection, name)
+        except ConfigurationError as error:
+            now = _name_of(connection, oids.get(name, 0))
+            raise (renamed(name, now) if now is not None else error) from None
+        if oids.get(name, table.oid) != table.oid:
+            raise ConfigurationError(
+                f"table {name} was dropped and made again under the same name: its rows were not streamed",
+                cure=f"publish it (ALTER PUBLICATION {quote_identifier(publication)} ADD TABLE {name.quoted}), then "
+                "cdc-outbox slot recover sends what is in it",
+                table=str(name),
+            )
+        found.append(table)
+    return found
+
+
+def renamed(was: TableName, now: TableName) -> ConfigurationError:
+    """The error for an outbox table that has another name now."""
+    return ConfigurationError(
+        f"table {was} has become {now}: it was renamed",
+        cure=f"--table {now} instead of --table {was}: rows that were written under the old name come as well",
+        table=str(was),
+    )
+
+
+def _name_of(connection: Connection, oid: int) -> TableName | None:
+    row = connection.execute(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.oid = %s::int8::oid",
+        (oid,),
+    ).fetchone()
+    return TableName(str(row[0]), str(row[1])) if row else None
 
 
 def require_published(

@@ -21,7 +21,7 @@ from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import ConnectionLost
 from cdc_outbox.lanes import Lanes
-from cdc_outbox.lsn import Lsn
+from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres.stream import ReplicationStream
@@ -248,6 +248,7 @@ class Rig:
     ) -> Relay:
         errand = Errand(
             table_oids={build.OUTBOX_OID: TableName("public", "outbox")},
+            looked_at=UNSET,
             shutdown_timeout=shutdown_timeout,
             policy=self.policy,
             target=None if target is None else Lsn(target),
