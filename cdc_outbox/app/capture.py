@@ -1,0 +1,81 @@
+"""`capture`: what was emitted, for the tests of an application. No Kafka, and no database if the test wants none.
+
+Captures belong to the process and not to a thread, because test clients like to run an application in a thread of theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from cdc_outbox.app.drivers import identity
+from cdc_outbox.app.event import Event
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Capture:
+    """One `with capture()` that is open."""
+
+    events: list[Event]
+    connection: object
+    """Only what is emitted on it; None: on any."""
+    write: bool
+
+
+_open: Final[list[_Capture]] = []
+
+
+@contextlib.contextmanager
+def capture(connection: object = None, /, *, write: bool = True) -> Iterator[list[Event]]:
+    """Collect the events that are emitted inside the block, in order: `assert [event.type for event in events] == […]`.
+
+    With `connection`, only what is emitted on that very connection or session. An event is in the list once its row was
+    written, and stays there when the transaction is rolled back later: whether it is rolled back only the table can tell.
+
+    `write=False`: nothing is written, no connection is touched, no transaction asked for, and `emit` takes any object in
+    its place: None, a mock, a fake session. It returns an awaitable if the object is one for asyncio, or has an `execute`
+    that is a coroutine function.
+    """
+    mine = _Capture([], None if connection is None else identity(connection), write)
+    _open.append(mine)
+    try:
+        yield mine.events
+    finally:
+        _open.remove(mine)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """The captures that one call of `emit` concerns."""
+
+    captures: tuple[_Capture, ...]
+
+    @property
+    def write(self) -> bool:
+        """Whether the event is to be written: no capture says otherwise."""
+        return all(capture.write for capture in self.captures)
+
+    def record(self, event: Event) -> UUID:
+        """Tell them. Returns the event's id."""
+        for each in self.captures:
+            each.events.append(event)
+        return event.id
+
+
+def recorder_for(connection: object) -> Recorder:
+    """Give those that are open, and for this connection or for any."""
+    if not _open:
+        return _NOBODY
+    key = identity(connection)
+    return Recorder(tuple(each for each in _open if each.connection is None or _same(each.connection, key)))
+
+
+def _same(one: object, other: object) -> bool:
+    """The same object, or the same alias."""
+    return one is other or (isinstance(one, str) and one == other)
+
+
+_NOBODY: Final = Recorder(())

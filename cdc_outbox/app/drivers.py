@@ -1,0 +1,399 @@
+"""What `emit` and `once` need of a connection, for each driver: is it in a transaction, call a function, begin and commit.
+
+In: an object of the application's, known by the module and name of its class. Out: a `Driver` or an `AsyncDriver` around it.
+Never: an import of a driver. Its classes are taken from `sys.modules`, where they are if the object is one of theirs.
+
+What counts as a transaction, where it can be seen:
+
+    psycopg      not in autocommit (it begins one by itself), or inside `connection.transaction()`
+    asyncpg      inside `connection.transaction()`
+    SQLAlchemy   not in autocommit: sessions and connections begin one by themselves
+    Django       inside `transaction.atomic()`, or not in autocommit
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Final, Protocol, TypeAlias
+
+from cdc_outbox.app.calls import Call, colon, dollar, percent
+from cdc_outbox.app.errors import OutboxUsageError
+
+
+class _Executes(Protocol):
+    """psycopg's connections and cursors, SQLAlchemy's sessions and connections."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a statement."""
+
+
+class _HasCursor(Protocol):
+    """Django's connections."""
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a cursor."""
+
+
+class _ExecutesAsync(Protocol):
+    """The same for asyncio, and asyncpg's connections."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        """Run a statement."""
+
+
+Target: TypeAlias = _Executes | _HasCursor | str
+AsyncTarget: TypeAlias = _ExecutesAsync
+
+
+class Driver(ABC):
+    """A connection that blocks."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    @abstractmethod
+    def require_transaction(self) -> None:
+        """Raise OutboxUsageError where a statement would be committed alone."""
+
+    @abstractmethod
+    def run(self, call: Call) -> None:
+        """Call the function."""
+
+    @abstractmethod
+    def ask(self, call: Call) -> bool:
+        """Call the function and return what it returns."""
+
+    @abstractmethod
+    def transaction(self, *, nested: bool) -> AbstractContextManager[object]:
+        """Begin, and commit at the end. OutboxUsageError inside a transaction, unless `nested`: a savepoint there."""
+
+
+class AsyncDriver(ABC):
+    """A connection for asyncio."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    @abstractmethod
+    async def require_transaction(self) -> None:
+        """As of `Driver`."""
+
+    @abstractmethod
+    async def run(self, call: Call) -> None:
+        """As of `Driver`."""
+
+    @abstractmethod
+    async def ask(self, call: Call) -> bool:
+        """As of `Driver`."""
+
+    @abstractmethod
+    def transaction(self, *, nested: bool) -> AbstractAsyncContextManager[object]:
+        """As of `Driver`."""
+
+
+def _is_a(target: Any, *names: str) -> bool:
+    """Whether a class of one of these names is among those of `target`."""
+    return any(kind.__name__ in names for kind in target.__class__.__mro__)
+
+
+def _outside(cure: str) -> OutboxUsageError:
+    return OutboxUsageError(
+        f"not in a transaction: the event would be committed alone, whatever becomes of the change. {cure}"
+    )
+
+
+def _inside() -> OutboxUsageError:
+    return OutboxUsageError(
+        "in a transaction already, which the end of the block would not commit: commit or roll it back first, or say"
+        " nested=True if it is committed afterwards"
+    )
+
+
+# --- psycopg -----------------------------------------------------------------------------------------------------------
+
+_IDLE: Final = 0
+"""psycopg.pq.TransactionStatus.IDLE: not in a transaction."""
+
+_BLOCK: Final = "Put it into `with connection.transaction():`, together with the change."
+
+
+def _psycopg_connection(target: Any) -> Any:
+    """A cursor's connection, or the connection itself."""
+    return target.connection if _is_a(target, "Cursor", "AsyncCursor") else target
+
+
+def _idle(connection: Any) -> bool:
+    return bool(connection.info.transaction_status == _IDLE)
+
+
+class Psycopg(Driver):
+    """`psycopg.Connection`, or a cursor of it. Statements run on a cursor of their own: no factory of the caller's."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(_psycopg_connection(target))
+
+    def require_transaction(self) -> None:
+        if self._target.autocommit and _idle(self._target):
+            raise _outside(_BLOCK)
+
+    def run(self, call: Call) -> None:
+        self._execute(call)
+
+    def ask(self, call: Call) -> bool:
+        return bool(self._execute(call).fetchone()[0])
+
+    def _execute(self, call: Call) -> Any:
+        psycopg = sys.modules["psycopg"]
+        cursor = psycopg.Cursor(self._target, row_factory=psycopg.rows.tuple_row)
+        return cursor.execute(call.sql(percent), call.arguments)
+
+    @contextlib.contextmanager
+    def transaction(self, *, nested: bool) -> Iterator[None]:
+        if not nested and not _idle(self._target):
+            raise _inside()
+        with self._target.transaction():
+            yield
+
+
+class PsycopgAsync(AsyncDriver):
+    """`psycopg.AsyncConnection`, or a cursor of it."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(_psycopg_connection(target))
+
+    async def require_transaction(self) -> None:
+        if self._target.autocommit and _idle(self._target):
+            raise _outside(_BLOCK.replace("with", "async with"))
+
+    async def run(self, call: Call) -> None:
+        await self._execute(call)
+
+    async def ask(self, call: Call) -> bool:
+        return bool((await (await self._execute(call)).fetchone())[0])
+
+    async def _execute(self, call: Call) -> Any:
+        psycopg = sys.modules["psycopg"]
+        cursor = psycopg.AsyncCursor(self._target, row_factory=psycopg.rows.tuple_row)
+        return await cursor.execute(call.sql(percent), call.arguments)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
+        if not nested and not _idle(self._target):
+            raise _inside()
+        async with self._target.transaction():
+            yield
+
+
+# --- asyncpg -----------------------------------------------------------------------------------------------------------
+
+
+class Asyncpg(AsyncDriver):
+    """`asyncpg.Connection`, or what a pool lends."""
+
+    async def require_transaction(self) -> None:
+        if not self._target.is_in_transaction():
+            raise _outside("Put it into `async with connection.transaction():`, together with the change.")
+
+    async def run(self, call: Call) -> None:
+        await self._target.execute(call.sql(dollar), *call.arguments)
+
+    async def ask(self, call: Call) -> bool:
+        return bool(await self._target.fetchval(call.sql(dollar), *call.arguments))
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
+        if not nested and self._target.is_in_transaction():
+            raise _inside()
+        async with self._target.transaction():
+            yield
+
+
+# --- SQLAlchemy --------------------------------------------------------------------------------------------------------
+
+
+def _statement(call: Call) -> tuple[Any, dict[str, Any]]:
+    arguments = {f"p{number}": argument for number, argument in enumerate(call.arguments, start=1)}
+    return sys.modules["sqlalchemy"].text(call.sql(colon)), arguments
+
+
+def _require_ours(connection: Any, raw: Any) -> None:
+    """PostgreSQL, and (`raw` is the pool's connection) not in autocommit."""
+    if connection.dialect.name != "postgresql":
+        raise OutboxUsageError(f"this is a database of {connection.dialect.name}, and the outbox is PostgreSQL's")
+    if getattr(raw.dbapi_connection, "autocommit", False):
+        raise _outside("Use an engine, or a connection, without isolation_level AUTOCOMMIT.")
+
+
+def _session(target: Any) -> Any:
+    """A registry's session of now, or the session (or connection) itself."""
+    return target() if _is_a(target, "scoped_session", "async_scoped_session") else target
+
+
+class Sqlalchemy(Driver):
+    """`Session`, `scoped_session`, `Connection`."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(_session(target))
+
+    def _connection(self) -> Any:
+        """Of a session: the one that it works on. Asking for it begins the session's transaction."""
+        connection = self._target.connection
+        return connection() if callable(connection) else self._target
+
+    def require_transaction(self) -> None:
+        connection = self._connection()
+        _require_ours(connection, connection.connection)
+
+    def run(self, call: Call) -> None:
+        self._connection().execute(*_statement(call))
+
+    def ask(self, call: Call) -> bool:
+        return bool(self._connection().execute(*_statement(call)).scalar())
+
+    @contextlib.contextmanager
+    def transaction(self, *, nested: bool) -> Iterator[None]:
+        inside = self._target.in_transaction()
+        if inside and not nested:
+            raise _inside()
+        with self._target.begin_nested() if inside else self._target.begin():
+            self.require_transaction()
+            yield
+
+
+class SqlalchemyAsync(AsyncDriver):
+    """`AsyncSession`, `async_scoped_session`, `AsyncConnection`."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(_session(target))
+
+    async def _connection(self) -> Any:
+        return self._target if hasattr(self._target, "sync_connection") else await self._target.connection()
+
+    async def require_transaction(self) -> None:
+        connection = await self._connection()
+        _require_ours(connection, await connection.get_raw_connection())
+
+    async def run(self, call: Call) -> None:
+        await (await self._connection()).execute(*_statement(call))
+
+    async def ask(self, call: Call) -> bool:
+        return bool((await (await self._connection()).execute(*_statement(call))).scalar())
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
+        inside = self._target.in_transaction()
+        if inside and not nested:
+            raise _inside()
+        async with self._target.begin_nested() if inside else self._target.begin():
+            await self.require_transaction()
+            yield
+
+
+# --- Django ------------------------------------------------------------------------------------------------------------
+
+
+class Django(Driver):
+    """A database's alias, or its connection."""
+
+    def __init__(self, target: Any) -> None:
+        if "django" not in sys.modules:
+            raise OutboxUsageError(f"a text is the alias of a Django database, and Django is not here: {target!r}")
+        from django.db import connections  # noqa: PLC0415 - imported only where it is used
+
+        super().__init__(connections[target] if isinstance(target, str) else target)
+        if self._target.vendor != "postgresql":
+            raise OutboxUsageError(f"this is a database of {self._target.vendor}, and the outbox is PostgreSQL's")
+
+    def require_transaction(self) -> None:
+        if self._target.get_autocommit():
+            raise _outside("Put it into `with transaction.atomic():`, together with the change.")
+
+    def run(self, call: Call) -> None:
+        self.ask(call)
+
+    def ask(self, call: Call) -> bool:
+        with self._target.cursor() as cursor:
+            cursor.execute(call.sql(percent), call.arguments)
+            return bool(cursor.fetchone()[0])
+
+    @contextlib.contextmanager
+    def transaction(self, *, nested: bool) -> Iterator[None]:
+        """`atomic`, durable unless nested: Django's way to ask for it, which knows the transactions of its tests."""
+        from django.db import transaction  # noqa: PLC0415
+
+        if not nested and not self._target.in_atomic_block and not self._target.get_autocommit():
+            raise _inside()
+        with contextlib.ExitStack() as block:
+            try:
+                block.enter_context(transaction.atomic(using=self._target.alias, durable=not nested))
+            except RuntimeError:
+                raise _inside() from None
+            yield
+
+
+# --- which -------------------------------------------------------------------------------------------------------------
+
+_DRIVERS: Final[dict[tuple[str, str], Callable[[Any], Driver | AsyncDriver]]] = {
+    ("psycopg", "Connection"): Psycopg,
+    ("psycopg", "Cursor"): Psycopg,
+    ("psycopg", "AsyncConnection"): PsycopgAsync,
+    ("psycopg", "AsyncCursor"): PsycopgAsync,
+    ("asyncpg", "Connection"): Asyncpg,
+    ("asyncpg", "PoolConnectionProxy"): Asyncpg,
+    ("sqlalchemy", "Session"): Sqlalchemy,
+    ("sqlalchemy", "scoped_session"): Sqlalchemy,
+    ("sqlalchemy", "Connection"): Sqlalchemy,
+    ("sqlalchemy", "AsyncSession"): SqlalchemyAsync,
+    ("sqlalchemy", "async_scoped_session"): SqlalchemyAsync,
+    ("sqlalchemy", "AsyncConnection"): SqlalchemyAsync,
+    ("django", "BaseDatabaseWrapper"): Django,
+    ("django", "ConnectionProxy"): Django,
+    ("builtins", "str"): Django,
+}
+"""By the package and the name of a class, or of one that it is derived from."""
+
+
+def driver_for(target: object) -> Driver | AsyncDriver:
+    """Find the driver of a connection, cursor or session. Raises OutboxUsageError for any other object."""
+    make = _find(target)
+    if make is None:
+        kind = target.__class__
+        raise OutboxUsageError(
+            f"{kind.__module__}.{kind.__qualname__} is not a connection that is known: give a connection or cursor of"
+            " psycopg, a connection of asyncpg, a session or connection of SQLAlchemy, or the alias of a Django database"
+        )
+    return make(target)
+
+
+def is_async(target: object) -> bool:
+    """Whether `target` is one for asyncio; of an object that is not known: whether its `execute` is a coroutine function."""
+    make = _find(target)
+    if make is None:
+        return inspect.iscoroutinefunction(getattr(target, "execute", None))
+    return make in {PsycopgAsync, Asyncpg, SqlalchemyAsync}
+
+
+def identity(target: object) -> object:
+    """What tells one from another: a cursor's connection, the session of a scoped one, the alias of a Django database."""
+    make = _find(target)
+    if make in {Sqlalchemy, SqlalchemyAsync}:
+        return _session(target)
+    if make in {Psycopg, PsycopgAsync}:
+        return _psycopg_connection(target)
+    if make is Django:
+        return getattr(target, "alias", target)
+    return target
+
+
+def _find(target: object) -> Callable[[Any], Driver | AsyncDriver] | None:
+    """`__class__` and not `type()`: proxies and mocks of a connection say there what they stand for."""
+    for kind in target.__class__.__mro__:
+        found = _DRIVERS.get((kind.__module__.partition(".")[0], kind.__name__))
+        if found is not None:
+            return found
+    return None
