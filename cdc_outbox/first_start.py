@@ -142,11 +142,17 @@ class FirstStart:
                 "snapshot.started",
                 slot=self._settings.slot,
                 rows=self.expected,
+                complete_since=self._complete_since(snapshot),
                 cure="the rows that are in the table are sent before the stream: consumers drop those they know by id",
             )
         for table, count in counts.items():
             if count:
                 self._send_table(snapshot, table)
+
+    def _complete_since(self, snapshot: rows.SnapshotRows) -> str | None:
+        """From when on no row has been deleted, where older ones were: what a recovery cannot send any more lies before it."""
+        moments = [snapshot.first_kept(snapshot.shape(table)) for table in self._settings.tables]
+        return max((moment for moment in moments if moment is not None), default=None)
 
     def _send_table(self, snapshot: rows.SnapshotRows, table: TableName) -> None:
         shape = snapshot.shape(table)

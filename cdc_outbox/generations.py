@@ -108,12 +108,16 @@ class Generations:
             self._stop_unconnected()
 
     def recover(self) -> None:
-        """Replace the slot, whatever its state, by the way of a first start: once, without waiting for anybody.
+        """Replace the slot, lost or not, by the way of a first start: once, without waiting for anybody.
 
-        Raises our errors; Stopped when a stop is requested meanwhile: then the old slot is as it was.
+        Raises our errors, SlotBusy while somebody streams from it, ConfigurationError when it is none of ours; Stopped when a
+        stop is requested meanwhile. Then the old slot is as it was.
         """
         dsn = self._settings.dsn.reveal()
         around = self._look_around(dsn, recovering=True)
+        if around.slot is not None:
+            slot.require_usable(around.slot, lost_is_fine=True)
+            slot.require_idle(around.slot)
         publisher = self._publisher = self._new_publisher()
         publisher.reach()
         session = ReplicationSession(dsn, self._stop)
@@ -167,11 +171,11 @@ class Generations:
         watch = CatalogWatch(self._settings, self._counters, around.table_oids)
         errand = Errand(
             table_oids=around.table_oids,
+            looked_at=around.lsn,
             shutdown_timeout=self._settings.shutdown_timeout,
             policy=self._policy,
             target=self._target,
             suspects=self._suspects,
-            looked_at=around.lsn,
             guard=watch.guard,
         )
         relay = Relay(stream, publisher, self._lanes, self._counters, self._stop, errand)
@@ -187,10 +191,10 @@ class Generations:
         settings = self._settings
         with connect.open_connection(dsn, self._stop, lock_timeout=publication.LOCK_SECONDS) as connection:
             server.require_logical(connection)
+            tables = publication.find_tables(connection, settings.tables, self._table_oids, settings.publication)
             current = server.current_lsn(connection)
             published = publication.inspect(connection, settings.publication)
             found = slot.inspect(connection, settings.slot)
-            tables = publication.find_tables(connection, settings.tables, self._table_oids, settings.publication)
             publication.require_published(published, settings.publication, tables, older_slot=found is not None)
             if found is not None and self._was_served_by_another(connection, found):
                 self._shared = True

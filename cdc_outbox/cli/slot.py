@@ -106,6 +106,8 @@ def recover(ctx: click.Context, /, *, yes: bool, **_options: object) -> int:
     before they were delivered cannot be sent any more. Stopped half way, the old slot is as it was.
     """
     settings = settings_of(ctx)
+    if not settings.snapshot:
+        raise click.UsageError("recovery is sending the rows that are in the table: leave --no-snapshot out", ctx)
     _say(
         f"slot {settings.slot} will be replaced; every row in {', '.join(map(str, settings.tables))} is sent, again or not."
     )

@@ -72,6 +72,16 @@ class SnapshotRows:
             row = self._connection.execute(SQL("SELECT count(*) FROM {}").format(_sql_name(table))).fetchone()
         return int(str(row[0])) if row else 0
 
+    def first_kept(self, shape: TableShape) -> str | None:
+        """Give `created_at` of the oldest row, when rows before it (by `seq`) are gone; None else, or without these columns."""
+        names = {name for name, _ in shape.columns}
+        if not {"seq", "created_at"} <= names:
+            return None
+        query = SQL("SELECT seq, created_at::text FROM {} ORDER BY seq LIMIT 1").format(_sql_name(shape.table))
+        with connect.translated(), self._may_read(shape.table):
+            row = self._connection.execute(query).fetchone()
+        return str(row[1]) if row is not None and int(str(row[0])) > 1 else None
+
     def read(self, shape: TableShape, order: Sequence[str]) -> Iterator[Sequence[Cells]]:
         """Give all rows in batches, ordered by the first of `order` that is a column. Raises AccessRefused with the GRANT."""
         names = [name for name, _ in shape.columns]

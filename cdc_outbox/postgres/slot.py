@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.errors import ConfigurationError, SlotBusy
 from cdc_outbox.lsn import Lsn, parse_lsn
 from cdc_outbox.names import quote_identifier, quote_literal
 from cdc_outbox.postgres.connect import Connection
@@ -113,6 +113,16 @@ def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
             f"slot {info.name} is lost: the server has removed WAL that it still needed",
             cure="what it did not send can only be read from the table again: cdc-outbox slot recover makes a new slot and "
             "sends every row that is still there (run --on-slot-lost recover does it by itself); consumers drop what they know",
+            slot=info.name,
+        )
+
+
+def require_idle(info: SlotInfo) -> None:
+    """Raise SlotBusy while somebody streams from it."""
+    if info.active:
+        raise SlotBusy(
+            f"slot {info.name} is in use by pid {info.active_pid}",
+            cure="stop the relay that streams from it (and every standby), then try again",
             slot=info.name,
         )
 

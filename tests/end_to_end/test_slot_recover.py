@@ -1,0 +1,68 @@
+"""`slot recover` replaces our slot, and nobody else's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.plugins.command import run_command
+
+if TYPE_CHECKING:
+    from tests.plugins.kafka import KafkaCluster
+    from tests.plugins.postgres import Database
+
+
+def recover(database: Database, kafka: KafkaCluster, *more: str) -> tuple[int, str]:
+    done = run_command(
+        "slot", "recover", "--yes", "--topic", f"{kafka.unique_topic_prefix()}.events", *more,
+        dsn=database.dsn, env={"CDC_OUTBOX_BROKERS": kafka.brokers},
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def installed(database: Database) -> Database:
+    assert run_command("sql", "install", "--apply", dsn=database.dsn).returncode == 0
+    return database
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "pg_create_physical_replication_slot(%s)",
+        "pg_create_logical_replication_slot(%s, 'test_decoding')",
+    ],
+)
+def test_a_slot_that_is_not_ours_is_never_replaced(installed: Database, kafka: KafkaCluster, make: str) -> None:
+    name = f"theirs_{installed.name[-12:]}"
+    installed.execute(f"SELECT {make}", (name,))
+    before = installed.execute("SELECT slot_type, plugin FROM pg_replication_slots WHERE slot_name = %s", (name,))
+    try:
+        code, stderr = recover(installed, kafka, "--slot", name)
+        after = installed.execute("SELECT slot_type, plugin FROM pg_replication_slots WHERE slot_name = %s", (name,))
+    finally:
+        installed.execute("SELECT pg_drop_replication_slot(%s)", (name,))
+    assert code == 78
+    assert "not of pgoutput" in stderr
+    assert after == before
+
+
+def test_a_lost_slot_is_replaced_and_a_pruned_table_says_from_when_on_it_is_complete(
+    installed: Database, kafka: KafkaCluster
+) -> None:
+    name = f"lost_{installed.name[-12:]}"
+    installed.execute("SELECT outbox_emit('order', g::text, 'OrderPlaced', '1') FROM generate_series(1, 10) g")
+    installed.execute("DELETE FROM outbox WHERE seq <= 4")
+    installed.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+    code, stderr = recover(installed, kafka, "--slot", name)
+    assert code == 0
+    [(oldest,)] = installed.execute("SELECT created_at::text FROM outbox ORDER BY seq LIMIT 1")
+    assert f'"complete_since":"{oldest}"'[:40] in stderr
+    assert '"rows":6' in stderr
+
+
+def test_recovery_without_the_rows_is_refused(installed: Database, kafka: KafkaCluster) -> None:
+    code, stderr = recover(installed, kafka, "--no-snapshot")
+    assert code == 2
+    assert "leave --no-snapshot out" in stderr
