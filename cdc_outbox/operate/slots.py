@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError, SlotBusy
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError
 from cdc_outbox.lsn import Lsn, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.replication import ReplicationSession
@@ -129,12 +129,7 @@ def create_patiently(
 def require_droppable(status: SlotStatus) -> None:
     """Raise SlotBusy when somebody streams from it, ConfigurationError when it is another database's."""
     info = status.slot
-    if info.active:
-        raise SlotBusy(
-            f"slot {info.name} is in use: the server process that streams from it is pid {info.active_pid}",
-            cure="stop the relay that uses it; pg_stat_activity tells from where that process is connected",
-            slot=info.name,
-        )
+    slot.require_idle(info)
     if info.database not in {None, info.current_database}:
         raise ConfigurationError(
             f"slot {info.name} belongs to database {info.database}, not to {info.current_database}",

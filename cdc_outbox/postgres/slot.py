@@ -121,8 +121,8 @@ def require_idle(info: SlotInfo) -> None:
     """Raise SlotBusy while somebody streams from it."""
     if info.active:
         raise SlotBusy(
-            f"slot {info.name} is in use by pid {info.active_pid}",
-            cure="stop the relay that streams from it (and every standby), then try again",
+            f"slot {info.name} is in use: the server process that streams from it is pid {info.active_pid}",
+            cure="stop the relay that uses it; pg_stat_activity tells from where that process is connected",
             slot=info.name,
         )
 
