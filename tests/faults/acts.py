@@ -141,22 +141,22 @@ def judged(outbox: Outbox, witness: Witness, writers: Writers | None = None) -> 
     return judge(witness.committed(), outbox.records(), rolled_back=writers.rolled_back if writers else ())
 
 
-def recover(outbox: Outbox, *arguments: str, code: int = 0) -> str:
-    """`cdc-outbox slot recover`, which ends with `code`. What it says."""
-    given = (
+def recovery(outbox: Outbox, *arguments: str) -> list[str]:
+    """What follows `python` in the command line of a `cdc-outbox slot recover`. A later option counts."""
+    settings = (
         "--dsn",
         outbox.database.dsn,
         "--brokers",
         outbox.kafka.brokers,
         "--topic",
-        outbox.prefix + "{aggregatetype}",
+        f"{outbox.prefix}{{aggregatetype}}",
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "cdc_outbox", "slot", "recover", "--yes", "--log-format", "json", *given, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return ["-m", "cdc_outbox", "slot", "recover", "--yes", "--log-format", "json", *settings, *arguments]
+
+
+def recover(outbox: Outbox, *arguments: str, code: int = 0) -> str:
+    """`cdc-outbox slot recover`, which ends with `code`. What it says."""
+    command = [sys.executable, *recovery(outbox, *arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == code, done.stderr
     return done.stderr
