@@ -7,19 +7,19 @@
 In: a connection, cursor or session of the application's own: psycopg (also its asyncio classes), asyncpg, SQLAlchemy 2
 (also for asyncio), Django. Out: rows, in the transaction that the application has on it.
 Never: a connection of its own, a commit of what the application has not asked for, an import of a driver, of a framework
-or of the rest of cdc_outbox. The folder can be copied into an application as it is; what it needs in the database is
-`cdc-outbox sql install` (`emit`) and `cdc-outbox sql consumer` (`once`).
+or of the rest of cdc_outbox. The folder can be copied into an application as it is, without `django/`; what it needs in the
+database is what `cdc-outbox sql install` (`emit`) and `cdc-outbox sql consumer` (`once`) make.
 
 `cdc_outbox.app.sqlalchemy` has the table for Alembic, `cdc_outbox.app.django` is a Django app with the migration.
 """
 
 from __future__ import annotations
 
-from cdc_outbox.app.capture import capture
-from cdc_outbox.app.errors import OutboxUsageError
-from cdc_outbox.app.event import Event, PayloadType
-from cdc_outbox.app.identity import uuid7
-from cdc_outbox.app.inbox import once
-from cdc_outbox.app.outbox import emit
+from .captures import capture
+from .errors import OutboxUsageError
+from .event import Event, PayloadType
+from .identity import uuid7
+from .inbox import once
+from .outbox import emit
 
 __all__ = ["Event", "OutboxUsageError", "PayloadType", "capture", "emit", "once", "uuid7"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from cdc_outbox.app.errors import OutboxUsageError
+from .errors import OutboxUsageError
 
 Argument: TypeAlias = str | bytes | None
 

@@ -21,8 +21,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final, Protocol, TypeAlias
 
-from cdc_outbox.app.calls import Call, colon, dollar, percent
-from cdc_outbox.app.errors import OutboxUsageError
+from .calls import Call, colon, dollar, percent
+from .errors import OutboxUsageError
 
 
 class _Executes(Protocol):

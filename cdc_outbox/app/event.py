@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 from uuid import UUID
 
-from cdc_outbox.app.errors import OutboxUsageError
-from cdc_outbox.app.identity import uuid7
-from cdc_outbox.app.trace import trace_headers
+from .errors import OutboxUsageError
+from .identity import uuid7
+from .trace import trace_headers
 
 PayloadType: TypeAlias = Literal["json", "jsonb", "text", "bytea"]
 """What the payload column can be (`cdc-outbox sql install --payload-type`)."""

@@ -12,9 +12,9 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Final, overload
 from uuid import UUID
 
-from cdc_outbox.app.calls import Call, explain, function_of
-from cdc_outbox.app.drivers import AsyncDriver, AsyncTarget, Driver, Target, driver_for
-from cdc_outbox.app.errors import OutboxUsageError
+from .calls import Call, explain, function_of
+from .drivers import AsyncDriver, AsyncTarget, Driver, Target, driver_for
+from .errors import OutboxUsageError
 
 _CURE: Final = "Run `cdc-outbox sql consumer --apply` on the consumer's database."
 

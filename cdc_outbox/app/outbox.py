@@ -12,10 +12,10 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Final, overload
 from uuid import UUID
 
-from cdc_outbox.app.calls import Call, explain, function_of
-from cdc_outbox.app.capture import Recorder, recorder_for
-from cdc_outbox.app.drivers import AsyncDriver, AsyncTarget, Driver, Target, driver_for, is_async
-from cdc_outbox.app.event import Event, Payload, PayloadType, make_event
+from .calls import Call, explain, function_of
+from .captures import Recorder, recorder_for
+from .drivers import AsyncDriver, AsyncTarget, Driver, Target, driver_for, is_async
+from .event import Event, Payload, PayloadType, make_event
 
 _CURE: Final = (
     "Run `cdc-outbox sql install --apply` (`cdc-outbox sql status` shows what there is), and say payload_type= if the"

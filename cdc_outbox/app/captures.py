@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from cdc_outbox.app.drivers import identity
-from cdc_outbox.app.event import Event
+from .drivers import identity
+from .event import Event
 
 
 @dataclass(frozen=True, slots=True, eq=False)
