@@ -310,7 +310,7 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
         _cannot_connect(
             "the server's certificate does not verify",
             "sslrootcert must hold the CA that signed it, host be a name in it, and it must not have expired; which it is: "
-            "openssl s_client -starttls postgres -connect HOST:PORT -CAfile FILE </dev/null",
+            "openssl s_client -starttls postgres -connect HOST:PORT -verify_hostname HOST -CAfile FILE </dev/null",
         ),
     ),
     (
