@@ -16,11 +16,14 @@ from collections.abc import Callable
 from typing import Final
 
 import psycopg
+import structlog
 from psycopg import pq
 
 from cdc_outbox.errors import CdcOutboxError, ConnectionLost, Unreachable
 from cdc_outbox.postgres import connect
 from cdc_outbox.stop import Stop, Stopped
+
+log = structlog.get_logger(__name__)
 
 Row = tuple[str | None, ...]
 
@@ -116,6 +119,9 @@ class ReplicationSession:
         poller.poll(1000)
 
     def _on_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        """Pass it on, and say warnings: a stream that waits for a standby (`synchronized_standby_slots`) is silent else."""
+        if diagnostic.severity_nonlocalized == "WARNING":
+            log.warning("postgres.warning", error=diagnostic.message_primary, cure=diagnostic.message_hint)
         if self.notice is not None:
             self.notice(diagnostic.sqlstate or "", diagnostic.message_primary or "")
 

@@ -37,7 +37,7 @@ def require_primary(connection: Connection) -> None:
     if row is not None and row[0] is True:
         raise Unreachable(
             f"the server at {connection.info.host}:{connection.info.port} is a standby, in recovery",
-            cure="wait until it is promoted; to find the primary, name all hosts in --dsn, with target_session_attrs=read-write",
+            cure="wait until it is promoted; to find the primary, name all hosts in --dsn with target_session_attrs=read-write",
         )
 
 

@@ -66,7 +66,8 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         "the broker's certificate does not verify",
         (
             "-X ssl.ca.location=FILE must hold the CA that signed it, --brokers and advertised.listeners be names in it, and "
-            "it must not have expired; which it is: openssl s_client -connect HOST:PORT -CAfile FILE </dev/null"
+            "it must not have expired; which it is: "
+            "openssl s_client -connect HOST:PORT -verify_hostname HOST -CAfile FILE </dev/null"
         ),
     ),
     (
@@ -137,7 +138,7 @@ CLOSED: Final = "it closes each connection without a word"
 
 def unreachable(brokers: str, words: str) -> Unreachable:
     """Nobody answers at `brokers`."""
-    if words == CLOSED or "PLAINTEXT broker listener" in words or "SSL connection closed by peer" in words:
+    if words == CLOSED or re.search("PLAINTEXT broker listener|closed by peer|Send failed|Receive failed", words):
         cure = "-X security.protocol=… must be the listener's: plaintext, ssl, sasl_plaintext or sasl_ssl"
     else:
         cure = "check host, port, DNS and firewall, and that the brokers' advertised.listeners can be reached from here"

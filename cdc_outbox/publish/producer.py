@@ -43,6 +43,12 @@ log = structlog.get_logger(__name__)
 METADATA_SECONDS: Final = 2.0
 """One attempt to hear from a broker: long enough for a TLS handshake, short enough to notice a stop."""
 
+METADATA_SLICE_SECONDS: Final = 0.25
+"""How often it looks whether a broker has refused us meanwhile: then there is nothing to wait for."""
+
+METADATA_PAUSE_SECONDS: Final = 0.05
+"""Between two looks, where each fails at once."""
+
 _CONNECTION: Final = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", "client.id", "broker.", "socket.")
 """Beginnings of the properties that say how to reach the cluster: what an admin client needs of a producer's."""
 
@@ -79,6 +85,7 @@ class Publisher:
         self._reread = reread
         self._login_refused = False
         self._last_words = SILENT
+        self._all_down = False
         self.failures: list[DeliveryFailure] = []
         """Deliveries that failed for good, in the order in which librdkafka told."""
         self._fatal = False
@@ -115,14 +122,21 @@ class Publisher:
 
     def reach(self) -> None:
         """Hear from the cluster once. Raises Unreachable (try again), AccessRefused or ConfigurationError (do not)."""
-        try:
-            self._producer.list_topics(timeout=METADATA_SECONDS)
-        except KafkaException as raised:
-            self.serve()
-            if self._refusal is not None:
-                raise self._refusal from raised
-            error = self._error(raised)
-            raise unreachable(self._brokers, self._last_words) if isinstance(error, Unreachable) else error from raised
+        until = time.monotonic() + METADATA_SECONDS
+        while True:
+            try:
+                self._producer.list_topics(timeout=METADATA_SLICE_SECONDS)
+                break
+            except KafkaException as raised:
+                self.serve(METADATA_PAUSE_SECONDS)
+                late = time.monotonic() >= until
+                if self._refusal is not None and (late or self._all_down):  # another broker may yet be right
+                    raise self._refusal from raised
+                error = self._error(raised)
+                if not isinstance(error, Unreachable):
+                    raise error from raised
+                if late:
+                    raise unreachable(self._brokers, self._last_words) from raised
         self._counters.kafka_connected = True
 
     def _new_report(self, carrier: Carrier, topic: str) -> Report:
@@ -256,6 +270,7 @@ class Publisher:
                 self._last_words = error.str()
             else:
                 self._counters.kafka_connected = False
+                self._all_down = True
                 self._last_words = CLOSED if self._last_words == SILENT else self._last_words
             log.warning("kafka.unreachable", error=error.str(), brokers=self._brokers)
         else:
