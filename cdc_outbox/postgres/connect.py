@@ -295,7 +295,9 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
     ("permission denied to start WAL sender|superuser or replication role", _REPLICATION),
     (
         "permission denied for database",
-        _refused("the role may not connect", "as an administrator: GRANT CONNECT ON DATABASE <it> TO <the relay's role>;"),
+        _refused(
+            "the role may not connect", "as an administrator: GRANT CONNECT ON DATABASE <it> TO <the relay's role>;"
+        ),
     ),
     ('database ".*" does not exist', _cannot_connect("no such database", "name an existing one in --dsn (dbname=…)")),
     (
@@ -369,13 +371,13 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("3D000", _config("no such database", "name an existing database in --dsn (dbname=…)")),
     ("42501", _refused("a privilege is missing", "as an administrator: cdc-outbox sql roles | psql")),
     ("55006", _busy),
+    ("55P03", _wait("a table is locked by somebody else, a migration perhaps")),
     ("42704", _config("PostgreSQL does not know it", "see cdc-outbox slot status")),
     ("57P01", _lost),
     ("57P02", _lost),
     ("57P03", _wait("PostgreSQL is not ready")),
     ("53400", _config("no free replication slot", "raise max_replication_slots, or drop a slot nobody uses")),
     ("53300", _FULL),
-    ("55P03", _wait("a table is locked by somebody else, a migration perhaps")),
     ("53", _wait("PostgreSQL is out of a resource")),
     ("08", _lost),
 )
