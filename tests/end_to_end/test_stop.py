@@ -152,7 +152,8 @@ def test_a_second_signal_ends_it_now(fragile: Outbox) -> None:
 
 def test_with_kafka_gone_it_ends_within_the_shutdown_timeout(fragile: Outbox) -> None:
     stuck_relay = stuck(fragile, "--shutdown-timeout", "3s")
-    server(fragile).kill()
+    assert fragile.kafka.proxy is not None
+    fragile.kafka.proxy.refuse()
     stuck_relay.wait_for_log("kafka.unreachable")
     began = time.monotonic()
     stuck_relay.terminate()
