@@ -130,10 +130,12 @@ class SnapshotRows:
                 yield
         except AccessRefused as error:
             role = self._connection.info.user
+            grant = f'GRANT USAGE ON SCHEMA "{table.schema}" TO "{role}"; GRANT SELECT ON {table.quoted} TO "{role}";'
+            if "row-level security" in error.what:
+                grant = f'ALTER ROLE "{role}" BYPASSRLS; since a policy hides rows from it'
             raise AccessRefused(
                 f"role {role} may not read {table}, whose rows have to be sent first: {error.what}",
-                cure=f'GRANT USAGE ON SCHEMA "{table.schema}" TO "{role}"; GRANT SELECT ON {table.quoted} TO "{role}"; '
-                "(or --no-snapshot, if nobody waits for the rows that are there already)",
+                cure=f"{grant} (or --no-snapshot, if nobody waits for the rows that are there already)",
                 table=str(table),
             ) from error
 
