@@ -37,7 +37,7 @@ def in_code(text: str) -> list[list[str]]:
     """The arguments of each `cdc-outbox` command in a shell block or a code span."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
-        for part in re.split(r"\||&&|;", line):
+        for part in re.split(r"\||&&|;|\s>\s", line):
             words = shlex.split(part, comments=True)
             while words and re.fullmatch(r"\w+=.*", words[0]):
                 del words[0]

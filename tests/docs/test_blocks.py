@@ -26,6 +26,35 @@ if TYPE_CHECKING:
 README: Final = "tests/docs/test_readme.py"
 RECOVER: Final = "tests/docs/test_recover_a_lost_slot.py"
 TROUBLESHOOTING: Final = "tests/docs/test_troubleshooting.py"
+APPLICATION: Final = "tests/docs/test_application_pages.py"
+
+APPLICATION_PAGES: Final = {
+    "emit-from-psycopg": (
+        "test_the_page_for_psycopg",
+        ["cdc-outbox sql install", "GRANT cdc_outbox_writer", "import os", "import asyncio", "from unittest.mock"],
+    ),
+    "emit-from-asyncpg": ("test_the_page_for_asyncpg", ["import asyncio", "from unittest.mock"]),
+    "emit-from-sqlalchemy": (
+        "test_the_page_for_sqlalchemy",
+        [
+            "cdc-outbox sql install",
+            "from pathlib",
+            "from sqlalchemy.orm",
+            "import os",
+            "import asyncio",
+            "from cdc_outbox.app",
+        ],
+    ),
+    "emit-from-django": (
+        "test_the_page_for_django",
+        ["# settings.py", "python manage.py", "# shop/orders.py", "# shop/tests.py"],
+    ),
+    "consume-once": (
+        "test_the_page_on_consuming_once_but_for_its_loop",
+        ["cdc-outbox sql consumer", "GRANT USAGE", "async def credit", "SELECT inbox_claim", "DELETE FROM inbox"],
+    ),
+}
+"""Below docs/how-to, for application teams: the test that follows the page, and how its blocks begin."""
 
 RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ("README.md", "BEGIN;"): (README, "test_the_three_snippets_in_order_end_with_the_record_that_is_shown"),
@@ -69,6 +98,15 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ),
     ("docs/troubleshooting.md", "SELECT slot_name"): (TROUBLESHOOTING, "test_its_queries_run"),
     ("docs/troubleshooting.md", "SELECT pid"): (TROUBLESHOOTING, "test_its_queries_run"),
+    **{
+        (f"docs/how-to/{page}.md", beginning): (APPLICATION, test)
+        for page, (test, beginnings) in APPLICATION_PAGES.items()
+        for beginning in beginnings
+    },
+    ("docs/how-to/consume-once.md", "import os"): (
+        APPLICATION,
+        "test_the_loop_killed_again_and_again_has_each_effect_once",
+    ),
 }
 """By page and the beginning of the block: the file and the name of the test that runs it, or compares with it."""
 
