@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 README: Final = "tests/docs/test_readme.py"
 RECOVER: Final = "tests/docs/test_recover_a_lost_slot.py"
 TROUBLESHOOTING: Final = "tests/docs/test_troubleshooting.py"
+SECURE: Final = "tests/docs/test_secure.py"
+FAIL_OVER: Final = "tests/docs/test_fail_over.py"
 APPLICATION: Final = "tests/docs/test_application_pages.py"
 
 APPLICATION_PAGES: Final = {
@@ -96,6 +98,34 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         RECOVER,
         "test_its_other_queries_run_and_find_a_slot_that_nobody_reads",
     ),
+    **{
+        ("docs/how-to/secure.md", beginning): (SECURE, test)
+        for test, beginnings in {
+            "test_the_page_in_order_ends_with_records_over_tls_of_a_relay_that_logs_in": [
+                "host=db.example.internal",
+                "export CDC_OUTBOX_DSN_FILE",
+                "cdc-outbox sql roles | psql",
+                "hostssl  shop  cdc_outbox_relay  10.1.2.0/24  scram-sha-256",
+                "hostssl  shop  cdc_outbox_relay  10.1.2.0/24  cert",
+                "SELECT application_name, ssl",
+                "kafka-configs.sh",
+            ],
+            "test_openssl_tells_which_and_the_table_knows_it": ["openssl s_client"],
+        }.items()
+        for beginning in beginnings
+    },
+    **{
+        ("docs/how-to/fail-over.md", beginning): (FAIL_OVER, "test_the_page_in_order")
+        for beginning in [
+            "SELECT pg_create_physical_replication_slot",
+            "wal_level = logical",
+            "export CDC_OUTBOX_DSN",
+            "SELECT slot_name, synced",
+            "pg_ctl stop",
+            "SELECT pg_drop_replication_slot",
+            "ALTER SYSTEM SET synchronized_standby_slots",
+        ]
+    },
     ("docs/troubleshooting.md", "SELECT slot_name"): (TROUBLESHOOTING, "test_its_queries_run"),
     ("docs/troubleshooting.md", "SELECT pid"): (TROUBLESHOOTING, "test_its_queries_run"),
     **{

@@ -73,7 +73,11 @@ class Standby(EmbeddedPostgres):
     def _fill(self, folder: Path) -> None:
         """A base backup instead of a new cluster."""
         with psycopg.connect(self._primary.dsn, autocommit=True) as connection:
-            connection.execute("SELECT pg_create_physical_replication_slot(%s, true)", [PHYSICAL_SLOT])
+            there = "SELECT FROM pg_replication_slots WHERE slot_name = %(slot)s"
+            connection.execute(
+                f"SELECT pg_create_physical_replication_slot(%(slot)s, true) WHERE NOT EXISTS ({there})".encode(),
+                {"slot": PHYSICAL_SLOT},
+            )
         if self._account:
             os.chown(folder, self._account.uid, self._account.gid)
         backup = [self.bin_dir / "pg_basebackup", "--pgdata", folder / "data", "--dbname", self._upstream]
