@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FOLLOWS_SECONDS: Final = 0.2
 
+IN_FLIGHT_SECONDS: Final = 0.3
+"""From the commit to the delivery, on a machine that is busy."""
+
 SAMPLE_SECONDS: Final = 0.01
 
 
@@ -107,16 +110,16 @@ def test_sigkill_in_full_flow_repeats_no_more_than_what_was_written_in_a_fractio
     outbox.create()
     outbox.create_slot()
     kills = 5
-    began = time.monotonic()
-    with writers(threads=4, rate=200) as load:
+    repeated = 0.0
+    with writers(threads=3, rate=150) as load:
         for _ in range(kills):
             relay = outbox.streaming()
-            written = load.committed
+            outbox.confirm()  # what was written while it started is delivered: it keeps pace from here on
+            began, written = time.monotonic(), load.committed
             eventually(lambda before=written: load.committed > before + 400, "writers write")  # type: ignore[misc]
             relay.kill()
-        rate = load.committed / (time.monotonic() - began)
+            repeated += (load.committed - written) / (time.monotonic() - began) * (FOLLOWS_SECONDS + IN_FLIGHT_SECONDS)
         relay = outbox.streaming()
     verdict = ends_well(outbox, relay, witness, load)
-    allowed = kills * rate * (FOLLOWS_SECONDS + 0.3)
-    assert verdict.duplicates < allowed, f"{verdict.duplicates} of {verdict.events} came twice"
+    assert verdict.duplicates < repeated, f"{verdict.duplicates} of {verdict.events} came twice"
     assert verdict.events > kills * 400
