@@ -20,7 +20,15 @@ import tenacity
 
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, SlotBusy, Undelivered, Unreachable
+from cdc_outbox.errors import (
+    AccessRefused,
+    CannotConnect,
+    CdcOutboxError,
+    ConfigurationError,
+    SlotBusy,
+    Undelivered,
+    Unreachable,
+)
 from cdc_outbox.first_start import FirstStart, somebody_else_was_first
 from cdc_outbox.lanes import Lanes
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
@@ -191,6 +199,8 @@ class Generations:
         settings = self._settings
         with connect.open_connection(dsn, self._stop, lock_timeout=publication.LOCK_SECONDS) as connection:
             server.require_logical(connection)
+            if settings.failover:
+                slot.require_failover(connection)
             tables = publication.find_tables(connection, settings.tables, self._table_oids, settings.publication)
             current = server.current_lsn(connection)
             published = publication.inspect(connection, settings.publication)
@@ -279,6 +289,8 @@ class Generations:
         told = None
         while True:
             try:
+                if settings.failover:
+                    slot.make_failover(session, settings.slot)
                 return ReplicationStream.start(
                     session, self._stop, slot=settings.slot, publication=settings.publication
                 )
@@ -344,7 +356,7 @@ class Generations:
         if isinstance(error, Unreachable):
             limit = self._settings.startup_timeout
             return self._streamed or not limit or time.monotonic() - self._first_attempt < limit
-        return self._streamed and self._connecting and isinstance(error, AccessRefused)
+        return self._streamed and self._connecting and isinstance(error, (AccessRefused, CannotConnect))
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
