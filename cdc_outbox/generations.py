@@ -312,7 +312,8 @@ class Generations:
 
     def _new_publisher(self) -> Publisher:
         """Make a producer, with secrets read again."""
-        return Publisher(effective(self._settings.kafka(), self._settings), self._counters)
+        kafka = self._settings.kafka
+        return Publisher(effective(kafka(), self._settings), self._counters, reread=kafka)
 
     def _drop_broken_publisher(self) -> None:
         if self._publisher is not None and self._publisher.broken:

@@ -242,8 +242,7 @@ class Sqlalchemy(Driver):
 
     def _connection(self) -> Any:
         """Of a session: the one that it works on. Asking for it begins the session's transaction."""
-        connection = self._target.connection
-        return connection() if callable(connection) else self._target
+        return self._target.connection() if _is_a(self._target, "Session") else self._target
 
     def require_transaction(self) -> None:
         connection = self._connection()
@@ -272,7 +271,7 @@ class SqlalchemyAsync(AsyncDriver):
         super().__init__(_session(target))
 
     async def _connection(self) -> Any:
-        return self._target if hasattr(self._target, "sync_connection") else await self._target.connection()
+        return await self._target.connection() if _is_a(self._target, "AsyncSession") else self._target
 
     async def require_transaction(self) -> None:
         connection = await self._connection()

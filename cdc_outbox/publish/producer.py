@@ -55,6 +55,15 @@ _CONNECTION: Final = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", 
 HURRY_SECONDS: Final = 0.02
 """One wait for a record sent alone: a round trip to the broker, and no more than the server waits for a status."""
 
+_INFERRED: Final = KafkaError(
+    KafkaError._INCONSISTENT,
+    "the broker took a later one of its partition first, so whether it has this one is not known",
+)
+"""Put in place of a delivery report that says yes and names no offset. librdkafka infers such a success from that of a later
+batch ("implicitly acked"), which is right where the broker checks sequence numbers. But a broker that has nothing of this
+producer in a partition takes any first number (KAFKA-15591; better for new topics since Kafka 4.5): the batch before it,
+refused a moment earlier since the partition's leader was not ready, is then lost, and reported as delivered."""
+
 _LOGIN: Final = ("sasl.username", "sasl.password")
 
 Report = Callable[[KafkaError | None, Message], None]
@@ -147,14 +156,14 @@ class Publisher:
         failures = self.failures
 
         def delivered(error: KafkaError | None, message: Message) -> None:
-            if error is None:
+            if error is None and message.offset() is not None:
                 carrier.outstanding -= 1
                 size = len(message)
                 counts.delivered += 1
                 counts.delivered_bytes += size
                 self._delivered_bytes += size
             else:
-                failures.append(_failure(error, message, carrier.lsn))
+                failures.append(_failure(error or _INFERRED, message, carrier.lsn))
 
         self._carrier, self._topic, self._report = carrier, topic, delivered
         return delivered

@@ -52,7 +52,7 @@ def test_brokers_that_do_not_answer_within_the_startup_timeout(outbox: Outbox) -
     port = free_port()
     began = time.monotonic()
     ended(outbox.relay("--startup-timeout", "3s", brokers=f"127.0.0.1:{port}"), 69, f"127.0.0.1:{port}", "advertised")
-    assert 3 <= time.monotonic() - began < 12
+    assert 3 <= time.monotonic() - began < 20
     assert outbox.slots() == []
 
 

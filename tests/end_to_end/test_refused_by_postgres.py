@@ -43,7 +43,7 @@ def test_a_server_that_does_not_answer_within_the_startup_timeout(outbox: Outbox
     began = time.monotonic()
     relay = outbox.relay("--startup-timeout", "2s", dsn=f"postgresql://relay@127.0.0.1:{port}/shop")
     ended(relay, 69, f"{port}", "refused")
-    assert 2 <= time.monotonic() - began < 10
+    assert 2 <= time.monotonic() - began < 20
 
 
 def test_wal_level_replica(

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.plugins.oracle import Verdict, Witness, Writers, judge
-from tests.plugins.outbox import SLOT
+from tests.plugins.outbox import SLOT, event_id
 from tests.plugins.waiting import eventually
 
 if TYPE_CHECKING:
@@ -85,6 +85,12 @@ def metric(relay: Relay, name: str, **labels: str) -> float:
     with urllib.request.urlopen(f"{relay.http_url}/metrics", timeout=5) as answer:
         found = re.search(rf"^cdc_outbox_{re.escape(name + told)} (\S+)$", answer.read().decode(), re.MULTILINE)
     return float(found[1]) if found else 0.0
+
+
+def warmed_up(outbox: Outbox) -> None:
+    """One event is in Kafka: the relay has all its connections."""
+    first = outbox.add()
+    outbox.records(lambda records: any(event_id(record) == first for record in records))
 
 
 def published(relay: Relay, outbox: Outbox) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.faults.acts import QUICK_RECONNECT, commit_at_once, commit_one_by_one, judged
+from tests.faults.acts import QUICK_RECONNECT, commit_at_once, commit_one_by_one, judged, warmed_up
 from tests.plugins.metrics import metrics
 from tests.plugins.outbox import ids
 from tests.plugins.waiting import eventually
@@ -68,8 +68,10 @@ def _resume_broker(kafka: KafkaCluster) -> None:
 
 @pytest.mark.parametrize(
     ("stop", "start"),
-    [(_stop_broker, _start_broker), (_pause_broker, _resume_broker)],
-    ids=["stopped", "standing still"],
+    [
+        pytest.param(_stop_broker, _start_broker, id="stopped", marks=pytest.mark.slow),
+        pytest.param(_pause_broker, _resume_broker, id="standing still"),
+    ],
 )
 def test_a_kafka_away_for_longer_than_the_walsenders_patience_costs_nothing(
     stop: Callable[[KafkaCluster], None],
@@ -79,7 +81,7 @@ def test_a_kafka_away_for_longer_than_the_walsenders_patience_costs_nothing(
     writers: Callable[..., Writers],
 ) -> None:
     relay = ready.streaming("--max-in-flight-events", str(WINDOW), *QUICK_RECONNECT, http=True)
-    ready.confirm()
+    warmed_up(ready)
     pid = walsender(ready)
     with writers(threads=2, rate=150) as load:
         eventually(lambda: load.committed > 100, "writers write")
@@ -109,17 +111,17 @@ def test_a_kafka_away_for_longer_than_the_walsenders_patience_costs_nothing(
 
 
 def test_what_waits_for_kafka_is_bounded_by_bytes_however_much_is_written(ready: Outbox, witness: Witness) -> None:
-    """64 MB in one transaction, against a Kafka that stands still, and then takes it all."""
+    """30 MB in one transaction, against a Kafka that stands still, and then takes it all."""
     limit = 4 * MEBIBYTE
     arguments = ("--max-in-flight-bytes", str(limit), *QUICK_RECONNECT)
     relay = ready.streaming(*arguments, http=True)
-    ready.confirm()
+    warmed_up(ready)
     resident = relay.rss_bytes()
     _pause_broker(ready.kafka)
     ready.database.execute(
         "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)"
         " SELECT 'order', (number % 20)::text, 'Placed', to_json(repeat(md5(number::text), 300))"
-        " FROM generate_series(1, 6500) number"
+        " FROM generate_series(1, 3000) number"
     )
     relay.wait_for_log("backpressure")
     figures = metrics(relay)
@@ -135,7 +137,7 @@ def test_an_answer_that_is_lost_costs_no_duplicate(ready: Outbox, witness: Witne
     """Kafka has the records, and cannot say so: what is sent again it knows by the producer's sequence numbers."""
     assert ready.kafka.proxy is not None
     relay = ready.streaming("-X", "socket.timeout.ms=1000", *QUICK_RECONNECT)
-    ready.confirm()
+    warmed_up(ready)
     ready.kafka.proxy.freeze(Direction.TO_CLIENT)
     written = ready.add_all([{} for _ in range(50)])
     ready.records(lambda records: set(written) <= set(ids(records)))
@@ -149,7 +151,7 @@ def test_an_answer_that_is_lost_costs_no_duplicate(ready: Outbox, witness: Witne
 def test_a_slow_kafka_slows_the_reading_and_nothing_else(ready: Outbox, witness: Witness) -> None:
     assert ready.kafka.proxy is not None
     relay = ready.streaming("--max-in-flight-events", "200", *QUICK_RECONNECT, http=True)
-    ready.confirm()
+    warmed_up(ready)
     pid = walsender(ready)
     ready.kafka.proxy.delay(0.1)
     commit_one_by_one(ready, 2000)
@@ -165,7 +167,7 @@ def test_nothing_overtakes_the_record_that_finds_no_room(ready: Outbox) -> None:
     """Not even a small one, for which there would be room."""
     assert ready.kafka.proxy is not None
     relay = ready.streaming("--max-in-flight-bytes", str(2 * MEBIBYTE), *QUICK_RECONNECT, http=True)
-    ready.confirm()
+    warmed_up(ready)
     ready.kafka.proxy.freeze()
     large = '"' + "x" * 900_000 + '"'
     written = ready.add_all([{"payload": large} for _ in range(3)] + [{}])

@@ -14,6 +14,7 @@ from tests.faults.acts import (
     judged,
     slot_is_free,
     through,
+    warmed_up,
 )
 from tests.plugins.kafka import KafkaCluster
 from tests.plugins.metrics import metrics
@@ -77,7 +78,7 @@ def test_before_anything_is_produced(ready: Outbox, witness: Witness) -> None:
 def test_after_delivery_before_its_report(ready: Outbox, witness: Witness) -> None:
     """Kafka has them, and the relay does not know it: all of them come again, with the same ids."""
     relay = ready.streaming()
-    ready.confirm()
+    warmed_up(ready)
     broker_proxy(ready.kafka).freeze(Direction.TO_CLIENT)
     written = ready.add_all([{} for _ in range(100)])
     ready.records(until=101)
@@ -94,7 +95,7 @@ def test_after_delivery_before_the_status(ready: Outbox, witness: Witness, proxy
     """The relay knows it, and the server does not: the proxy holds the status updates back."""
     wire = proxy(ready.database.dsn)
     relay = ready.streaming(dsn=through(wire, ready.database.dsn), http=True)
-    ready.confirm()
+    warmed_up(ready)
     wire.freeze(Direction.TO_SERVER)
     before = confirmed(ready)
     written = ready.add_all([{} for _ in range(100)])
@@ -154,7 +155,7 @@ def test_after_copydone_before_the_server_has_ended_the_copy(
 def test_in_the_middle_of_a_transaction(ready: Outbox, witness: Witness) -> None:
     """Its first rows are in Kafka, and its last ones are not read: it is not confirmed, and all of it comes again."""
     relay = ready.streaming(*SLOWLY, http=True)
-    ready.confirm()
+    warmed_up(ready)
     commit_at_once(ready, 5000)
     orders = f'events_published_total{{topic="{ready.prefix}order"}}'
     eventually(lambda: metrics(relay)[orders] > 1000, "some of it is delivered")
@@ -168,6 +169,7 @@ def test_in_the_middle_of_a_transaction(ready: Outbox, witness: Witness) -> None
     assert verdict.duplicates == sent - 1
 
 
+@pytest.mark.slow
 def test_under_load_little_is_repeated(ready: Outbox, witness: Witness) -> None:
     """Confirmed closely: what comes again is what was on its way, whatever the backlog."""
     commit_one_by_one(ready, 30_000)
@@ -207,16 +209,16 @@ def test_between_the_last_row_of_a_snapshot_and_the_slot(
     outbox = Outbox(database, KafkaCluster(mock_kafka.brokers), relay)
     outbox.create()
     mock_kafka.create_topic(f"{outbox.prefix}order", partitions=1)
-    written = outbox.add_all([{} for _ in range(50)])
+    written = outbox.add_all([{} for _ in range(8)])
     mock_kafka.fail(Request.PRODUCE, 0, late=60)
-    victim = outbox.relay()
+    victim = outbox.relay("-X", "linger.ms=200")  # one request for all of them
     victim.wait_for_log("snapshot.started")
-    outbox.records(until=50)
+    outbox.records(until=8)
     assert not victim.log_lines("slot.created")
     victim.kill()
     no_slot_left(outbox)
     outbox.drain()
-    assert judge([Event(id_, "1") for id_ in written], outbox.records()).duplicates == 50
+    assert judge([Event(id_, "1") for id_ in written], outbox.records()).duplicates == 8
 
 
 def test_in_the_middle_of_the_search_for_a_culprit(ready: Outbox, witness: Witness) -> None:

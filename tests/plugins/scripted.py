@@ -148,6 +148,8 @@ class ScriptedKafka:
         """The error code with which the broker refuses a record, or None."""
         self.refuse_at_once: Callable[[KafkaRecord], int | None] = lambda _record: None
         """The error code with which librdkafka itself refuses a record that there is room for, or None."""
+        self.infer: Callable[[KafkaRecord], bool] = lambda _record: False
+        """Whether librdkafka infers a record's delivery from a later one, which is all it says. Kafka does not have it."""
         self.fatal: KafkaError | None = None
         """What every poll raises, in the binding's way."""
 
@@ -195,9 +197,13 @@ class ScriptedKafka:
         return len(self.queue)
 
     def _report(self, record: KafkaRecord, report: Report, code: int | None) -> None:
-        if code is None:
+        inferred = self.infer(record)
+        if code is None and not inferred:
             self.log.append(record)
-        message = Message(topic=record.topic, value=record.value, key=record.key)
+        offset = None if inferred or code is not None else len(self.log) - 1
+        message = Message(
+            topic=record.topic, value=record.value, key=record.key, offset=-1001 if offset is None else offset
+        )
         report(None if code is None else KafkaError(code), message)
 
 

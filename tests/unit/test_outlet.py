@@ -284,3 +284,14 @@ def test_what_librdkafka_knows_already_and_says_at_once_has_the_same_reason_as_a
         assert rig.ids == ["e1", "e3"]
         told.append(rig.counters.skipped)
     assert told == [{reason: 1}, {reason: 1}]
+
+
+def test_a_delivery_that_is_only_inferred_is_none() -> None:
+    """librdkafka says yes, and names no offset: Kafka may never have had the record. A new producer sends it again."""
+    rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")], policy="skip")
+    rig.kafka.infer = lambda record: event_id(record) == "e2"
+    with pytest.raises(Unreachable, match="is not known"):
+        rig.run()
+    assert rig.publisher.broken
+    assert (rig.ids, rig.flushed) == (["e1", "e3"], 108)
+    assert rig.counters.topics["outbox.event.order"].delivered == 2
