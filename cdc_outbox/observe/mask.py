@@ -25,7 +25,8 @@ _USERINFO: Final = re.compile(r"(://)([^\s\"'<>]*)@")
 
 _ASSIGNMENT: Final = re.compile(
     r"""(?ix)
-    ( (?: password | passwd | passphrase | secret | scram_(?:client|server)_key | ssl[._]key[._]pem ) [\w.-]*
+    ( (?: password | passwd | passphrase | secret | scram_(?:client|server)_key | ssl[._]key[._]pem
+        | \*{3} (?= \s* = ) ) [\w.-]*   # a name that was hidden itself: the word `secret` is somebody's password
       ["']? \s* [=:] \s* )
     ( '(?:[^'\\]|\\.)*'? | "(?:[^"\\]|\\.)*"? | (?:\\.|\S)+ )
     """
@@ -35,7 +36,7 @@ _PRIVATE_KEY: Final = re.compile(
     r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
 
-_HINTS: Final = re.compile(r"(?i)://|pass|secret|scram_|key")
+_HINTS: Final = re.compile(r"(?i)://|pass|secret|scram_|key|\*=")
 """Almost no line holds a secret; this is the cheap way to see that."""
 
 

@@ -66,6 +66,14 @@ def test_a_secret_that_was_remembered_is_masked_wherever_it_turns_up(monkeypatch
     assert mask("unexpected token hunter22 in line 3") == "unexpected token *** in line 3"
 
 
+@pytest.mark.parametrize("name", ["sasl.oauthbearer.client.secret", "sasl.password", "ssl.key.password"])
+def test_a_password_that_is_a_word_of_its_own_settings_name_hides_no_other(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masking, "_known", {"secret", "password"})
+    assert mask(f"{name}={SECRET}").endswith(".***=***")
+
+
 @given(
     st.text(alphabet=st.characters(exclude_characters=" '\"\\\n\t\r", exclude_categories=["Cs", "Z", "Cc"]), min_size=8)
 )
