@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 
@@ -30,13 +31,13 @@ demo: $(VENV)/demo-ready ## the whole thing on embedded servers, with a kill -9 
 	$(BIN)/cdc-outbox demo
 
 .PHONY: test
-test: $(VENV)/ready ## all tests, on a real PostgreSQL and a real Apache Kafka
-	$(PYTEST) $(ARGS)
+test: $(VENV)/ready ## all tests, on a real PostgreSQL and a real Apache Kafka (WORKERS=4 side by side, each with its own)
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: test-older
 test-older: $(VENV)/ready ## the tests that meet PostgreSQL once more, on Debian's (15 on bookworm)
 	CDC_OUTBOX_POSTGRES_BIN=$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1) \
-	  $(PYTEST) tests/integration tests/end_to_end -m 'postgres and not slow' $(ARGS)
+	  $(PYTEST) --numprocesses $(WORKERS) --dist loadfile tests/integration tests/end_to_end -m 'postgres and not slow' $(ARGS)
 
 .PHONY: check
 check: $(VENV)/ready ## format, lint, types, imports, dependencies

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import confluent_kafka
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -103,6 +103,16 @@ class KafkaCluster:
             return reader.read(until, time.monotonic() + timeout)
 
 
+NO_LEADER_YET: Final = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._NOENT,
+    }
+)
+
+
 class _Reader:
     """Assigns every partition from its beginning: no group, so nobody waits for a rebalance."""
 
@@ -136,10 +146,20 @@ class _Reader:
             self._turn(deadline)
         self._next_discovery = 0.0
         self._discover()
-        highs = {at: self._consumer.get_watermark_offsets(TopicPartition(*at), timeout=10)[1] for at in self._ends}
+        highs = {at: self._high(TopicPartition(*at), deadline) for at in self._ends}
         while any(self._ends[at] < high for at, high in highs.items()):
             self._turn(deadline)
         return self._records
+
+    def _high(self, at: TopicPartition, deadline: float) -> int:
+        """The end of a partition. One that was made a moment ago may not have its leader yet."""
+        while True:
+            try:
+                return self._consumer.get_watermark_offsets(at, timeout=10)[1]
+            except KafkaException as error:
+                if error.args[0].code() not in NO_LEADER_YET or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
 
     def _turn(self, deadline: float) -> None:
         if time.monotonic() > deadline:
