@@ -37,9 +37,14 @@ class Transaction:
 
 
 class AckLedger:
-    """The transactions and keepalives of one connection, oldest first."""
+    """The transactions and keepalives of one connection, oldest first.
 
-    def __init__(self) -> None:
+    `confirmed`: where the slot stands. The first keepalives of a connection lie before it, where decoding begins; a claim
+    below it would say nothing, and older servers take it for a wish to go back.
+    """
+
+    def __init__(self, confirmed: Lsn = UNSET) -> None:
+        self._confirmed = confirmed
         self._queue: deque[Transaction] = deque()
         self._open: Transaction | None = None
         self._last = UNSET
@@ -84,9 +89,9 @@ class AckLedger:
     def keepalive(self, wal_end: Lsn) -> None:
         """Note that all below `wal_end` was sent. Inside a transaction that says nothing about its end, so it is left.
 
-        After a reconnect the first ones may lie below what is confirmed already: left as well.
+        So is one that lies before what came last, or before what is confirmed.
         """
-        if self._open is not None or wal_end <= self._last:
+        if self._open is not None or wal_end <= self._last or wal_end < self._confirmed:
             return
         self._last = wal_end
         if not self._queue:

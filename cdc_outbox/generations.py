@@ -180,6 +180,7 @@ class Generations:
         errand = Errand(
             table_oids=around.table_oids,
             looked_at=around.lsn,
+            confirmed=(around.slot and around.slot.confirmed_flush_lsn) or UNSET,
             shutdown_timeout=self._settings.shutdown_timeout,
             policy=self._policy,
             target=self._target,

@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 ENVELOPE_BYTES: Final = 16 * 1024
 """Room that a dead letter's own headers may need beside the payload."""
 
+REASON_HEADER: Final = "outbox.error.reason"
+"""Every dead letter has it, and tells by it why it is one."""
+
 TOLD_EVENTS: Final = 10_000
 """Poison events remembered, so that each is counted once: about a megabyte."""
 
@@ -71,8 +74,8 @@ class PoisonPolicy:
         return self._policy == "stop"
 
     def is_letter(self, record: KafkaRecord) -> bool:
-        """Whether this is a dead letter already."""
-        return record.topic == self._topic
+        """Whether this is a dead letter already. An event may name the dead letters' topic for its own: it is none."""
+        return record.topic == self._topic and any(name == REASON_HEADER for name, _ in record.headers)
 
     def apply(self, error: CdcOutboxError, suspect: Suspect) -> KafkaRecord | None:
         """Give the dead letter to send in its place, or None to leave the event out. Raises the error when the policy is stop.
@@ -108,7 +111,7 @@ def dead_letter(topic: str, error: CdcOutboxError, reason: str, suspect: Suspect
     headers: Headers = list(record.headers) if record is not None else [("id", event.id), ("type", event.type)]
     payload = event.payload
     headers += [
-        ("outbox.error.reason", reason.encode()),
+        (REASON_HEADER, reason.encode()),
         ("outbox.error.message", error.what[:2000].encode()),
         ("outbox.source.table", str(suspect.table).encode()),
         ("outbox.source.lsn", format_lsn(suspect.lsn).encode()),

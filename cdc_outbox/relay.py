@@ -89,6 +89,8 @@ class Errand:
     """The outbox tables as the catalog has them now …"""
     looked_at: Lsn
     """… that is, when the server was here: what was committed before and has another name was renamed since."""
+    confirmed: Lsn
+    """Where the slot stood then: no smaller claim is made. Unset for one that was made a moment ago."""
     shutdown_timeout: float
     """Seconds that a stop may take."""
     policy: PoisonPolicy
@@ -118,7 +120,7 @@ class Relay:
         self._counters = counters
         self._stop = stop
         self._errand = errand
-        self._ledger = AckLedger()
+        self._ledger = AckLedger(errand.confirmed)
         self._progress = Progress(counters, self._ledger, publisher)
         self._outlet = Outlet(publisher, errand.policy)
         ask_seconds = None if errand.target is None else CATCH_UP_ASK_SECONDS

@@ -255,6 +255,7 @@ class Rig:
         errand = Errand(
             table_oids={build.OUTBOX_OID: TableName("public", "outbox")},
             looked_at=UNSET,
+            confirmed=UNSET,
             shutdown_timeout=shutdown_timeout,
             policy=self.policy,
             target=None if target is None else Lsn(target),

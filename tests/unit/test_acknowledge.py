@@ -241,6 +241,15 @@ def test_a_keepalive_that_lies_back_is_left() -> None:
     assert ledger.flush_lsn == 100
 
 
+def test_no_claim_is_made_below_what_the_slot_has_confirmed_already() -> None:
+    """Decoding begins at the restart LSN, before the confirmed one, and the first keepalives tell how far it is."""
+    ledger = AckLedger(Lsn(100))
+    ledger.keepalive(Lsn(99))
+    assert ledger.flush_lsn == UNSET
+    ledger.keepalive(Lsn(100))
+    assert ledger.flush_lsn == 100
+
+
 def test_any_number_of_keepalives_behind_a_stuck_transaction_is_one_entry() -> None:
     ledger = AckLedger()
     handed_over(ledger, 1)

@@ -102,6 +102,16 @@ def test_a_letter_about_a_record_has_its_headers() -> None:
     assert RECORD.headers == [("id", b"e1"), ("a", b"1")]
 
 
+def test_an_event_for_the_topic_of_the_dead_letters_is_no_letter_and_becomes_one() -> None:
+    about = suspect()
+    assert about.record is not None
+    event = about._replace(record=about.record._replace(topic="letters"))
+    letter = letter_of(event)
+    assert letter.topic == "letters"
+    with pytest.raises(PoisonEvent):
+        policy("dead-letter").apply(POISON, about._replace(record=letter))
+
+
 def test_a_letter_about_an_event_that_never_became_a_record_has_what_the_row_has() -> None:
     headers = dict(letter_of(suspect(None)).headers)
     assert (headers["id"], headers["type"], headers["outbox.headers"]) == (b"e1", b"Placed", b'{"a":1}')
