@@ -61,7 +61,7 @@ chaos: SEEDS ?= 20
 chaos: FIRST ?= 1
 chaos: JOBS ?= 1
 chaos: $(VENV)/ready ## random schedules of faults: SEEDS=20 FIRST=1 JOBS=1 (each job has servers of its own)
-	$(BIN)/python -m tests.chaos --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
+	$(BIN)/python -m tests.chaos --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS) $(ARGS)
 
 .PHONY: clean
 clean: ## remove what the targets made

@@ -1,6 +1,6 @@
-"""One seed, from a fresh database to its verdict.
+"""One schedule, from a fresh database to its verdict.
 
-In: a stage, a seed, a folder. Out: an `Outcome`; the folder stays when something is wrong, with everybody's logs in it.
+In: a stage, a schedule, a folder. Out: an `Outcome`; the folder stays when something is wrong, with everybody's logs in it.
 Never: a wait without a deadline.
 """
 
@@ -15,7 +15,6 @@ from cdc_outbox.lsn import format_lsn
 from tests.chaos.faults import Faults
 from tests.chaos.journal import Journal
 from tests.chaos.relays import Relays
-from tests.chaos.schedule import Schedule, schedule
 from tests.chaos.stage import Scene, Stage
 from tests.chaos.verdict import Verdict, judge
 from tests.chaos.watch import Watch
@@ -24,6 +23,8 @@ from tests.plugins.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.chaos.schedule import Schedule
 
 START_SECONDS: Final = 30.0
 """For a relay to stream before anything is broken."""
@@ -60,15 +61,14 @@ class Outcome:
     """The stage is in doubt: the next seed needs a new one."""
 
 
-def play(stage: Stage, seed: int, folder: Path, *, aloud: bool = False) -> Outcome:
-    """Play one seed. Raises nothing that the seed brought about: that is in the outcome."""
+def play(stage: Stage, plan: Schedule, folder: Path, *, aloud: bool = False) -> Outcome:
+    """Play one schedule. Raises nothing that it brought about: that is in the outcome."""
     began = time.monotonic()
-    plan = schedule(seed)
-    outcome = Outcome(seed, plan)
+    outcome = Outcome(plan.seed, plan)
     folder.mkdir(parents=True)
     logs = {path: path.stat().st_size for path in (stage.postgres.log_path, stage.kafka.log_path)}
     journal = Journal(folder / "events.log", aloud=aloud)
-    journal.note(f"seed {seed}: {plan}")
+    journal.note(f"seed {plan.seed}: {plan}")
     for fault in plan.faults:
         journal.note(f"planned at {fault.at:5.2f} s: {fault}")
     try:

@@ -1,5 +1,7 @@
 """`python -m tests.chaos --seeds 20 --first 4711 --jobs 2`: play seeds, print a line for each and a table at the end.
 
+`--each 3`: every kind of fault alone, three times, and a table of the seconds that it takes to recover from each.
+
 Exit code 1 when a seed failed. Its logs stay in a folder that is named; `--seeds 1 --first THAT` plays it again, aloud.
 """
 
@@ -17,8 +19,9 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 
 from tests.chaos.play import Outcome, play
+from tests.chaos.schedule import KINDS, Schedule, alone, schedule
 from tests.chaos.stage import Stage
-from tests.chaos.summary import line, table
+from tests.chaos.summary import line, recoveries, table
 
 _stage: list[Stage] = []
 """Of this worker process: servers are started for its first seed, and serve all."""
@@ -28,24 +31,35 @@ def main() -> int:
     """Play."""
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-chaos-"))
-    seeds = range(options.first, options.first + options.seeds)
-    print(f"seeds {seeds[0]} to {seeds[-1]}, {options.jobs} at a time; logs of failed ones in {folder}", flush=True)
+    plans = _plans(options)
+    print(f"{len(plans)} schedules, {options.jobs} at a time; logs of failed ones in {folder}", flush=True)
     began = time.monotonic()
     outcomes: list[Outcome] = []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=_end_with_parent) as workers:
         try:
-            playing = [workers.submit(_play, seed, folder / f"seed-{seed}", options.seeds == 1) for seed in seeds]
+            playing = [
+                workers.submit(_play, plan, folder / f"{number:03}-seed-{plan.seed}", len(plans) == 1)
+                for number, plan in enumerate(plans)
+            ]
             for done in as_completed(playing):
                 outcomes.append(done.result())
                 print(line(outcomes[-1]), flush=True)
         except KeyboardInterrupt:
             workers.shutdown(cancel_futures=True)
             print("interrupted; what was played so far:")
-    complete = len(outcomes) == len(seeds)
+    complete = len(outcomes) == len(plans)
     outcomes.sort(key=lambda outcome: outcome.seed)
+    if options.each:
+        print(f"\n{recoveries(outcomes)}")
     print(f"\n{table(outcomes)}\n\n{time.monotonic() - began:.0f} s in all")
     return 0 if complete and not any(outcome.findings for outcome in outcomes) else 1
+
+
+def _plans(options: argparse.Namespace) -> list[Schedule]:
+    if options.each:
+        return [alone(kind, number) for number in range(options.each) for kind in KINDS]
+    return [schedule(seed) for seed in range(options.first, options.first + options.seeds)]
 
 
 def _end_with_parent() -> None:
@@ -60,13 +74,13 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _play(seed: int, folder: Path, aloud: bool) -> Outcome:
+def _play(plan: Schedule, folder: Path, aloud: bool) -> Outcome:
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # connections that break are what this is about
     if not _stage:
         stage = Stage().__enter__()
         _stage.append(stage)
         Finalize(stage, stage.__exit__, args=(None, None, None), exitpriority=1)
-    outcome = play(_stage[0], seed, folder, aloud=aloud)
+    outcome = play(_stage[0], plan, folder, aloud=aloud)
     if outcome.broken:
         _stage.pop().__exit__(None, None, None)
     return outcome
@@ -76,5 +90,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20, help="how many (20)")
     parser.add_argument("--first", type=int, default=1, help="the first one (1)")
+    parser.add_argument(
+        "--each", type=int, default=0, metavar="TIMES", help="no seeds: each kind of fault alone, so often"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time, each on servers of its own (1)")
     return parser.parse_args()

@@ -19,6 +19,9 @@ SHORTEST_SECONDS: Final = 6.0
 LONGEST_SECONDS: Final = 10.0
 """How long faults happen: wal_sender_timeout (3 s here), a restart of Kafka (4 s) and a back-off fit in, some of them twice."""
 
+ALONE_SECONDS: Final = 1.0
+"""Before the one fault of `alone`: everything flows."""
+
 DRAWS: Final = 60
 """Tries to place one more fault; what does not fit is dropped."""
 
@@ -149,6 +152,20 @@ def schedule(seed: int) -> Schedule:
             faults.append(fault)
     faults.sort(key=lambda fault: fault.at)
     return Schedule(seed, seconds, writers, relays, cold, impatient, tuple(faults))
+
+
+def alone(kind: Kind, number: int) -> Schedule:
+    """One fault of this kind and nothing else, as long as it may last: what does it take to recover from it?"""
+    chance = random.Random(f"{kind.name} {number}")
+    fault = Fault(
+        at=ALONE_SECONDS,
+        kind=kind,
+        seconds=kind.seconds[1],
+        choice=kind.choices[number % len(kind.choices)],
+        amount=round(chance.uniform(*kind.amount), 3),
+        relay=0,
+    )
+    return Schedule(number, ALONE_SECONDS, 3, 1, cold=False, impatient=kind.impatient_only, faults=(fault,))
 
 
 def _draw(chance: random.Random, kinds: list[Kind], seconds: float, relays: int) -> Fault:

@@ -54,6 +54,34 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def recoveries(outcomes: Sequence[Outcome]) -> str:
+    """Markdown: for each kind of fault that was played alone, what it took until everything committed was confirmed."""
+    lines = [
+        "| Fault, alone | lasted | then caught up within | duplicates | lost, out of order |",
+        "|---|---|---|---|---|",
+    ]
+    for name in sorted({outcome.schedule.faults[0].kind.name for outcome in outcomes}):
+        of_kind = [outcome for outcome in outcomes if outcome.schedule.faults[0].kind.name == name]
+        verdicts = [outcome.verdict for outcome in of_kind if outcome.verdict is not None]
+        took = [outcome.recovery_seconds for outcome in of_kind if outcome.recovery_seconds is not None]
+        lasted = of_kind[0].schedule.faults[0].seconds
+        wrong = sum(verdict.lost + verdict.out_of_order for verdict in verdicts)
+        again = sorted(verdict.duplicates for verdict in verdicts)
+        cells = (
+            f"`{name}`",
+            f"{lasted:g} s" if lasted else "a moment",
+            f"{statistics.median(took):.1f} s, at most {max(took):.1f} s"
+            if len(took) == len(of_kind)
+            else "not always",
+            f"{again[0]} to {again[-1]} of {sum(verdict.events for verdict in verdicts) // len(verdicts):,}"
+            if again
+            else "-",
+            f"{wrong}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _spread(seconds: Sequence[float | None]) -> str:
     known = sorted(each for each in seconds if each is not None)
     if not known:

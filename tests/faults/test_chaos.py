@@ -40,7 +40,7 @@ def stage() -> Iterator[Stage]:
 @pytest.mark.kafka
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_or_out_of_order_whatever_fails(seed: int, stage: Stage, tmp_path: Path) -> None:
-    outcome = play(stage, seed, tmp_path / f"seed-{seed}")
+    outcome = play(stage, schedule(seed), tmp_path / f"seed-{seed}")
     assert not outcome.findings, "\n".join([*outcome.findings, f"make chaos SEEDS=1 FIRST={seed}"])
     assert len(outcome.faults) == len(outcome.schedule.faults)
     assert outcome.verdict is not None
