@@ -16,6 +16,13 @@ LATENCY_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 """Upper bounds of the end-to-end latency histogram, in seconds: 1 ms (a local broker) to a minute (an incident)."""
 
 
+MAX_TOPICS: Final = 200
+"""Topics with a count of their own. Topics come from rows: a template over a key would fill memory, and a Prometheus."""
+
+OTHER_TOPICS: Final = "other"
+"""Where all further ones are counted."""
+
+
 @dataclass(slots=True)
 class TopicCounters:
     """What was delivered to one topic."""
@@ -34,6 +41,19 @@ class SlotCounters:
     restart_lsn: int | None
     confirmed_flush_lsn: int | None
     safe_wal_bytes: int | None
+    seen_timestamp: float
+    wal_bytes_per_second: float | None = None
+    """How fast the server writes WAL; None after one look."""
+
+    @property
+    def lag_bytes(self) -> int | None:
+        """WAL written since what is confirmed; None for a slot that confirms nothing."""
+        return _distance(self.confirmed_flush_lsn, self.current_lsn)
+
+    @property
+    def retained_wal_bytes(self) -> int | None:
+        """WAL that the server keeps for the slot; None when it keeps none."""
+        return _distance(self.restart_lsn, self.current_lsn)
 
 
 @dataclass(slots=True)
@@ -64,5 +84,24 @@ class Counters:
     last_feedback_timestamp: float | None = None
     last_turn_monotonic: float | None = None
     snapshot_rows: int = 0
+    pruned_rows: int = 0
     slot: SlotCounters | None = None
     last_error: str | None = None
+
+    def topic(self, name: str) -> TopicCounters:
+        """The counts for a topic: its own for the first `MAX_TOPICS`, then those that all others share."""
+        counts = self.topics.get(name)
+        if counts is None:
+            name = name if len(self.topics) < MAX_TOPICS else OTHER_TOPICS
+            counts = self.topics.setdefault(name, TopicCounters())
+        return counts
+
+    def count_delivery_error(self, topic: str, error: str) -> None:
+        """Count a delivery report that says no, `error` by librdkafka's name for it."""
+        if topic not in self.topics and len(self.delivery_errors) >= MAX_TOPICS:
+            topic = OTHER_TOPICS
+        self.delivery_errors[topic, error] = self.delivery_errors.get((topic, error), 0) + 1
+
+
+def _distance(of: int | None, to: int) -> int | None:
+    return None if of is None else max(0, to - of)

@@ -8,7 +8,8 @@ PostgreSQL manual, 8.20 pg_lsn Type.
 from __future__ import annotations
 
 import re
-from typing import NewType
+from collections import deque
+from typing import Final, NewType
 
 Lsn = NewType("Lsn", int)
 
@@ -28,3 +29,29 @@ def parse_lsn(text: str) -> Lsn:
 def format_lsn(lsn: int) -> str:
     """Write an LSN as PostgreSQL does, `16/B374D848`."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+RATE_SECONDS: Final = 120.0
+"""Over which the rate of WAL is taken: four looks at the catalog, so that one checkpoint's full pages do not make it."""
+
+
+class WalRate:
+    """How fast a server writes WAL, from positions seen at different times."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, at: float, position: int) -> None:
+        """Note where the server was `at` this time, in seconds of any clock. A position that went back begins anew."""
+        if self._seen and (position < self._seen[-1][1] or at < self._seen[-1][0]):
+            self._seen.clear()
+        self._seen.append((at, position))
+        while len(self._seen) > 2 and self._seen[0][0] < at - RATE_SECONDS:
+            self._seen.popleft()
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """None before two positions are known."""
+        if not self._seen or (elapsed := self._seen[-1][0] - self._seen[0][0]) <= 0:
+            return None
+        return (self._seen[-1][1] - self._seen[0][1]) / elapsed

@@ -334,8 +334,7 @@ class Relay:
             self._advance()
             self._feedback.tell()
         for failure in failures:
-            counted = (failure.topic, failure.error.name())
-            self._counters.delivery_errors[counted] = self._counters.delivery_errors.get(counted, 0) + 1
+            self._counters.count_delivery_error(failure.topic, failure.error.name())
         culprits = blamed(failures)
         first = (culprits or failures)[0]
         error = failed_delivery(first)

@@ -22,7 +22,7 @@ from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters, SlotCounters
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ShuttingDown, Unreachable
 from cdc_outbox.feedback import GRACE_SECONDS
-from cdc_outbox.lsn import format_lsn
+from cdc_outbox.lsn import Lsn, WalRate, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.postgres import connect, publication, server, slot
 
@@ -45,6 +45,7 @@ class CatalogWatch:
         self._settings = settings
         self._counters = counters
         self._table_oids = table_oids
+        self._rate = WalRate()
         self._wake = threading.Event()
         self._over = False
         self._paused = False
@@ -113,15 +114,22 @@ class CatalogWatch:
                 error.where["lsn"] = _confirmed(info) or "unknown"
                 raise
         if info is not None:
+            self._note(info, current)
             slot.require_usable(info)
-            self._counters.slot = SlotCounters(
-                active=info.active,
-                wal_status=info.wal_status,
-                current_lsn=current,
-                restart_lsn=info.restart_lsn,
-                confirmed_flush_lsn=info.confirmed_flush_lsn,
-                safe_wal_bytes=info.safe_wal_bytes,
-            )
+
+    def _note(self, info: slot.SlotInfo, current: Lsn) -> None:
+        """Leave the slot's figures for whoever looks, also those of one that is lost."""
+        self._rate.add(time.monotonic(), current)
+        self._counters.slot = SlotCounters(
+            active=info.active,
+            wal_status=info.wal_status,
+            current_lsn=current,
+            restart_lsn=info.restart_lsn,
+            confirmed_flush_lsn=info.confirmed_flush_lsn,
+            safe_wal_bytes=info.safe_wal_bytes,
+            seen_timestamp=time.time(),
+            wal_bytes_per_second=self._rate.bytes_per_second,
+        )
 
 
 def _confirmed(info: slot.SlotInfo | None) -> str | None:

@@ -8,16 +8,20 @@ must not take the application out of service.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.config import Settings
-from cdc_outbox.counters import Counters
+from cdc_outbox.counters import Counters, SlotCounters
 from cdc_outbox.lsn import format_lsn
 from cdc_outbox.observe.mask import mask
+from cdc_outbox.status_document import StatusDocument, with_slot
 
 STUCK_AFTER_SECONDS: Final = 30.0
 """The loop turns several times a second, also while it waits; half a minute without a turn is a hang, not a pause."""
+
+SLOT_STALE_SECONDS: Final = 90.0
+"""The slot is looked at every 30 s. Three looks that failed: what the last one saw may be wrong by now."""
 
 READY_STATES: Final = ("streaming", "standby")
 
@@ -63,36 +67,51 @@ def lag_seconds(counters: Counters, now: float) -> float:
     return 0.0 if oldest is None else max(0.0, now - oldest)
 
 
-def status(counters: Counters, settings: Settings, now: float) -> dict[str, object]:
-    """The document of `/status` and `status --json`. None where the relay itself does not know; LSNs as text.
+def slot_figures(counters: Counters, now: float) -> SlotCounters | None:
+    """What is known of the slot at `now`, as of `time.time()`; None when the last look at it is too old to be told.
+
+    Between two looks the stream itself tells how far the server and we are.
+    """
+    slot = counters.slot
+    if slot is None or abs(now - slot.seen_timestamp) > SLOT_STALE_SECONDS:
+        return None
+    return replace(
+        slot,
+        active=slot.active and _streams(counters),
+        current_lsn=max(slot.current_lsn, counters.received_lsn),
+        confirmed_flush_lsn=max(slot.confirmed_flush_lsn or 0, counters.confirmed_lsn) or None,
+    )
+
+
+def status(counters: Counters, settings: Settings, now: float) -> StatusDocument:
+    """The document of `/status`. None where the relay itself does not know: probes run no SQL.
 
     `confirmed_flush_lsn` is what this relay last claimed; the server's own is at most one status update behind.
-    What only a query tells (`wal_status`, retained WAL, …) is None here: probes run no SQL.
     """
-    streaming = counters.state in {"streaming", "draining"} and counters.postgres_connected
-    return {
-        "state": counters.state,
-        "slot": settings.slot,
-        "publication": settings.publication,
-        "tables": [str(table) for table in settings.tables],
-        "slot_active": True if streaming else None,
-        "wal_status": None,
-        "confirmed_flush_lsn": _lsn(counters.confirmed_lsn),
-        "restart_lsn": None,
-        "current_lsn": None,
-        "lag_bytes": None,
-        "lag_seconds": round(lag_seconds(counters, now), 3),
-        "retained_wal_bytes": None,
-        "safe_wal_bytes": None,
-        "seconds_until_lost": None,
-        "in_flight_events": counters.in_flight_events,
-        "last_error": None if counters.last_error is None else mask(counters.last_error),
-    }
+    streams = _streams(counters)
+    document = StatusDocument(
+        state=counters.state,
+        slot=settings.slot,
+        publication=settings.publication,
+        tables=tuple(str(table) for table in settings.tables),
+        slot_active=True if streams else None,
+        confirmed_flush_lsn=format_lsn(counters.confirmed_lsn) if counters.confirmed_lsn else None,
+        lag_seconds=round(lag_seconds(counters, now), 3) if _knows_lag(counters) else None,
+        in_flight_events=counters.in_flight_events,
+        last_error=None if counters.last_error is None else mask(counters.last_error),
+    )
+    slot = slot_figures(counters, now)
+    return document if slot is None else with_slot(document, slot)
+
+
+def _streams(counters: Counters) -> bool:
+    return counters.state in {"streaming", "draining"} and counters.postgres_connected
+
+
+def _knows_lag(counters: Counters) -> bool:
+    """Who does not stream knows of no commit, and that is not the same as that there is none."""
+    return _streams(counters) or counters.oldest_unacknowledged_timestamp is not None
 
 
 def _connected(component: str, *, connected: bool) -> Check:
     return Check(component, ok=connected, says="connected" if connected else "not connected", decides=False)
-
-
-def _lsn(lsn: int) -> str | None:
-    return format_lsn(lsn) if lsn else None

@@ -99,7 +99,7 @@ class Views:
 
     def _status(self, _query: str, _accept: str) -> Answer:
         document = status(self._counters, self._settings, self._wall())
-        return HTTPStatus.OK, "application/json", orjson.dumps(document) + b"\n"
+        return HTTPStatus.OK, "application/json", orjson.dumps(document.members()) + b"\n"
 
 
 @contextlib.contextmanager

@@ -20,17 +20,15 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from cdc_outbox.counters import LATENCY_BOUNDS, Counters
+from cdc_outbox.counters import LATENCY_BOUNDS, MAX_TOPICS, OTHER_TOPICS, Counters
 from cdc_outbox.observe import Versions
-from cdc_outbox.observe.health import lag_seconds
+from cdc_outbox.observe.health import lag_seconds, slot_figures
 
 PREFIX: Final = "cdc_outbox_"
 STATES: Final = ("starting", "standby", "streaming", "draining", "stopped")
 
-MAX_TOPICS: Final = 200
-"""Topics with a label of their own. Topics come from rows, so whoever writes rows could fill a Prometheus otherwise."""
-
-OTHER: Final = "other"
+WAL_STATUSES: Final = ("reserved", "extended", "unreserved", "lost")
+"""pg_replication_slots.wal_status, from well to gone."""
 
 
 def build_registry(
@@ -55,7 +53,9 @@ class RelayCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All families, each with the samples that are known by now."""
-        return itertools.chain(self._relay(), self._events(), self._failures(), self._position(), self._pressure())
+        return itertools.chain(
+            self._relay(), self._events(), self._failures(), self._position(), self._pressure(), self._slot()
+        )
 
     def _relay(self) -> Iterator[Metric]:
         counters, versions = self._counters, self._versions
@@ -151,12 +151,38 @@ class RelayCollector(Collector):
             counters.backpressure_seconds,
         )
 
+    def _slot(self) -> Iterator[Metric]:
+        """What the server says of the slot. Without samples when the relay has not been able to ask for a while."""
+        slot = slot_figures(self._counters, self._clock())
+        yield _known(
+            "slot_lag_bytes", "WAL written since what the slot has confirmed.", None if slot is None else slot.lag_bytes
+        )
+        yield _known(
+            "slot_retained_wal_bytes",
+            "WAL that the server keeps for the slot.",
+            None if slot is None else slot.retained_wal_bytes,
+        )
+        yield _known(
+            "slot_safe_wal_bytes",
+            "WAL that may be written before the slot is in danger; none without max_slot_wal_keep_size.",
+            None if slot is None else slot.safe_wal_bytes,
+        )
+        yield _known(
+            "slot_active", "Whether a relay streams from the slot: 1 or 0.", None if slot is None else int(slot.active)
+        )
+        status = _gauge("slot_wal_status", "1 for the slot's wal_status, 0 for the others.", ["status"])
+        if slot is not None:
+            for name in WAL_STATUSES:
+                status.add_metric([name], int(slot.wal_status == name))
+        yield status
+        yield _single_counter("pruned_rows_total", "Delivered rows deleted from the table.", self._counters.pruned_rows)
+
     def _label(self, topic: str) -> str:
         """The label of a topic, for good once it is given. Counters are never taken back, so neither are labels."""
-        if topic in self._labelled:
+        if topic in self._labelled or topic == OTHER_TOPICS:
             return topic
         if len(self._labelled) >= MAX_TOPICS:
-            return OTHER
+            return OTHER_TOPICS
         self._labelled[topic] = None
         return topic
 

@@ -21,7 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 
-from cdc_outbox.counters import Counters, TopicCounters
+from cdc_outbox.counters import Counters
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, PoisonEvent, Unreachable
 from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.publish.errors import (
@@ -150,9 +150,7 @@ class Publisher:
 
     def _new_report(self, carrier: Carrier, topic: str) -> Report:
         """Make the delivery report for records of one carrier and one topic: one closure for all of them."""
-        counts = self._counters.topics.get(topic)
-        if counts is None:
-            counts = self._counters.topics[topic] = TopicCounters()
+        counts = self._counters.topic(topic)
         failures = self.failures
 
         def delivered(error: KafkaError | None, message: Message) -> None:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.plugins.metrics import metrics
+from tests.plugins.waiting import eventually
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,6 +46,12 @@ def test_a_row_becomes_a_record_and_sigterm_ends_with_zero(
     assert running.peak_rss_bytes() >= running.rss_bytes() > 10_000_000
     with urllib.request.urlopen(f"{running.http_url}/livez", timeout=5) as answer:
         assert answer.status == 200
+    eventually(lambda: "slot_active" in metrics(running), "the slot has been looked at")
+    with urllib.request.urlopen(f"{running.http_url}/status", timeout=5) as answer:
+        status = json.load(answer)
+    assert (status["state"], status["slot_active"], status["wal_status"]) == ("streaming", True, "reserved")
+    assert status["retained_wal_bytes"] >= status["lag_bytes"] >= 0
+    assert metrics(running)['slot_wal_status{status="reserved"}'] == 1
     running.terminate()
     assert running.wait() == 0
     assert running.log_lines("stopped")

@@ -7,8 +7,16 @@ import json
 import pytest
 
 from cdc_outbox.config import Settings
-from cdc_outbox.counters import Counters
-from cdc_outbox.observe.health import STUCK_AFTER_SECONDS, lag_seconds, liveness, passed, readiness, status
+from cdc_outbox.counters import Counters, SlotCounters
+from cdc_outbox.observe.health import (
+    SLOT_STALE_SECONDS,
+    STUCK_AFTER_SECONDS,
+    lag_seconds,
+    liveness,
+    passed,
+    readiness,
+    status,
+)
 
 SETTINGS = Settings(brokers="kafka:9092")
 KEYS = [
@@ -55,14 +63,14 @@ def test_a_kafka_outage_alone_does_not_make_it_unready() -> None:
 
 
 def test_the_status_document_has_the_promised_keys_in_the_promised_order() -> None:
-    assert list(status(Counters(), SETTINGS, 0.0)) == KEYS
+    assert list(status(Counters(), SETTINGS, 0.0).members()) == KEYS
 
 
 def test_what_is_not_known_yet_is_null() -> None:
-    document = status(Counters(), SETTINGS, 0.0)
+    document = status(Counters(), SETTINGS, 0.0).members()
 
     assert [name for name, value in document.items() if value is not None] == [
-        "state", "slot", "publication", "tables", "lag_seconds", "in_flight_events",
+        "state", "slot", "publication", "tables", "in_flight_events",
     ]  # fmt: skip
 
 
@@ -75,16 +83,75 @@ def test_the_status_of_a_streaming_relay() -> None:
         in_flight_events=5,
         last_error="cannot reach postgresql://relay:s3cr3t@db/shop",
     )
-    document = status(counters, SETTINGS, 101.5)
+    document = status(counters, SETTINGS, 101.5).members()
 
     assert document["slot_active"] is True
     assert document["confirmed_flush_lsn"] == "0/16B3748"
     assert document["lag_seconds"] == 1.5
     assert document["in_flight_events"] == 5
-    assert document["tables"] == ["public.outbox"]
+    assert document["tables"] == ("public.outbox",)
     assert document["last_error"] == "cannot reach postgresql://relay:***@db/shop"
     json.dumps(document)
 
 
 def test_lag_is_0_when_nothing_waits() -> None:
     assert lag_seconds(Counters(), 1e9) == 0
+
+
+MIB = 1 << 20
+LOOK = SlotCounters(
+    active=True,
+    wal_status="extended",
+    current_lsn=100 * MIB,
+    restart_lsn=40 * MIB,
+    confirmed_flush_lsn=90 * MIB,
+    safe_wal_bytes=600 * MIB,
+    seen_timestamp=1000.0,
+    wal_bytes_per_second=2.0 * MIB,
+)
+
+
+def test_the_last_look_at_the_slot_fills_the_rest_of_the_document() -> None:
+    document = status(Counters(state="streaming", postgres_connected=True, slot=LOOK), SETTINGS, 1010.0)
+
+    assert document.slot_active is True
+    assert document.wal_status == "extended"
+    assert document.current_lsn == "0/6400000"
+    assert document.restart_lsn == "0/2800000"
+    assert document.confirmed_flush_lsn == "0/5A00000"
+    assert document.lag_bytes == 10 * MIB
+    assert document.retained_wal_bytes == 60 * MIB
+    assert document.safe_wal_bytes == 600 * MIB
+    assert document.seconds_until_lost == 300.0
+
+
+def test_between_two_looks_the_stream_itself_tells_how_far_both_are() -> None:
+    counters = Counters(
+        state="streaming", postgres_connected=True, slot=LOOK, received_lsn=110 * MIB, confirmed_lsn=109 * MIB
+    )
+    document = status(counters, SETTINGS, 1010.0)
+
+    assert (document.current_lsn, document.confirmed_flush_lsn) == ("0/6E00000", "0/6D00000")
+    assert document.lag_bytes == MIB
+
+
+def test_a_look_that_is_too_old_is_not_told_any_more() -> None:
+    counters = Counters(state="starting", slot=LOOK)
+
+    assert status(counters, SETTINGS, 1000.0 + SLOT_STALE_SECONDS).wal_status == "extended"
+    assert status(counters, SETTINGS, 1000.1 + SLOT_STALE_SECONDS).wal_status is None
+
+
+def test_after_the_connection_is_lost_nobody_knows_that_the_slot_is_active() -> None:
+    assert status(Counters(state="starting", slot=LOOK), SETTINGS, 1010.0).slot_active is False
+
+
+def test_a_standby_does_not_claim_that_nothing_is_late() -> None:
+    assert status(Counters(state="standby", postgres_connected=True), SETTINGS, 0.0).lag_seconds is None
+    assert status(Counters(state="streaming", postgres_connected=True), SETTINGS, 0.0).lag_seconds == 0.0
+
+
+def test_after_the_connection_is_lost_the_lag_goes_on_growing() -> None:
+    counters = Counters(state="starting", oldest_unacknowledged_timestamp=100.0)
+
+    assert status(counters, SETTINGS, 160.0).lag_seconds == 60.0

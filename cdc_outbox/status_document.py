@@ -1,0 +1,70 @@
+"""The status document: what `/status` answers and `cdc-outbox status --json` prints, one shape for both.
+
+In: what is known of the slot (`SlotCounters`) and of the relay. Out: `StatusDocument`, and its members in their order.
+Never: a value made up. What nobody knows is None.
+
+Names, types and meanings are docs/reference/status.md's; a member may be added, none is taken away or changes its meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from cdc_outbox.counters import SlotCounters
+from cdc_outbox.lsn import format_lsn
+
+
+@dataclass(frozen=True, slots=True)
+class StatusDocument:
+    """One look. Sizes in bytes, times in seconds, LSNs as PostgreSQL writes them; None where it is not known."""
+
+    state: str | None
+    slot: str
+    publication: str
+    tables: tuple[str, ...]
+    slot_active: bool | None = None
+    wal_status: str | None = None
+    confirmed_flush_lsn: str | None = None
+    restart_lsn: str | None = None
+    current_lsn: str | None = None
+    lag_bytes: int | None = None
+    lag_seconds: float | None = None
+    retained_wal_bytes: int | None = None
+    safe_wal_bytes: int | None = None
+    seconds_until_lost: float | None = None
+    in_flight_events: int | None = None
+    last_error: str | None = None
+
+    def members(self) -> dict[str, object]:
+        """As JSON is to have them, in their order."""
+        return asdict(self)
+
+
+def with_slot(document: StatusDocument, slot: SlotCounters) -> StatusDocument:
+    """The document with what is known of the slot in it."""
+    return replace(
+        document,
+        slot_active=slot.active,
+        wal_status=slot.wal_status,
+        confirmed_flush_lsn=_text(slot.confirmed_flush_lsn),
+        restart_lsn=_text(slot.restart_lsn),
+        current_lsn=_text(slot.current_lsn),
+        lag_bytes=slot.lag_bytes,
+        retained_wal_bytes=slot.retained_wal_bytes,
+        safe_wal_bytes=slot.safe_wal_bytes,
+        seconds_until_lost=seconds_until_lost(slot.safe_wal_bytes, slot.wal_bytes_per_second),
+    )
+
+
+def seconds_until_lost(safe_wal_bytes: int | None, wal_bytes_per_second: float | None) -> float | None:
+    """How long a slot that stands still would last, at the rate at which WAL is written now.
+
+    None when the server sets no limit (max_slot_wal_keep_size), the rate is not known, or nothing is written.
+    """
+    if safe_wal_bytes is None or not wal_bytes_per_second:
+        return None
+    return round(max(0, safe_wal_bytes) / wal_bytes_per_second, 1)
+
+
+def _text(lsn: int | None) -> str | None:
+    return format_lsn(lsn) if lsn else None

@@ -1,0 +1,36 @@
+"""Counters stay small whatever is written, and every event is counted somewhere."""
+
+from __future__ import annotations
+
+from cdc_outbox.counters import MAX_TOPICS, OTHER_TOPICS, Counters
+
+
+def test_a_topic_for_every_key_does_not_fill_the_memory() -> None:
+    counters = Counters()
+    for number in range(5 * MAX_TOPICS):
+        counters.topic(f"topic-{number}").delivered += 1
+
+    assert len(counters.topics) == MAX_TOPICS + 1
+    assert counters.topics["topic-0"].delivered == 1
+    assert counters.topics[OTHER_TOPICS].delivered == 4 * MAX_TOPICS
+
+
+def test_a_topic_keeps_its_own_count_once_it_has_one() -> None:
+    counters = Counters()
+    first = counters.topic("orders")
+    for number in range(MAX_TOPICS):
+        counters.topic(f"topic-{number}")
+
+    assert counters.topic("orders") is first
+
+
+def test_refusals_by_topics_that_nobody_delivered_to_do_not_fill_the_memory_either() -> None:
+    counters = Counters()
+    counters.topic("orders")
+    for number in range(2 * MAX_TOPICS):
+        counters.count_delivery_error(f"topic-{number}", "UNKNOWN_TOPIC_OR_PART")
+    counters.count_delivery_error("orders", "MSG_SIZE_TOO_LARGE")
+
+    assert len(counters.delivery_errors) == MAX_TOPICS + 2
+    assert counters.delivery_errors["orders", "MSG_SIZE_TOO_LARGE"] == 1
+    assert sum(counters.delivery_errors.values()) == 2 * MAX_TOPICS + 1
