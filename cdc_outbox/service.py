@@ -29,7 +29,7 @@ from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError, Undelivered
 from cdc_outbox.generations import Generations
-from cdc_outbox.observe import Versions, http, logs, metrics
+from cdc_outbox.observe import Versions, http, logs, metrics, systemd
 from cdc_outbox.observe.summary import Summary
 from cdc_outbox.postgres.connect import libpq_version
 from cdc_outbox.publish.settings import librdkafka_version
@@ -73,7 +73,7 @@ def _process(settings: Settings, work: Callable[[Generations], None]) -> int:
     try:
         with ExitStack() as around:
             summary = Summary(counters)
-            later = around.enter_context(_ticking(summary))
+            later = around.enter_context(_ticking(summary.tick, *_systemd(around, counters, stop)))
             around.enter_context(_signals(stop, later, summary, settings.shutdown_timeout))
             if settings.http != "off":
                 registry = metrics.build_registry(counters, versions())
@@ -151,9 +151,22 @@ def _hangup() -> None:
     log.warning("hangup", error="HUP is not supported", cure="restart to read the configuration again")
 
 
+Tick = Callable[[float], None]
+"""Takes the monotonic clock's seconds."""
+
+
+def _systemd(around: ExitStack, counters: Counters, stop: Stop) -> list[Tick]:
+    """What keeps systemd informed, where it asked for that; the end is told when `around` ends."""
+    unit = systemd.from_environment(os.environ, counters, stop)
+    if unit is None:
+        return []
+    around.callback(unit.end)
+    return [unit.tick]
+
+
 @contextmanager
-def _ticking(summary: Summary) -> Iterator[Later]:
-    """Call the summary about once a second, and whatever handlers leave, in a thread of its own."""
+def _ticking(*ticks: Tick) -> Iterator[Later]:
+    """Call each about once a second, and whatever handlers leave, in a thread of its own."""
     later: Later = queue.SimpleQueue()
     done = threading.Event()
 
@@ -161,7 +174,8 @@ def _ticking(summary: Summary) -> Iterator[Later]:
         while not done.is_set():
             with contextlib.suppress(queue.Empty):
                 later.get(timeout=TICK_SECONDS)()
-            summary.tick(time.monotonic())
+            for each in ticks:
+                each(time.monotonic())
 
     threading.Thread(target=tick, name="summary", daemon=True).start()
     try:
