@@ -20,7 +20,7 @@ from tests.chaos.writers import AGGREGATE_TYPES
 from tests.plugins.kafka import KafkaCluster
 from tests.plugins.oracle import Witness
 from tests.plugins.postgres import PostgresServer
-from tests.servers.kafka import Kafka
+from tests.servers.kafka import BRIEF, Kafka
 from tests.servers.proxy import Direction, Proxy
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Stage:
     def __init__(self) -> None:
         self.postgres = EmbeddedPostgres(durable=True, settings=_SETTINGS)
         advertised = free_port()
-        self.kafka = Kafka(advertised_port=advertised)
+        self.kafka = Kafka(heap=BRIEF, advertised_port=advertised)
         self.kafka_proxy = Proxy(("127.0.0.1", self.kafka.port), port=advertised)
         self._open = ExitStack()
         self._postgres_proxy: Proxy | None = None

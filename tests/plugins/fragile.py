@@ -10,7 +10,7 @@ import pytest
 from cdc_outbox.demo.ports import free_port
 from tests.plugins.absence import absent
 from tests.plugins.kafka import KafkaCluster
-from tests.servers.kafka import Kafka, KafkaUnavailable
+from tests.servers.kafka import BRIEF, Kafka, KafkaUnavailable
 from tests.servers.mock_kafka import MockKafka, MockUnavailable
 from tests.servers.proxy import Proxy
 
@@ -23,7 +23,7 @@ def fragile_broker() -> Iterator[KafkaCluster]:
     """One broker for all tests that break one: it comes back in two seconds, and a new one takes four."""
     port = free_port()
     try:
-        server = Kafka(advertised_port=port, properties={"auto.create.topics.enable": "false"})
+        server = Kafka(heap=BRIEF, advertised_port=port, properties={"auto.create.topics.enable": "false"})
         with server, Proxy(("127.0.0.1", server.port), port=port) as proxy:
             yield KafkaCluster(server.brokers, server, proxy)
     except KafkaUnavailable as error:

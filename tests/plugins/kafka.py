@@ -23,7 +23,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from cdc_outbox.demo.ports import free_port
 from tests.plugins.absence import absent
-from tests.servers.kafka import VERSION, Kafka, KafkaUnavailable, fetch_jars
+from tests.servers.kafka import BRIEF, VERSION, Kafka, KafkaUnavailable, fetch_jars
 from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _has_leaders(topic: Any, partitions: int) -> bool:
 
 def _broker(**options: Any) -> Kafka:
     try:
-        return Kafka(**options)
+        return Kafka(heap=BRIEF, **options)
     except KafkaUnavailable as error:
         reason = f"{error} (or brokers in {ENVIRONMENT})"
     return absent(reason)

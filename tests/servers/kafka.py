@@ -39,6 +39,10 @@ LOG4J: Final = "2.25.3"
 
 HEAP: Final = ("-Xms256m", "-Xmx512m")
 
+_START_QUICKLY: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+BRIEF: Final = (*HEAP, *_START_QUICKLY)
+"""For a broker that lives for minutes: half the CPU time to start (3.9 s instead of 6.7), less speed in the long run."""
+
 _POM: Final = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>cdc-outbox</groupId><artifactId>kafka-for-tests</artifactId><version>1</version><packaging>pom</packaging>
@@ -206,7 +210,7 @@ class Kafka:
         shown = ["--property", "print.headers=true", "--property", "print.key=true"]
         done = subprocess.run(
             [
-                *self._java("org.apache.kafka.tools.consumer.ConsoleConsumer", heap=("-Xmx128m",)),
+                *self._java("org.apache.kafka.tools.consumer.ConsoleConsumer", heap=("-Xmx128m", *_START_QUICKLY)),
                 *("--bootstrap-server", self.internal_brokers, "--topic", topic, "--from-beginning"),
                 *("--max-messages", str(max_messages), "--timeout-ms", str(int(timeout * 1000))),
                 *(arguments or shown),
@@ -247,7 +251,7 @@ class Kafka:
         (folder / "server.properties").write_text("".join(lines), encoding="utf-8")
         done = subprocess.run(
             [
-                *self._java("kafka.tools.StorageTool", "format", "--standalone", heap=("-Xmx128m",)),
+                *self._java("kafka.tools.StorageTool", "format", "--standalone", heap=("-Xmx128m", *_START_QUICKLY)),
                 *("--cluster-id", uuid.uuid4().hex[:22], "--config", str(folder / "server.properties")),
             ],
             capture_output=True,
