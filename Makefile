@@ -53,8 +53,8 @@ format: $(VENV)/ready ## rewrite the code as the formatter and the linter want i
 	$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: $(VENV)/ready ## drain a backlog beside pg_recvlogical on the same slot, in the same run
-	$(BIN)/python benchmarks/drain.py $(ARGS)
+bench: $(VENV)/ready ## drain, latency, memory, first start: beside the raw slot, Debezium, a polling worker; ARGS=--help
+	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: chaos
 chaos: SEEDS ?= 20

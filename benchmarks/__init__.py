@@ -1,0 +1,15 @@
+"""How fast, how late, how big: cdc-outbox beside what else there is, on real servers, in one run.
+
+python -m benchmarks --help     (`make bench ARGS=…`)
+
+rig.py         the servers, the outbox filled, slots, topics
+child.py       a process, watched: CPU of all its threads, memory, over time
+contenders.py  cdc-outbox, Debezium, a polling worker: how each is started
+raw.py         the yardstick: the slot read with nothing decoded
+arrivals.py    what came out of Kafka: every id, order per key, when
+drain.py  latency.py  memory.py  snapshot.py     the scenarios
+report.py  chart.py     table, JSON, SVG
+guard.py       CPU per row against a committed baseline, without servers
+giant.py       one transaction of millions of rows
+micro/         single stages, under pytest-benchmark
+"""

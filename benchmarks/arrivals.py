@@ -1,0 +1,126 @@
+"""What came out of Kafka: every id once, each key's records in order, and when the broker took them.
+
+In: a topic whose timestamps are the broker's (LogAppendTime). Out: `Arrival`; AssertionError when something is missing or out
+of order: a rate of something wrong is no rate.
+Never: a look while something is measured, but for `count`, which asks the broker for end offsets only.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._metadata import PartitionMetadata
+from confluent_kafka.cimpl import NewTopic
+
+PARTITIONS: Final = 6
+
+READ_SECONDS: Final = 120.0
+"""For reading a topic again: some 200,000 records a second."""
+
+METADATA_SECONDS: Final = 30.0
+"""For a new topic's partitions to have their leaders, and for a broker that was started to know its own."""
+
+_SILENT: Final = logging.getLogger("benchmarks.silent")
+"""A broker that is taken away is part of a scenario, no news."""
+_SILENT.disabled = True
+
+_NUMBER: Final = re.compile(rb'"n": (\d+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """All records of a topic. `first`, `last`: Unix seconds, to the millisecond, at the broker."""
+
+    records: int
+    ids: int
+    first: float
+    last: float
+    with_first: int
+    """Records that carry the first timestamp: they took no part of the time between."""
+
+    @property
+    def per_second(self) -> float:
+        """Records a second between the first and the last."""
+        return (self.records - self.with_first) / max(self.last - self.first, 0.001)
+
+
+class Topic:
+    """One topic of one turn, made anew and deleted at the end."""
+
+    def __init__(self, brokers: str, name: str) -> None:
+        self.name = name
+        self._brokers = brokers
+        self._admin = AdminClient({"bootstrap.servers": brokers, "log_level": 0}, logger=_SILENT)
+        made = NewTopic(name, PARTITIONS, 1, config={"message.timestamp.type": "LogAppendTime"})
+        self._admin.create_topics([made])[name].result(30)
+        deadline = time.monotonic() + METADATA_SECONDS
+        while any(part.leader < 0 for part in self._partitions().values()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _partitions(self) -> dict[int, PartitionMetadata]:
+        return self._admin.list_topics(self.name, timeout=10).topics[self.name].partitions
+
+    def count(self) -> int:
+        """How many records it has."""
+        end: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        wanted = {TopicPartition(self.name, number): end for number in range(PARTITIONS)}
+        deadline = time.monotonic() + METADATA_SECONDS
+        while True:
+            try:
+                return sum(future.result(10).offset for future in self._admin.list_offsets(wanted).values())
+            except KafkaException:  # a partition without its leader yet, a broker that comes back
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def delete(self) -> None:
+        """Remove it."""
+        self._admin.delete_topics([self.name])[self.name].result(30)
+
+    def read(self, rows: int) -> Arrival:
+        """Read all of it. Raises AssertionError unless it holds `rows` ids, each key's in the order of their numbers."""
+        consumer = consume(self._brokers, self.name)
+        records, wanted, deadline = 0, self.count(), time.monotonic() + READ_SECONDS
+        ids: set[bytes] = set()
+        newest: dict[bytes, int] = {}
+        stamps: dict[int, int] = {}
+        while records < wanted and time.monotonic() < deadline:
+            for message in consumer.consume(10_000, 1.0):
+                records += 1
+                stamp = message.timestamp()[1]
+                stamps[stamp] = stamps.get(stamp, 0) + 1
+                event_id = dict(message.headers() or [])["id"]
+                assert isinstance(event_id, bytes)
+                if event_id in ids:
+                    continue  # sent twice: the first of an id counts
+                ids.add(event_id)
+                key, number = message.key(), number_of(message.value() or b"")
+                assert isinstance(key, bytes)
+                assert number > newest.get(key, -1), f"{self.name}: key {key!r}: {number} came after {newest[key]}"
+                newest[key] = number
+        consumer.close()
+        assert len(ids) == rows, f"{self.name}: {len(ids)} ids of {rows}"
+        first = min(stamps)
+        return Arrival(records, len(ids), first / 1000, max(stamps) / 1000, stamps[first])
+
+
+def consume(brokers: str, topic: str) -> Consumer:
+    """A consumer of all partitions, from their beginning."""
+    properties = {"bootstrap.servers": brokers, "group.id": "benchmark", "enable.auto.commit": False, "log_level": 0}
+    consumer = Consumer(properties, logger=_SILENT)
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+    return consumer
+
+
+def number_of(payload: bytes) -> int:
+    """The number that the row was written with."""
+    found = _NUMBER.search(payload)
+    assert found is not None, payload[:80]
+    return int(found[1])

@@ -1,0 +1,226 @@
+"""Results of one run: one table for people, one JSON document for everything else.
+
+In: what the scenarios found. Out: text, a JSON-ready document, its medians.
+Never: a figure of another run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import confluent_kafka
+
+from benchmarks.contenders import DEBEZIUM
+from benchmarks.drained import Drained
+from benchmarks.latency import Latency, Rest
+from benchmarks.memory import Memory
+from benchmarks.raw import READERS
+from benchmarks.snapshot import Snapshot
+from cdc_outbox import __version__
+from tests.servers.kafka import VERSION as KAFKA_VERSION
+
+RAW: Final = "raw slot"
+
+
+@dataclass(slots=True)
+class Results:
+    """All that one run found."""
+
+    options: Mapping[str, object]
+    postgres_version: str
+    drains: list[Drained] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
+    rests: list[Rest] = field(default_factory=list)
+    memories: list[Memory] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    load_before: float = field(default_factory=lambda: os.getloadavg()[0])
+
+    def document(self) -> dict[str, object]:
+        """Everything, for the JSON file."""
+        return {
+            "taken": self.began,
+            "machine": {**machine(), "load_average_before": self.load_before},
+            "versions": {**versions(), "PostgreSQL": self.postgres_version},
+            "options": dict(self.options),
+            "left_out": self.left_out,
+            "summary": {
+                "drain": summarize_drains(self.drains),
+                "latency": medians(self.latencies, ("contender", "rate")),
+                "rest": medians(self.rests, ("contender",)),
+                "snapshot": medians(self.snapshots, ("contender",)),
+                "memory": medians(self.memories, ("contender",)),
+            },
+            "drain": [asdict(one) for one in self.drains],
+            "latency": [asdict(one) for one in self.latencies],
+            "rest": [asdict(one) for one in self.rests],
+            "memory": [asdict(one) for one in self.memories],
+            "snapshot": [asdict(one) for one in self.snapshots],
+        }
+
+
+Row = dict[str, str | float | None]
+
+
+def summarize_drains(drains: Sequence[Drained]) -> list[Row]:
+    """Medians by shape and contender, the better raw reader as `raw slot`, and each rate's ratio to it."""
+    rows = medians(drains, ("per_transaction", "contender"))
+    result: list[Row] = []
+    for shape in dict.fromkeys(row["per_transaction"] for row in rows):
+        these = [row for row in rows if row["per_transaction"] == shape]
+        readers = [row for row in these if row["contender"] in READERS]
+        best = max(readers, key=lambda row: float(row["rows_per_second"] or 0), default=None)
+        if best is not None:
+            result.append({**best, "contender": RAW, "reader": best["contender"], "ratio": 1.0})
+        for row in these:
+            if row not in readers:
+                ratio = float(row["rows_per_second"] or 0) / float(best["rows_per_second"] or 1) if best else None
+                result.append({**row, "ratio": ratio})
+    return result
+
+
+def medians(found: Iterable[object], by: tuple[str, ...]) -> list[Row]:
+    """One row for each combination of `by`, in the order of the first of each; the median of every other number."""
+    groups: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    for one in found:
+        values = asdict(one)  # type: ignore[call-overload]  # all of them are dataclasses
+        groups.setdefault(tuple(values[name] for name in by), []).append(values)
+    rows: list[Row] = []
+    for key, members in groups.items():
+        row: Row = dict(zip(by, key, strict=True))  # type: ignore[arg-type]  # names and numbers
+        for name in members[0]:
+            numbers = [value for member in members if isinstance(value := member[name], (int, float))]
+            if name not in by and numbers:
+                row[name] = statistics.median(numbers)
+            elif name not in by and not isinstance(members[0][name], tuple):
+                row[name] = None
+        rows.append({**row, "turns": len(members)})
+    return rows
+
+
+def table(document: Mapping[str, object]) -> str:
+    """The medians, as Markdown, which reads as text as well."""
+    summary = document["summary"]
+    assert isinstance(summary, dict)
+    parts = [
+        _markdown("Backlog drained", _DRAIN, summary["drain"]),
+        _markdown("INSERT to consumer, ms", _LATENCY, summary["latency"]),
+        _markdown("At rest", _REST, summary["rest"]),
+        _markdown("Memory through an outage of Kafka, MB of RSS", _MEMORY, summary["memory"]),
+        _markdown("First start over a full table", _SNAPSHOT, summary["snapshot"]),
+    ]
+    left_out = document["left_out"]
+    assert isinstance(left_out, dict)
+    parts += [f"Left out: {name}, since {why}\n" for name, why in left_out.items()]
+    return "\n".join(part for part in parts if part)
+
+
+_Columns = dict[str, tuple[str, str]]
+
+_DRAIN: Final[_Columns] = {
+    "per_transaction": ("rows/tx", "{:,.0f}"),
+    "contender": ("", "{}"),
+    "rows_per_second": ("rows/s", "{:,.0f}"),
+    "ratio": ("of raw", "{:.2f}"),
+    "cpu_microseconds_per_row": ("CPU µs/row", "{:.2f}"),
+    "cpu_microseconds_per_row_with_start": ("with start", "{:.2f}"),
+    "server_cpu_microseconds_per_row": ("PostgreSQL CPU µs/row", "{:.2f}"),
+    "peak_rss_megabytes": ("peak RSS MB", "{:,.0f}"),
+    "first_record_seconds": ("first record s", "{:.2f}"),
+    "confirmed_seconds": ("confirmed after s", "{:.2f}"),
+    "sent_twice": ("sent twice", "{:,.0f}"),
+}
+_RATE: Final = "{:,g}"
+_LATENCY: Final[_Columns] = {
+    "rate": ("tx/s", _RATE),
+    "contender": ("", "{}"),
+    "p50": ("p50", "{:.1f}"),
+    "p99": ("p99", "{:.1f}"),
+    "max": ("max", "{:.1f}"),
+    "events": ("events", "{:,.0f}"),
+}
+_REST: Final[_Columns] = {
+    "contender": ("", "{}"),
+    "cpu_percent": ("CPU, % of a core", "{:.2f}"),
+    "server_cpu_percent": ("PostgreSQL CPU, %", "{:.1f}"),
+}
+_MEMORY: Final[_Columns] = {
+    "contender": ("", "{}"),
+    "rows": ("rows written meanwhile", "{:,.0f}"),
+    "idle": ("before", "{:,.0f}"),
+    "outage": ("peak in the outage", "{:,.0f}"),
+    "catching_up": ("peak after it", "{:,.0f}"),
+}
+_SNAPSHOT: Final[_Columns] = {
+    "contender": ("", "{}"),
+    "rows": ("rows", "{:,.0f}"),
+    "rows_per_second": ("rows/s", "{:,.0f}"),
+    "cpu_microseconds_per_row": ("CPU µs/row", "{:.2f}"),
+    "peak_rss_megabytes": ("peak RSS MB", "{:,.0f}"),
+    "first_record_seconds": ("first record s", "{:.2f}"),
+}
+
+
+def _markdown(title: str, columns: _Columns, rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    cells = [[heading for heading, _ in columns.values()]]
+    cells += [[_cell(form, row.get(name)) for name, (_, form) in columns.items()] for row in rows]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join([f"**{title}**", "", *lines, ""])
+
+
+def _cell(form: str, value: object) -> str:
+    if value is None:
+        return "-"
+    return form.format(value) if form != _RATE or value else "one, after silence"
+
+
+def machine() -> dict[str, str | int]:
+    """What it ran on."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gigabytes": round(pages * size / 1e9),
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what ran."""
+    debezium = (DEBEZIUM / "pom.xml").read_text(encoding="utf-8").partition("<debezium>")[2].partition("<")[0]
+    return {
+        "cdc-outbox": __version__,
+        "Python": platform.python_version(),
+        "librdkafka": confluent_kafka.libversion()[0],
+        "Apache Kafka": KAFKA_VERSION,
+        "Debezium": debezium,
+        "Java": _java(),
+    }
+
+
+def _java() -> str:
+    try:
+        done = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "missing"
+    return done.stderr.partition('"')[2].partition('"')[0]
