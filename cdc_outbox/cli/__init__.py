@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "run": "Relay events from PostgreSQL to Kafka until told to stop.",
     "sql": "Print (or apply) the SQL of the outbox table, its roles and its publication.",
     "slot": "Create, drop or look at the replication slot.",
+    "prune": "Delete rows that are delivered and old.",
     "tail": "Print events as JSON lines, without Kafka and without moving the slot.",
     "emit": "Write one event, for try-outs and smoke tests.",
     "config": "Show what is configured and where it comes from; print an example file.",

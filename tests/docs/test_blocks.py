@@ -27,6 +27,7 @@ README: Final = "tests/docs/test_readme.py"
 RECOVER: Final = "tests/docs/test_recover_a_lost_slot.py"
 TROUBLESHOOTING: Final = "tests/docs/test_troubleshooting.py"
 SECURE: Final = "tests/docs/test_secure.py"
+PRUNE: Final = "tests/docs/test_prune.py"
 FAIL_OVER: Final = "tests/docs/test_fail_over.py"
 APPLICATION: Final = "tests/docs/test_application_pages.py"
 
@@ -125,6 +126,10 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
             "SELECT pg_drop_replication_slot",
             "ALTER SYSTEM SET synchronized_standby_slots",
         ]
+    },
+    **{
+        ("docs/how-to/prune.md", beginning): (PRUNE, "test_the_page_in_order")
+        for beginning in ["cdc-outbox prune --older-than 7d", "public.outbox 48211", "GRANT cdc_outbox_pruner"]
     },
     ("docs/troubleshooting.md", "SELECT slot_name"): (TROUBLESHOOTING, "test_its_queries_run"),
     ("docs/troubleshooting.md", "SELECT pid"): (TROUBLESHOOTING, "test_its_queries_run"),

@@ -1,0 +1,136 @@
+"""`cdc-outbox prune`: rows that are delivered and old, deleted.
+
+stdout is data: how many rows went, by table. Words and progress go to stderr. No logic: `operate.prune` has it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from cdc_outbox.cli.kinds import KindType
+from cdc_outbox.cli.options import (
+    CONTEXT,
+    SettingsCommand,
+    dsn_option,
+    option,
+    publication_option,
+    reveal,
+    slot_option,
+    tables_option,
+)
+from cdc_outbox.values import SECONDS_OR_ZERO
+
+if TYPE_CHECKING:
+    from cdc_outbox.config import Secret
+    from cdc_outbox.names import TableName
+    from cdc_outbox.operate.prune import Pruned, PruneOrder
+    from cdc_outbox.stop import Stop
+
+LINE_SECONDS: Final = 10.0
+"""Between two lines of progress, where there is no terminal."""
+
+_EXAMPLE: Final = """\b
+cdc-outbox prune --older-than 7d --dry-run"""
+
+
+@click.command("prune", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
+@click.option(
+    "--older-than",
+    type=KindType(SECONDS_OR_ZERO),
+    required=True,
+    help="Age of the rows to delete, such as 7d. 0: all that are delivered.",
+)
+@click.option("--dry-run", is_flag=True, help="Count only; delete nothing, wait for nothing.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, 100_000), default=1000, help="Rows of one transaction.", metavar="N"
+)
+@click.option(
+    "--wait",
+    type=KindType(SECONDS_OR_ZERO),
+    default="60s",
+    help="Time for the slot to confirm what was committed before the start, then the end (75), with nothing deleted.",
+)
+@dsn_option
+@slot_option
+@publication_option
+@tables_option
+@option("timestamp-column")
+def command(
+    dsn: Secret | None,
+    slot: str,
+    publication: str,
+    table: tuple[TableName, ...],
+    older_than: float,
+    batch_size: int,
+    wait: float,
+    timestamp_column: str | None,
+    *,
+    dry_run: bool,
+) -> int:
+    """Delete rows that are delivered and older than wanted; never one that is not delivered.
+
+    Waits until the slot has confirmed everything that was committed before the command began, so the relay has to run, or
+    to have caught up. Then deletes in small transactions. Age is created_at, or the column that --timestamp-column names.
+    Takes SELECT and DELETE on the table: role cdc_outbox_pruner of `cdc-outbox sql roles`.
+    """
+    from cdc_outbox.operate.interrupts import stop_on_signals
+    from cdc_outbox.operate.prune import PruneOrder
+    from cdc_outbox.stop import Stopped
+
+    order = PruneOrder(
+        reveal(dsn), slot, publication, table, older_than, timestamp_column, batch_size, wait, dry_run=dry_run
+    )
+    try:
+        with stop_on_signals() as stop:
+            result = _prune(order, stop)
+    except Stopped:
+        _say("stopped: what is deleted by now stays deleted, the rest goes next time")
+        return 75
+    for name, rows in result.rows.items():
+        click.echo(f"{name} {rows}")
+        if result.held[name]:
+            _say(
+                f"{result.held[name]:,} more rows of {name} are old, but a transaction that is open since before they were "
+                "committed keeps us from knowing that they are delivered: they go next time"
+            )
+    _say(f"{'would delete' if dry_run else 'deleted'}: {result.total:,} rows")
+    return 0
+
+
+def _prune(order: PruneOrder, stop: Stop) -> Pruned:
+    """With a bar on a terminal, a line now and then elsewhere."""
+    from cdc_outbox.lsn import Lsn, format_lsn
+    from cdc_outbox.operate.prune import Watcher, prune
+
+    class Told(Watcher):
+        counts = sys.stderr.isatty()
+
+        def __init__(self) -> None:
+            self._rows = 0
+            self._line_at = time.monotonic() + LINE_SECONDS
+            self._bar: Any = None
+
+        def waiting(self, lsn: Lsn) -> None:
+            _say(f"waiting until slot {order.slot} has confirmed {format_lsn(lsn)}")
+
+        def begins(self, table: TableName, rows: int) -> None:
+            self._bar = click.progressbar(length=rows, label=str(table), file=sys.stderr, show_pos=True)
+            self._bar.render_progress()
+
+        def stepped(self, table: TableName, rows: int) -> None:
+            self._rows += rows
+            if self._bar is not None:
+                self._bar.update(rows)
+            elif time.monotonic() >= self._line_at:
+                self._line_at = time.monotonic() + LINE_SECONDS
+                _say(f"{table}: {self._rows:,} rows so far")
+
+    return prune(order, stop, Told())
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)

@@ -1,0 +1,157 @@
+"""Prune: delete rows of the outbox that are delivered and older than wanted, in small transactions.
+
+In: an order (tables, slot, publication, age), a wish to stop. Out: `Pruned`, what went and what has to wait; our errors.
+Never: an undelivered row deleted. It takes a fence (`postgres.retention`), waits until the slot's confirmed flush LSN has
+reached it, and deletes what is old and behind it. When the slot does not get there in time, nothing is deleted.
+Never either: a lock that a writer waits for, or a transaction longer than one batch.
+
+Whoever told the relay to leave rows out (`--on-poison skip`, `--no-snapshot`, a slot made by hand) has said that they need
+not be delivered: these go with the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.names import TableName
+from cdc_outbox.postgres import connect, publication, retention, server
+from cdc_outbox.stop import Stop, Stopped
+
+POLL_SECONDS: Final = 0.1
+"""Between two looks at the slot: the confirmed position follows delivery within 0.2 s."""
+
+LOCK_SECONDS: Final = 5.0
+"""How long a batch waits for somebody else's lock, a migration's: longer, and the rest goes next time."""
+
+BATCH_ROWS: Final = 1000
+"""Rows of one transaction: some 10 ms, and nobody waits for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOrder:
+    """What to delete. Units: seconds."""
+
+    dsn: str
+    slot: str
+    publication: str
+    tables: tuple[TableName, ...]
+    older_than: float
+    """0: every row that is delivered."""
+    age_column: str | None = None
+    """None: the first of `retention.AGE_COLUMNS` that the table has."""
+    batch: int = BATCH_ROWS
+    wait: float = 60.0
+    """How long the slot may take to reach the fence. An idle slot moves on every ten seconds."""
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What came of it, so far. In a dry run: what would."""
+
+    rows: dict[TableName, int] = field(default_factory=dict)
+    held: dict[TableName, int] = field(default_factory=dict)
+    """Rows that are old, and written by transactions that were over too late to know that they are delivered."""
+
+    @property
+    def total(self) -> int:
+        """Rows of all tables."""
+        return sum(self.rows.values())
+
+
+class Watcher:
+    """Hears of the progress. This one does nothing with it."""
+
+    def waiting(self, lsn: Lsn) -> None:
+        """The slot has not confirmed `lsn` yet."""
+
+    def begins(self, table: TableName, rows: int) -> None:
+        """So many rows of this table are to go, about. Told only to those who want it counted (`counts`)."""
+
+    def stepped(self, table: TableName, rows: int) -> None:
+        """So many went, in one step."""
+
+    counts = False
+    """Whether rows are counted before they are deleted: it reads them once more."""
+
+
+def prune(
+    order: PruneOrder,
+    stop: Stop,
+    watcher: Watcher,
+    *,
+    delivered: Callable[[Lsn], bool] = lambda _lsn: True,
+) -> Pruned:
+    """Do it. `delivered`: what the caller itself knows of a position, besides the slot.
+
+    Raises ConfigurationError (no slot, no age, not published), AccessRefused with the GRANT, Undelivered when the slot does not
+    reach the fence in time, Unreachable, or Stopped: what is deleted by then stays deleted.
+    """
+    result = Pruned()
+    with connect.open_connection(order.dsn, stop, lock_timeout=LOCK_SECONDS) as connection:
+        server.require_primary(connection)
+        found = _require_published(connection, order)
+        everything = order.older_than == 0
+        old_rows = [
+            retention.find_old_rows(connection, table, order.age_column, all_are_old=everything) for table in found
+        ]
+        guard = retention.SlotGuard(connection, order.slot)
+        fence = retention.take_fence(connection, order.older_than)
+        if not order.dry_run:
+            _wait(guard, fence.lsn, order.wait, stop, watcher, delivered)
+            _require_published(connection, order)
+        for old in old_rows:
+            _prune_table(connection, old, fence, order, watcher, result, stop)
+    return result
+
+
+def _require_published(connection: connect.Connection, order: PruneOrder) -> list[publication.Table]:
+    """Find the tables. Raises ConfigurationError for one whose rows are not streamed: then the slot tells nothing of them."""
+    found = [publication.find_table(connection, name) for name in order.tables]
+    published = publication.inspect(connection, order.publication)
+    publication.require_published(published, order.publication, found, older_slot=True)
+    return found
+
+
+def _wait(
+    guard: retention.SlotGuard,
+    lsn: Lsn,
+    seconds: float,
+    stop: Stop,
+    watcher: Watcher,
+    delivered: Callable[[Lsn], bool],
+) -> None:
+    rounds = max(1, round(seconds / POLL_SECONDS))
+    for turn in range(rounds + 1):
+        if guard.has_confirmed(lsn) and delivered(lsn):
+            return
+        if not turn:
+            watcher.waiting(lsn)
+        if turn < rounds and stop.wait(POLL_SECONDS):
+            raise Stopped
+    raise guard.undelivered(lsn, seconds)
+
+
+def _prune_table(
+    connection: connect.Connection,
+    old: retention.OldRows,
+    fence: retention.Fence,
+    order: PruneOrder,
+    watcher: Watcher,
+    result: Pruned,
+    stop: Stop,
+) -> None:
+    table = old.table.name
+    if watcher.counts and not order.dry_run:
+        counted = retention.walk(connection, old, fence, order.batch, delete=False)
+        watcher.begins(table, sum(step.rows for step in counted))
+    result.rows[table] = result.held[table] = 0
+    for step in retention.walk(connection, old, fence, order.batch, delete=not order.dry_run):
+        result.rows[table] += step.rows
+        result.held[table] += step.held
+        watcher.stepped(table, step.rows)
+        if stop.requested:
+            raise Stopped

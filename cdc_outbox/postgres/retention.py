@@ -1,0 +1,330 @@
+"""Old rows of an outbox table, deleted in small pieces; and the fence behind which every row is delivered.
+
+In: a connection to the primary, the slot's name, a table, an age. Out: rows deleted or counted; errors of ours.
+Never: a row deleted whose transaction was not over when the fence was taken, whatever its timestamp says: an application may
+set that column as it likes, and a transaction may commit long after it wrote.
+
+The fence is two numbers, taken in this order: the oldest transaction that still ran (its XID), then an LSN that everything
+committed until then lies below. A row whose `xmin` precedes that XID, and that a later statement sees, was committed before
+the fence; so when the slot's confirmed flush LSN has reached the fence's LSN, the row is delivered. Rows of transactions that
+were not over have that XID or a later one: no statement here can match them. XIDs are compared by `age()`, which knows that
+they wrap around.
+All of it happens in one session: after a failover, XIDs and LSNs are another server's, and so this session is over.
+
+PostgreSQL manual: 9.27.8 Transaction ID and Snapshot Information Functions; 5.6 System Columns; 24.1.5 Preventing Transaction
+ID Wraparound Failures; 52.20 pg_replication_slots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered
+from cdc_outbox.lsn import UNSET, Lsn, format_lsn
+from cdc_outbox.names import TableName, quote_identifier
+from cdc_outbox.postgres import connect, publication, server, slot
+
+AGE_COLUMNS: Final = ("created_at", "timestamp")
+"""Where a row's age is looked for unless an option names the column: sql/outbox.sql's name, and that of Debezium's examples."""
+
+_DATE: Final = 1082
+_AGE_TYPES: Final = {1184: "timestamptz", 1114: "timestamp", _DATE: "date"}
+_INTEGERS: Final = (20, 21, 23)
+"""Type OIDs (pg_type.dat, fixed for ever)."""
+
+_ROWS_A_BLOCK: Final = 50
+"""Guessed, for tables that are walked by blocks: events of about 150 bytes."""
+
+_COLUMNS: Final = """
+SELECT a.attname, a.atttypid::int8, EXISTS (
+           SELECT FROM pg_catalog.pg_index i
+            WHERE i.indrelid = a.attrelid AND i.indisvalid AND i.indkey[0] = a.attnum AND i.indpred IS NULL)
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = %s::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
+"""
+
+_RIGHTS: Final = """
+SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'), pg_catalog.has_table_privilege(c.oid, 'SELECT'),
+       pg_catalog.has_table_privilege(c.oid, 'DELETE')
+  FROM pg_catalog.pg_class c
+ WHERE c.oid = %s::int8::oid
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Rows behind it were committed below `lsn`. `xmin`: the oldest transaction that was still running."""
+
+    xmin: int
+    lsn: Lsn
+    cutoff: str
+    """Rows written before this moment are old; empty: all are. On the server's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class OldRows:
+    """How the old rows of one table are told and found."""
+
+    table: publication.Table
+    age_column: str | None
+    """None: every row is old enough."""
+    by_day: bool
+    """Whether it tells the day alone: then a row counts from the end of its day."""
+    by_seq: bool
+    """Whether they are walked in the order of `seq`, and so only as far as they reach; else the whole table is walked."""
+
+
+class Step(NamedTuple):
+    """One step of a walk: how many rows were deleted (or counted), and how many are old but not behind the fence."""
+
+    rows: int
+    held: int
+
+
+def take_fence(connection: connect.Connection, older_than: float) -> Fence:
+    """Take it, for rows that are older than so many seconds. 0: for all rows."""
+    row = connection.execute(
+        "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::xid::text,"
+        " (pg_catalog.now() - pg_catalog.make_interval(secs => %s))::text",
+        (older_than,),
+    ).fetchone()
+    assert row is not None
+    return Fence(int(str(row[0])), server.current_lsn(connection), str(row[1]) if older_than else "")
+
+
+def find_old_rows(
+    connection: connect.Connection, table: publication.Table, age_column: str | None, *, all_are_old: bool = False
+) -> OldRows:
+    """Find out how to tell the old rows of `table`: by `age_column`, or by one of AGE_COLUMNS.
+
+    Raises ConfigurationError when there is no such column, AccessRefused with the GRANT when rows may not be deleted.
+    """
+    _require_rights(connection, table)
+    columns = {
+        str(name): (int(str(oid)), indexed is True)
+        for name, oid, indexed in connection.execute(_COLUMNS, (table.oid,)).fetchall()
+    }
+    kind, indexed = columns.get("seq", (0, False))
+    by_seq = kind in _INTEGERS and indexed
+    if all_are_old:
+        return OldRows(table, None, by_day=False, by_seq=by_seq)
+    wanted = (age_column,) if age_column else AGE_COLUMNS
+    found = next((name for name in wanted if name in columns), None)
+    if found is None:
+        raise ConfigurationError(
+            f"table {table.name} has no column {' or '.join(wanted)}, so nothing tells how old a row is",
+            cure=f"name the column: --timestamp-column; or ALTER TABLE {table.name.quoted} ADD COLUMN created_at timestamptz "
+            "DEFAULT clock_timestamp(); or --older-than 0, which deletes every row that is delivered",
+            table=str(table.name),
+        )
+    if columns[found][0] not in _AGE_TYPES:
+        raise ConfigurationError(
+            f"column {found} of {table.name} cannot tell how old a row is: its type is none of "
+            f"{', '.join(_AGE_TYPES.values())}",
+            cure="name another column: --timestamp-column; or --older-than 0, which deletes every row that is delivered",
+            table=str(table.name),
+        )
+    return OldRows(table, found, by_day=columns[found][0] == _DATE, by_seq=by_seq)
+
+
+def _require_rights(connection: connect.Connection, table: publication.Table) -> None:
+    row = connection.execute(_RIGHTS, (table.oid,)).fetchone()
+    if row is not None and not all(row):
+        raise _refused(connection, table.name, "it needs SELECT and DELETE on the table, and USAGE on its schema")
+
+
+def _refused(connection: connect.Connection, table: TableName, why: str) -> AccessRefused:
+    role = quote_identifier(connection.info.user)
+    cure = (
+        f"GRANT USAGE ON SCHEMA {quote_identifier(table.schema)} TO {role}; GRANT SELECT, DELETE ON {table.quoted} TO {role}; "
+        f"or, after cdc-outbox sql roles: GRANT cdc_outbox_pruner TO {role}"
+    )
+    if "row-level security" in why:
+        cure = f"ALTER ROLE {role} BYPASSRLS; since a policy hides rows from it"
+    return AccessRefused(
+        f"role {connection.info.user} may not prune {table}: {why}",
+        cure=f"as an administrator: {cure}",
+        table=str(table),
+    )
+
+
+# --- the slot ----------------------------------------------------------------------------------------------------------
+
+
+class SlotGuard:
+    """Tells whether the slot has confirmed a position, and refuses a slot of which that cannot be said.
+
+    A slot that was made again by hand stands at the end of the WAL although nobody delivered anything. It has no identity,
+    so this is found by its behaviour: it was missing for a moment, it moved while nobody streamed from it, it has decoded less
+    than before. One that a first start or a recovery made is as good as the old one: these deliver what is in the table first.
+    """
+
+    def __init__(self, connection: connect.Connection, name: str) -> None:
+        """Look for the first time. Raises ConfigurationError when the slot is not there, lost, or none of ours."""
+        self._connection = connection
+        self._name = name
+        self._decoded = 0
+        self._before: slot.SlotInfo | None = None
+        self._look()
+
+    def has_confirmed(self, lsn: Lsn) -> bool:
+        """Whether all below `lsn` is delivered. Raises ConfigurationError when the slot is not what it was."""
+        now = self._look()
+        return self._was_streamed(now) and (now.confirmed_flush_lsn or UNSET) >= lsn
+
+    def undelivered(self, lsn: Lsn, seconds: float) -> Undelivered:
+        """Make the error for a slot that did not get there in time."""
+        info = self._look()
+        confirmed = format_lsn(info.confirmed_flush_lsn or UNSET)
+        who = f"the server process {info.active_pid} streams from it" if info.active else "nobody streams from it"
+        return Undelivered(
+            f"slot {self._name} has not confirmed {format_lsn(lsn)} within {seconds:g} s, so it is not known what is delivered",
+            cure=f"nothing was deleted: {who}, and it has confirmed {confirmed}. Start the relay, or let it catch up, and "
+            "prune again",
+            slot=self._name,
+        )
+
+    def _was_streamed(self, info: slot.SlotInfo) -> bool:
+        """Whether somebody streams from it, or has: before that, it confirms nothing but the moment it was made."""
+        return info.active or self._decoded > 0
+
+    def _look(self) -> slot.SlotInfo:
+        found = slot.inspect(self._connection, self._name)
+        if found is None:
+            raise ConfigurationError(
+                f"slot {self._name} does not exist, so nothing tells which rows are delivered",
+                cure="nothing was deleted. cdc-outbox run makes the slot, and first sends every row that is in the table",
+                slot=self._name,
+            )
+        slot.require_usable(found)
+        decoded = slot.decoded_transactions(self._connection, self._name)
+        before = self._before
+        if before is not None:
+            moved_alone = (
+                not before.active and not found.active and found.confirmed_flush_lsn != before.confirmed_flush_lsn
+            )
+            if moved_alone or decoded < self._decoded:
+                raise ConfigurationError(
+                    f"slot {self._name} is not what it was a moment ago: it was made again, or advanced by hand",
+                    cure="nothing was deleted. Rows in the table may be undelivered: cdc-outbox slot recover sends them; if "
+                    "you know better, prune again",
+                    slot=self._name,
+                )
+        self._decoded = decoded
+        self._before = found
+        return found
+
+
+# --- the rows ----------------------------------------------------------------------------------------------------------
+
+
+def walk(connection: connect.Connection, old: OldRows, fence: Fence, batch: int, *, delete: bool) -> Iterator[Step]:
+    """Go through the table from old to new, about `batch` rows a step, each step a transaction of its own.
+
+    `delete`: delete the rows that are old and behind the fence; else only count them. Raises AccessRefused with the GRANT.
+    """
+    with _may_delete(connection, old.table.name):
+        yield from (_by_seq if old.by_seq else _by_blocks)(connection, old, fence, batch, delete=delete)
+
+
+def _by_seq(connection: connect.Connection, old: OldRows, fence: Fence, batch: int, *, delete: bool) -> Iterator[Step]:
+    """Up to the first step that has young rows and no old one: behind it they are all young, but for rows whose time was set
+    by hand, which wait for their turn.
+    """
+    is_old, behind, young = _old(old, fence), _behind(fence), _young(old, fence)
+    columns = SQL(", ").join(map(Identifier, dict.fromkeys(("seq", *([old.age_column] if old.age_column else [])))))
+    after = -(2**63)
+    while True:
+        look = SQL(
+            "SELECT max(seq), count(*) FILTER (WHERE {0} AND {1}), count(*) FILTER (WHERE {0} AND NOT {1}),"
+            " count(*) FILTER (WHERE {2}), count(*)"
+            " FROM (SELECT {3}, xmin FROM {4} WHERE seq > {5} ORDER BY seq LIMIT {6}) AS next_rows"
+        ).format(is_old, behind, young, columns, _name(old), Literal(after), Literal(batch))
+        upto, ready, held, young_ones, seen = _integers(connection, look)
+        if not seen:
+            return
+        deleted = ready
+        if ready and delete:
+            remove = SQL("DELETE FROM {} WHERE seq > {} AND seq <= {} AND {} AND {}")
+            where = (Literal(after), Literal(upto), is_old, behind)
+            deleted = connection.execute(remove.format(_name(old), *where)).rowcount
+        yield Step(deleted, held)
+        if seen < batch or (young_ones and not ready and not held):
+            return
+        after = upto
+
+
+def _by_blocks(
+    connection: connect.Connection, old: OldRows, fence: Fence, batch: int, *, delete: bool
+) -> Iterator[Step]:
+    """All blocks that the table (or the largest of its partitions) has now."""
+    is_old, behind = _old(old, fence), _behind(fence)
+    stride = max(1, batch // _ROWS_A_BLOCK)
+    for block in range(0, _blocks(connection, old.table.oid), stride):
+        place = (Literal(f"({block},0)"), Literal(f"({block + stride},0)"))
+        count = SQL(
+            "SELECT count(*) FILTER (WHERE {0}), count(*) FILTER (WHERE NOT {0}) FROM {1}"
+            " WHERE ctid >= {2}::tid AND ctid < {3}::tid AND {4}"
+        ).format(behind, _name(old), *place, is_old)
+        ready, held = _integers(connection, count)
+        if ready and delete:
+            remove = SQL("DELETE FROM {} WHERE ctid >= {}::tid AND ctid < {}::tid AND {} AND {}")
+            ready = connection.execute(remove.format(_name(old), *place, is_old, behind)).rowcount
+        yield Step(ready, held)
+
+
+def _blocks(connection: connect.Connection, oid: int) -> int:
+    row = connection.execute(
+        "SELECT max(pg_catalog.pg_relation_size(t.relid) / pg_catalog.current_setting('block_size')::int8) FROM ("
+        "SELECT relid::oid FROM pg_catalog.pg_partition_tree(%(oid)s::int8::oid::regclass)"
+        " UNION ALL SELECT %(oid)s::int8::oid) t",
+        {"oid": oid},
+    ).fetchone()
+    return int(str(row[0])) if row and row[0] is not None else 0
+
+
+def _old(old: OldRows, fence: Fence) -> Composed:
+    if old.age_column is None:
+        return Composed([SQL("true")])
+    return SQL("({} < {}::timestamptz)").format(_written(old, old.age_column), Literal(fence.cutoff))
+
+
+def _young(old: OldRows, fence: Fence) -> Composed:
+    """Rows that say that time has come to the present here. One without a time, or with one in the future, says nothing."""
+    if old.age_column is None:
+        return Composed([SQL("false")])
+    written = _written(old, old.age_column)
+    return SQL("({0} >= {1}::timestamptz AND {0} <= pg_catalog.now())").format(written, Literal(fence.cutoff))
+
+
+def _written(old: OldRows, column: str) -> Composed:
+    return SQL("({} + 1)" if old.by_day else "{}").format(Identifier(column))
+
+
+def _behind(fence: Fence) -> Composed:
+    return SQL("(pg_catalog.age(xmin) > pg_catalog.age({}::xid))").format(Literal(str(fence.xmin)))
+
+
+def _name(old: OldRows) -> Identifier:
+    return Identifier(old.table.name.schema, old.table.name.name)
+
+
+def _integers(connection: connect.Connection, query: Composed) -> list[int]:
+    """The only row of an answer; NULL is 0."""
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return [0 if cell is None else int(str(cell)) for cell in row]
+
+
+@contextlib.contextmanager
+def _may_delete(connection: connect.Connection, table: TableName) -> Iterator[None]:
+    try:
+        with connect.translated():
+            yield
+    except AccessRefused as error:
+        raise _refused(connection, table, error.what) from error
