@@ -137,6 +137,16 @@ def split_address(text: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where to ask, not where to listen
+"""Listening on all addresses includes the loopback one."""
+
+
+def address_to_ask(text: str) -> tuple[str, int]:
+    """Host and port at which somebody who listens on `text` can be asked from this machine. Raises ValueError."""
+    host, port = split_address(text)
+    return _ANY_ADDRESS.get(host, host), port
+
+
 def split_list(text: str) -> list[str]:
     """Split at commas outside of double quotes; surrounding space goes, quotes stay. A quote without its partner: one item."""
     if text.count('"') % 2:

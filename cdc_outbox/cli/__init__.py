@@ -21,6 +21,7 @@ from cdc_outbox.errors import CdcOutboxError
 COMMANDS: Final = {
     "run": "Relay events from PostgreSQL to Kafka until told to stop.",
     "sql": "Print (or apply) the SQL of the outbox table, its roles and its publication.",
+    "status": "Tell how the relay and its slot are doing: state, lag, WAL that is kept.",
     "slot": "Create, drop or look at the replication slot.",
     "prune": "Delete rows that are delivered and old.",
     "tail": "Print events as JSON lines, without Kafka and without moving the slot.",

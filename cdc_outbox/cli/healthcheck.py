@@ -12,13 +12,10 @@ from typing import Final
 import click
 
 from cdc_outbox.cli.options import CONTEXT, option
-from cdc_outbox.values import split_address
+from cdc_outbox.values import address_to_ask
 
 TIMEOUT_SECONDS: Final = 3.0
 """The answer comes from memory, in a millisecond; a relay that needs longer does not turn its loop either."""
-
-_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where to ask, not where to listen
-"""Listening on all addresses includes the loopback one."""
 
 
 @click.command(name="healthcheck", context_settings=CONTEXT)
@@ -31,9 +28,9 @@ def command(http: str) -> int:
     if http == "off":
         click.echo("--http is off: there is nobody to ask", err=True)
         return 1
-    host, port = split_address(http)
+    host, port = address_to_ask(http)
     try:
-        status, text = _ask(_ANY_ADDRESS.get(host, host), port)
+        status, text = _ask(host, port)
     except (OSError, http_client_error) as error:
         click.echo(f"no answer from {http}: {error}", err=True)
         return 1

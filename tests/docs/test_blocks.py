@@ -29,6 +29,7 @@ TROUBLESHOOTING: Final = "tests/docs/test_troubleshooting.py"
 SECURE: Final = "tests/docs/test_secure.py"
 PRUNE: Final = "tests/docs/test_prune.py"
 FAIL_OVER: Final = "tests/docs/test_fail_over.py"
+STATUS: Final = "tests/end_to_end/test_status_command.py"
 APPLICATION: Final = "tests/docs/test_application_pages.py"
 
 APPLICATION_PAGES: Final = {
@@ -131,6 +132,14 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         ("docs/how-to/prune.md", beginning): (PRUNE, "test_the_page_in_order")
         for beginning in ["cdc-outbox prune --older-than 7d", "public.outbox 48211", "GRANT cdc_outbox_pruner"]
     },
+    ("docs/how-to/monitor.md", "$ cdc-outbox status"): (
+        STATUS,
+        "test_beside_a_relay_its_own_view_is_shown_and_watched",
+    ),
+    ("docs/how-to/monitor.md", "cdc-outbox status --http off"): (
+        STATUS,
+        "test_without_a_relay_the_database_says_what_the_slot_costs_and_limits_are_judged",
+    ),
     ("docs/troubleshooting.md", "SELECT slot_name"): (TROUBLESHOOTING, "test_its_queries_run"),
     ("docs/troubleshooting.md", "SELECT pid"): (TROUBLESHOOTING, "test_its_queries_run"),
     **{

@@ -1,0 +1,186 @@
+"""`cdc-outbox status`: the slot, the lag, what it costs, and what the relay says of itself.
+
+stdout is the table or the document; words go to stderr. No logic: `operate.status` has it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from cdc_outbox.cli.kinds import KindType
+from cdc_outbox.cli.options import (
+    CONTEXT,
+    SettingsCommand,
+    dsn_option,
+    option,
+    publication_option,
+    reveal,
+    slot_option,
+    tables_option,
+)
+from cdc_outbox.values import SECONDS_OR_ZERO, SIZE
+
+if TYPE_CHECKING:
+    from cdc_outbox.config import Secret
+    from cdc_outbox.names import TableName
+    from cdc_outbox.operate.status import Limit, Look, Observer
+    from cdc_outbox.stop import Stop
+
+WATCH_SECONDS: Final = 2.0
+"""Between two looks of --watch: two short connections in four seconds are nothing to a server."""
+
+_HOME: Final = "\x1b[H\x1b[J"
+"""To the terminal's first line, with nothing below it."""
+
+_EXAMPLE: Final = """\b
+cdc-outbox status --max-lag-seconds 60 --max-wal-bytes 10GiB"""
+
+
+@click.command("status", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, on one line (docs/reference/status.md).")
+@click.option("--watch", is_flag=True, help=f"Again every {WATCH_SECONDS:.0f} s, until Ctrl-C or a limit is exceeded.")
+@click.option(
+    "--max-lag-seconds",
+    type=KindType(SECONDS_OR_ZERO),
+    help="End with 1 when the oldest unacknowledged commit is older, or when nobody knows.",
+)
+@click.option(
+    "--max-wal-bytes", type=KindType(SIZE), help="End with 1 when the server keeps more WAL for the slot than this."
+)
+@dsn_option
+@slot_option
+@publication_option
+@tables_option
+@option("http")
+def command(
+    *,
+    dsn: Secret | None,
+    slot: str,
+    publication: str,
+    table: tuple[TableName, ...],
+    http: str,
+    as_json: bool,
+    watch: bool,
+    max_lag_seconds: float | None,
+    max_wal_bytes: int | None,
+) -> int:
+    """How the relay and its slot are doing: state, lag, and the WAL that the server keeps for it.
+
+    Asks the database, which needs no privilege, and the relay at --http, if it answers: only the relay that streams knows its
+    lag in seconds. Needs no Kafka. Ends with 1 when a limit is exceeded, with 78 when there is no such slot or it is lost.
+    """
+    from cdc_outbox.operate.interrupts import stop_on_signals
+    from cdc_outbox.operate.status import Limit, Observer, Question
+
+    limits = [
+        Limit(member, name, most)
+        for member, name, most in (
+            ("lag_seconds", "--max-lag-seconds", max_lag_seconds),
+            ("retained_wal_bytes", "--max-wal-bytes", max_wal_bytes),
+        )
+        if most is not None
+    ]
+    question = Question(reveal(dsn), slot, publication, table, http)
+    with stop_on_signals() as stop:
+        observer = Observer(question, stop)
+        return _watch(observer, stop, limits, as_json=as_json) if watch else _once(observer, limits, as_json=as_json)
+
+
+def _once(observer: Observer, limits: list[Limit], *, as_json: bool) -> int:
+    look = observer.look()
+    if look.problem is None or look.answered or look.document.wal_status is not None:
+        click.echo(_shown(look, as_json=as_json))
+    code = _judge(look, limits)
+    if look.problem is not None:
+        raise look.problem
+    return code
+
+
+def _watch(observer: Observer, stop: Stop, limits: list[Limit], *, as_json: bool) -> int:
+    """Until a stop: whoever does not answer now may do so later."""
+    terminal = sys.stdout.isatty()
+    while not stop.requested:
+        look = observer.look()
+        text = _shown(look, as_json=as_json)
+        if not as_json:
+            seen = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, every {WATCH_SECONDS:.0f} s"
+            problem = f"\n{'problem':<16}{look.problem}" if look.problem is not None else ""
+            text = f"{_HOME if terminal else ''}{seen}\n{text}{problem}{'' if terminal else chr(10)}"
+        click.echo(text)
+        sys.stdout.flush()
+        if code := _judge(look, limits):
+            return code
+        stop.wait(WATCH_SECONDS)
+    return 0
+
+
+def _judge(look: Look, limits: list[Limit]) -> int:
+    from cdc_outbox.operate.status import exceeded
+
+    sentences = exceeded(look, limits)
+    for sentence in sentences:
+        click.echo(f"exceeded: {sentence}", err=True)
+    return 1 if sentences else 0
+
+
+def _shown(look: Look, *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(look.document.members())
+    return "\n".join(f"{what:<16}{words}" for what, words in _lines(look))
+
+
+def _lines(look: Look) -> list[tuple[str, str]]:
+    """Each fact's name and its words."""
+    document = look.document
+    use = {True: "in use", False: "not in use", None: "whether it is in use is not known"}[document.slot_active]
+    lag = "unknown" if document.lag_seconds is None else f"{document.lag_seconds:,.1f} s"
+    return [
+        ("state", document.state or "unknown"),
+        ("relay", _printable(look.relay)),
+        ("slot", f"{document.slot}, {use}; publication {document.publication} of {', '.join(document.tables)}"),
+        ("lag", f"{lag}; {_size(document.lag_bytes)} of WAL"),
+        ("in flight", "unknown" if document.in_flight_events is None else f"{document.in_flight_events:,} events"),
+        ("WAL kept", f"{_size(document.retained_wal_bytes)}, {document.wal_status or 'status unknown'}"),
+        ("until lost", _until_lost(look)),
+        ("confirmed", document.confirmed_flush_lsn or "unknown"),
+        ("server at", document.current_lsn or "unknown"),
+        ("last error", _printable(document.last_error or ("none" if look.answered else "unknown"))),
+    ]
+
+
+def _until_lost(look: Look) -> str:
+    safe, seconds = look.document.safe_wal_bytes, look.document.seconds_until_lost
+    if safe is None:
+        return "unknown" if look.document.wal_status is None else "no limit is set (max_slot_wal_keep_size)"
+    rate = (
+        "nothing is written now" if seconds is None else f"{_duration(seconds)} at the present rate, if it stood still"
+    )
+    return f"{_size(max(0, safe))} of WAL; {rate}"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "an unknown amount"
+    for bits, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
+        if count >= 1 << bits:
+            return f"{count / (1 << bits):.1f} {unit}"
+    return f"{count:,} bytes"
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min"
+    return f"{whole // 3600:,} h" if whole < 172_800 else f"{whole // 86_400:,} days"
+
+
+def _printable(text: str) -> str:
+    """What others wrote is shown, not obeyed by the terminal."""
+    return text if text.isprintable() else ascii(text)
