@@ -52,6 +52,10 @@ format: $(VENV)/ready ## rewrite the code as the formatter and the linter want i
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: reference
+reference: $(VENV)/ready ## write the pages and manifests that are made from the code
+	$(BIN)/python scripts/generate.py $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/ready ## drain, latency, memory, first start: beside the raw slot, Debezium, a polling worker; ARGS=--help
 	$(BIN)/python -m benchmarks $(ARGS)

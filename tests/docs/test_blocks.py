@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.plugins.postgres import Database
 
 README: Final = "tests/docs/test_readme.py"
+OPERATIONS: Final = "tests/docs/test_operations_pages.py"
 RECOVER: Final = "tests/docs/test_recover_a_lost_slot.py"
 TROUBLESHOOTING: Final = "tests/docs/test_troubleshooting.py"
 SECURE: Final = "tests/docs/test_secure.py"
@@ -75,6 +76,8 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         "test_install_and_roles_go_through_psql_without_an_error",
     ),
     ("README.md", "CREATE TABLE outbox ("): (README, "test_the_sql_that_is_shown_makes_what_install_makes"),
+    ("docs/runbook.md", "SELECT pid, usename"): (OPERATIONS, "test_the_queries_run"),
+    ("docs/how-to/size-wal.md", "SELECT now()"): (OPERATIONS, "test_the_queries_run"),
     ("README.md", "export CDC_OUTBOX_DSN_FILE="): (README, "test_the_start_with_a_secret_in_a_file_relays"),
     ("docs/how-to/recover-a-lost-slot.md", 'cdc-outbox slot recover --brokers "$BROKERS" --yes'): (
         RECOVER,
@@ -155,6 +158,18 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
 """By page and the beginning of the block: the file and the name of the test that runs it, or compares with it."""
 
 NOT_RUN: Final[dict[tuple[str, str], str]] = {
+    (
+        "docs/runbook.md",
+        "cdc-outbox slot status",
+    ): "each command and path is tried by the tests of its own; that they exist is checked",
+    (
+        "docs/runbook.md",
+        "ALTER SYSTEM SET max_slot",
+    ): "changes a server that other tests use; that it is SQL is checked",
+    (
+        "docs/how-to/size-wal.md",
+        "ALTER SYSTEM SET max_slot",
+    ): "changes a server that other tests use; that it is SQL is checked",
     ("README.md", "make demo"): "minutes long; that the target exists is checked",
     ("README.md", "make test"): "runs this very test; that the target exists is checked",
     ("README.md", "pip install ."): "needs a package index; the Makefile has installed the package that is tested here",
