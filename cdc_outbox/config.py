@@ -88,6 +88,8 @@ class Settings:
     max_in_flight_events: int = 20_000
     max_in_flight_bytes: int = 16 * 1024 * 1024
     until_caught_up: bool = False
+    prune_after: float | None = None
+    """None: rows stay in the table."""
     shutdown_timeout: float = 25.0
     startup_timeout: float = 0.0
     http: str = "127.0.0.1:8420"
@@ -330,6 +332,13 @@ _ALL: Final = (
         "never",
     ),
     Option(
+        "prune-after",
+        values.SECONDS,
+        _RELAY,
+        "Delete rows of the table that are delivered and older than this, now and then. Takes SELECT and DELETE on it.",
+        example="7d",
+    ),
+    Option(
         "shutdown-timeout",
         values.SECONDS,
         _RELAY,
@@ -398,6 +407,7 @@ def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[]
         max_in_flight_events=_as(int, chosen["max_in_flight_events"]),
         max_in_flight_bytes=_as(int, chosen["max_in_flight_bytes"]),
         until_caught_up=chosen["until"] == "caught-up",
+        prune_after=None if chosen["prune_after"] is None else _as(float, chosen["prune_after"]),
         shutdown_timeout=_as(float, chosen["shutdown_timeout"]),
         startup_timeout=_as(float, chosen["startup_timeout"]),
         http=_as(str, chosen["http"]),

@@ -31,6 +31,7 @@ from cdc_outbox.errors import CdcOutboxError, Undelivered
 from cdc_outbox.generations import Generations
 from cdc_outbox.observe import Versions, http, logs, metrics, systemd
 from cdc_outbox.observe.summary import Summary
+from cdc_outbox.operate.prune_beside import PruneBeside
 from cdc_outbox.postgres.connect import libpq_version
 from cdc_outbox.publish.settings import librdkafka_version
 from cdc_outbox.stop import Stop, Stopped
@@ -62,7 +63,7 @@ def run(settings: Settings) -> int:
 
 def recover(settings: Settings) -> int:
     """Replace the slot by a new one, after sending the rows that are in the table. Gives the exit code; logs why."""
-    return _process(replace(settings, http="off"), Generations.recover)
+    return _process(replace(settings, http="off", prune_after=None), Generations.recover)
 
 
 def _process(settings: Settings, work: Callable[[Generations], None]) -> int:
@@ -79,7 +80,11 @@ def _process(settings: Settings, work: Callable[[Generations], None]) -> int:
                 registry = metrics.build_registry(counters, versions())
                 around.enter_context(http.serve(settings.http, counters, settings, registry))
             log.info("started", **logs.started_fields(settings, versions()))
-            work(Generations(settings, counters, stop))
+            generations = Generations(settings, counters, stop)
+            if settings.prune_after is not None and settings.tables:
+                beside = PruneBeside(settings, counters, stop, older_than=settings.prune_after)
+                around.enter_context(beside.running())
+            work(generations)
     except Stopped:
         error = Undelivered("stopped before it was done")
         log.warning("stopped", error=error, exit_code=error.exit_code)

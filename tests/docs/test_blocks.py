@@ -144,6 +144,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         STATUS,
         "test_without_a_relay_the_database_says_what_the_slot_costs_and_limits_are_judged",
     ),
+    ("docs/how-to/prune.md", 'cdc-outbox run --brokers "$BROKERS" --prune-after 7d'): (PRUNE, "test_the_relay_prunes"),
     ("docs/troubleshooting.md", "SELECT slot_name"): (TROUBLESHOOTING, "test_its_queries_run"),
     ("docs/troubleshooting.md", "SELECT pid"): (TROUBLESHOOTING, "test_its_queries_run"),
     **{

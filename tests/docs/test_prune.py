@@ -37,3 +37,19 @@ def test_the_page_in_order(
     assert database.execute("SELECT id::text FROM outbox") == [(young,)]
     relay.terminate()
     assert relay.wait() == 0
+
+
+def test_the_relay_prunes(
+    database: Database, kafka: KafkaCluster, outbox: Outbox, shell: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    shell("cdc-outbox sql install --apply", CDC_OUTBOX_DSN=database.dsn)
+    outbox.add(created_at="2026-01-01")
+    young = outbox.add()
+    command = block(PAGE, 'cdc-outbox run --brokers "$BROKERS" --prune-after 7d').text.strip()
+    assert command.startswith("cdc-outbox run --brokers")
+    relay = outbox.streaming(*command.split()[4:])
+    assert relay.arguments[-2:] == ["--prune-after", "7d"]
+    assert relay.wait_for_log("pruned")["rows"] == 1
+    assert database.execute("SELECT id::text FROM outbox") == [(young,)]
+    relay.terminate()
+    assert relay.wait() == 0

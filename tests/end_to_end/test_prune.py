@@ -1,0 +1,93 @@
+"""Prune beside a real relay: whatever the relay is doing, a row that is gone from the table is in Kafka."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from tests.plugins.command import run_command
+from tests.plugins.outbox import ids
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from tests.plugins.oracle import Witness, Writers
+    from tests.plugins.outbox import Outbox
+
+ALL: Final = ("prune", "--older-than", "0")
+
+
+def prune(outbox: Outbox, *arguments: str, dsn: str = "") -> subprocess.CompletedProcess[str]:
+    return run_command(*ALL, *arguments, dsn=dsn or outbox.database.dsn)
+
+
+def in_table(outbox: Outbox) -> set[str]:
+    return {event for (event,) in outbox.database.execute("SELECT id::text FROM outbox")}
+
+
+def test_stopped_behind_and_just_caught_up(outbox: Outbox) -> None:
+    outbox.create()
+    first = outbox.add_all([{} for _ in range(50)])
+    outbox.drain()
+
+    stopped = outbox.add()
+    done = prune(outbox, "--wait", "1s")
+    assert done.returncode == 75
+    assert "has not confirmed" in done.stderr
+    assert "nobody streams from it" in done.stderr
+    assert in_table(outbox) == {*first, stopped}
+
+    relay = outbox.streaming()
+    outbox.confirm()
+    relay.stop()
+    behind = outbox.add_all([{} for _ in range(50)])
+    done = prune(outbox, "--wait", "1s")
+    assert done.returncode == 75
+    assert {*behind, stopped, *first} <= in_table(outbox)
+
+    relay.cont()
+    done = prune(outbox, "--batch-size", "7")
+    assert (done.returncode, done.stdout) == (0, "public.outbox 102\n"), done.stderr
+    assert {*first, stopped, *behind} <= set(ids(outbox.records()))
+    assert in_table(outbox) == set()
+    relay.terminate()
+    assert relay.wait() == 0
+
+
+def test_killed_under_load_while_it_prunes_every_row_that_is_gone_is_in_kafka(
+    outbox: Outbox, witness: Witness, writers: Callable[..., Writers]
+) -> None:
+    outbox.create()
+    outbox.database.execute("ALTER TABLE outbox ADD created_at timestamptz DEFAULT clock_timestamp()")
+    pruned_before = 0
+    with writers(threads=3, rate=40):
+        for _ in range(3):
+            relay = outbox.streaming("--prune-after", "1s")
+            relay.wait_for_log("pruned", nth=2)
+            relay.kill()
+            committed = {event.id for event in witness.committed()}
+            gone = committed - in_table(outbox)
+            assert gone <= set(ids(outbox.records()))
+            assert len(gone) > pruned_before
+            pruned_before = len(gone)
+
+
+def test_a_relay_that_may_not_delete_says_so_and_relays_on(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.database.execute(
+        "ALTER TABLE outbox ADD created_at timestamptz DEFAULT clock_timestamp();"
+        "CREATE ROLE reader LOGIN REPLICATION PASSWORD 'reader-password'; GRANT SELECT ON outbox TO reader"
+    )
+    relay = outbox.streaming("--prune-after", "1s", dsn=outbox.database.dsn_for("reader", "reader-password"), http=True)
+    first = outbox.add()
+    refused = relay.wait_for_log("prune.failed", level="warning")
+    grant = re.search(r"GRANT SELECT, DELETE ON .* TO \"reader\"", refused["cure"])
+    assert grant is not None
+    second = outbox.add()
+    assert ids(outbox.records(until=2)) == [first, second]
+    outbox.database.execute(refused["cure"].partition(": ")[2].partition("; or,")[0])
+    assert relay.wait_for_log("pruned")["rows"] == 2
+    assert outbox.database.execute("SELECT count(*) FROM outbox") == [(0,)]
+    relay.terminate()
+    assert relay.wait() == 0
