@@ -70,3 +70,11 @@ chaos: $(VENV)/ready ## random schedules of faults: SEEDS=20 FIRST=1 JOBS=1 (eac
 .PHONY: clean
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+.PHONY: bench-guard
+bench-guard: $(VENV)/ready ## CPU per row of our own path against its baseline, without servers: seconds
+	$(BIN)/python -m benchmarks.guard $(ARGS)
+
+.PHONY: bench-micro
+bench-micro: $(VENV)/ready ## decode, plan, route, ledger by themselves, in nanoseconds
+	$(PYTEST) benchmarks/micro -o addopts='--import-mode=importlib -p no:cacheprovider -p no:xdist -p no:randomly' $(ARGS)
+

@@ -1,0 +1,120 @@
+"""The loop without servers: messages as a server would send them, and a librdkafka that takes everything and costs nothing.
+
+In: a shape. Out: `Feed`, whose `run` takes all its messages through the real relay, lanes, ledger and publisher.
+Never: a socket, a thread, or a wait: what is left is our own path of an event, the same work at each run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final
+
+from confluent_kafka import Message
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.publish.producer import Report
+from cdc_outbox.route import Headers
+from tests.plugins import wire_builder as build
+from tests.plugins.scripted import (
+    RELATION,
+    Clock,
+    Rig,
+    ScriptedKafka,
+    ScriptedPublisher,
+    ScriptedStream,
+    begin,
+    commit,
+)
+
+KEYS: Final = 10_000
+
+PAYLOAD: Final = b'{"n": 123456, "pad": "' + b"x" * 176 + b'"}'
+"""200 bytes, as in the other benchmarks."""
+
+
+class NullKafka(ScriptedKafka):
+    """Stands in for librdkafka's producer: what it is given is delivered at the next poll."""
+
+    def __init__(self) -> None:
+        super().__init__(Clock())
+        self._reports: list[Report] = []
+        self._message = Message(topic="outbox.event.order", value=PAYLOAD, key=b"1", offset=1)
+        self.taken = 0
+        """Records so far."""
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        _callback: Report,
+        on_delivery: Report,
+        timestamp: int,
+        headers: Headers,
+    ) -> None:
+        """Remember whom to tell."""
+        self._reports.append(on_delivery)
+
+    def poll(self, seconds: float) -> int:
+        """Tell them."""
+        reports, self._reports = self._reports, []
+        message = self._message
+        for report in reports:
+            report(None, message)
+        self.taken += len(reports)
+        return len(reports)
+
+    def __len__(self) -> int:
+        return len(self._reports)
+
+
+class FedStream(ScriptedStream):
+    """Gives a list of messages, as many at a time as are wanted."""
+
+    def __init__(self, messages: list[bytes]) -> None:
+        super().__init__(Clock(), ())
+        self._messages = messages
+        self._at = 0
+
+    def wait(self, seconds: float) -> None:
+        """There is always something."""
+
+    def receive(self, limit: int) -> list[bytes]:
+        """The next ones."""
+        start, self._at = self._at, self._at + limit
+        return self._messages[start : self._at]
+
+
+class Feed:
+    """A recorded stream of one shape."""
+
+    def __init__(self, rows: int, per_transaction: int, headers: bytes | None = None) -> None:
+        self.rows = rows
+        self._messages = [RELATION]
+        self._end = 0
+        for first in range(0, rows, per_transaction):
+            lsn = 0x1000000 + first * 400
+            self._messages.append(begin(lsn))
+            self._messages += [row(number, headers) for number in range(first, min(rows, first + per_transaction))]
+            self._messages.append(commit(lsn))
+            self._end = lsn + 8
+
+    def run(self) -> None:
+        """Take it all through a relay; it ends when all is acknowledged."""
+        kafka = NullKafka()
+        rig = Rig()
+        rig.stream = FedStream(self._messages)
+        rig.counters = Counters()
+        rig.publisher = ScriptedPublisher(kafka, rig.counters)
+        rig.relay(target=self._end).run()
+        assert kafka.taken == self.rows, f"{kafka.taken} records of {self.rows} rows"
+
+
+_IDS: Final = itertools.cycle(f"01a207b6-8329-7897-99bd-{number:012x}".encode() for number in range(1000))
+
+
+def row(number: int, headers: bytes | None = None) -> bytes:
+    """An Insert of the table that `sql install` makes."""
+    cells = build.outbox_row(next(_IDS), key=str(number % KEYS).encode(), payload=PAYLOAD, headers=headers)
+    return build.xlogdata(build.insert(build.OUTBOX_OID, cells))
