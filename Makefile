@@ -67,6 +67,11 @@ chaos: JOBS ?= 1
 chaos: $(VENV)/ready ## random schedules of faults: SEEDS=20 FIRST=1 JOBS=1 (each job has servers of its own)
 	$(BIN)/python -m tests.chaos --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS) $(ARGS)
 
+.PHONY: prune-soak
+prune-soak: SECONDS ?= 3600
+prune-soak: $(VENV)/ready ## prune under load while the relay is killed, frozen and away: SECONDS=3600
+	nice $(BIN)/python -m tests.soak.prune --seconds $(SECONDS)
+
 .PHONY: clean
 clean: ## remove what the targets made
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
