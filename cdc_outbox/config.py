@@ -77,7 +77,10 @@ class Settings:
     create_slot: bool = True
     snapshot: bool = True
     failover: bool = False
+    source: str = "table"
+    message_prefix: str = "outbox"
     tables: tuple[TableName, ...] = (DEFAULT_TABLE,)
+    """Empty with `--source message`."""
     topic: str = "outbox.event.{aggregatetype}"
     columns: Columns = field(default_factory=Columns)
     headers: tuple[HeaderColumn, ...] = ()
@@ -95,6 +98,11 @@ class Settings:
     http: str = "127.0.0.1:8420"
     log_format: str = "auto"
     log_level: str = "info"
+
+    @property
+    def reads_messages(self) -> bool:
+        """Whether logical messages are events."""
+        return self.source != "table"
 
 
 def parse_header(text: str) -> HeaderColumn:
@@ -259,6 +267,14 @@ _ALL: Final = (
         aliases=("-F",),
     ),
     Option(
+        "source",
+        values.choice("table", "message", "both"),
+        _TABLE,
+        "Where events are written: into the table, or without one, as logical messages (pg_logical_emit_message).",
+        "table",
+    ),
+    Option("message-prefix", values.TEXT, _TABLE, "Prefix of the logical messages that are events.", "outbox"),
+    Option(
         "table",
         values.TABLE,
         _TABLE,
@@ -396,7 +412,9 @@ def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[]
         create_slot=_as(bool, chosen["create_slot"]),
         snapshot=_as(bool, chosen["snapshot"]),
         failover=_as(bool, chosen["failover"]),
-        tables=_all(TableName, chosen["table"]),
+        source=_as(str, chosen["source"]),
+        message_prefix=_as(str, chosen["message_prefix"]),
+        tables=() if chosen["source"] == "message" else _all(TableName, chosen["table"]),
         topic=_as(str, chosen["topic"]),
         columns=_columns(chosen),
         headers=_all(HeaderColumn, chosen["header"]),

@@ -27,8 +27,8 @@ from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode.pgoutput import Column, Relation
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.lanes import Lane, Lanes
-from cdc_outbox.lsn import UNSET
+from cdc_outbox.lanes import Lanes, RowLane
+from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.outlet import Outlet
 from cdc_outbox.poison import PoisonPolicy
@@ -61,7 +61,7 @@ class Batch:
 
     __slots__ = ("cells", "events", "lane", "lsn", "outstanding", "size", "whole")
 
-    def __init__(self, lane: Lane, cells: Sequence[rows.Cells]) -> None:
+    def __init__(self, lane: RowLane, cells: Sequence[rows.Cells]) -> None:
         self.lane = lane
         self.cells = cells
         self.size = rows.size_of(cells)
@@ -113,10 +113,9 @@ class FirstStart:
         Raises Stopped, PoisonEvent, AccessRefused (with the GRANT), ConfigurationError or Unreachable.
         """
         name = self._settings.slot
-        if not self._settings.snapshot and not replace:
+        if not (self._settings.snapshot and self._settings.tables) and not replace:
             created = slot.create(self._session, name)
-            self.begins_at = created.consistent_point
-            log.info("slot.created", slot=name, lsn=created.consistent_point)
+            self._created(created.consistent_point, None)
             return
         suffix = f"_{secrets.token_hex(6)}"
         temporary = name[: SLOT_NAME_BYTES - len(suffix)] + suffix
@@ -126,13 +125,29 @@ class FirstStart:
         with rows.open_snapshot(self._settings.dsn.reveal(), created.snapshot, self._stop) as snapshot:
             self._send_tables(snapshot)
         self._deliver(None)
+        old = None
         if replace:
             with connect.open_connection(self._settings.dsn.reveal()) as connection:
+                old = slot.inspect(connection, name)
                 slot.drop(connection, name)
         slot.make_permanent(self._session, temporary, name)
-        self.begins_at = created.consistent_point
         log.info("snapshot.finished", slot=name, rows=self.sent)
-        log.info("slot.created", slot=name, lsn=created.consistent_point)
+        self._created(created.consistent_point, old)
+
+    def _created(self, begins_at: Lsn, old: slot.SlotInfo | None) -> None:
+        """The slot is there. Logical messages that were written before it are in no table: say so."""
+        self.begins_at = begins_at
+        log.info("slot.created", slot=self._settings.slot, lsn=begins_at)
+        if self._settings.reads_messages:
+            delivered = old.confirmed_flush_lsn if old is not None else None
+            log.warning(
+                "messages.not-sent",
+                slot=self._settings.slot,
+                since=delivered and format_lsn(delivered),
+                lsn=begins_at,
+                cure="messages written before this LSN are not sent, since no table has them"
+                + (": what was written after the last confirmation of the old slot (since) is lost" if old else ""),
+            )
 
     def _send_tables(self, snapshot: rows.SnapshotRows) -> None:
         counts = {table: snapshot.count(table) for table in self._settings.tables}

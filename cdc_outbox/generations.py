@@ -58,6 +58,12 @@ GOOD_SECONDS: Final = 10.0
 """A generation that lasted this long makes the next pause short again."""
 
 
+NOT_IN_A_TABLE: Final = (
+    "Events written as messages are in no table: those that were not delivered before are lost, so look there first "
+    "(docs/how-to/outbox-without-a-table.md)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the catalog says before a generation begins."""
@@ -148,6 +154,8 @@ class Generations:
             self._drop_publisher()
             return False
         except CdcOutboxError as error:
+            if self._settings.reads_messages and "slot recover" in error.cure and NOT_IN_A_TABLE not in error.cure:
+                error.cure += f". {NOT_IN_A_TABLE}"
             self._counters.last_error = str(error)
             self._disconnected()
             if self._heals(error) and time.monotonic() - self._began > GOOD_SECONDS:
@@ -294,7 +302,12 @@ class Generations:
                 if settings.failover:
                     slot.make_failover(session, settings.slot)
                 return ReplicationStream.start(
-                    session, self._stop, slot=settings.slot, publication=settings.publication
+                    session,
+                    self._stop,
+                    slot=settings.slot,
+                    publication=settings.publication,
+                    tables=bool(settings.tables),
+                    messages=settings.reads_messages,
                 )
             except SlotBusy as error:
                 if settings.on_slot_busy == "exit":

@@ -1,34 +1,83 @@
-"""The one way in: rows of the stream and rows of a snapshot become records by the same plan and the same route.
+"""The one way in: rows of the stream, rows of a snapshot and logical messages become records by the same route.
 
-In: a Relation. Out: its `Lane`: how its rows become events, and its events records.
+In: a Relation, or the wish for messages. Out: its `Lane`: how rows or messages become events, and events records.
 Never: a lane for a table that is not one of the outbox tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
 
 from cdc_outbox.config import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.decode.messages import MessagePlan
 from cdc_outbox.decode.outbox import OutboxEvent, OutboxPlan, compile_plan
-from cdc_outbox.decode.pgoutput import Relation
+from cdc_outbox.decode.pgoutput import LogicalMessage, Relation
+from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.names import TableName
 from cdc_outbox.route import KafkaRecord, Route, TopicTemplate, header_names
 
+log = structlog.get_logger(__name__)
+
+TOLD_PREFIXES: Final = 100
+"""Prefixes that are named in the log, once each: somebody may put an id into every one."""
+
 
 class Lane:
-    """One relation, compiled. Plain attributes: they are read once per row."""
+    """One way in. Plain attributes: they are read once per event."""
 
-    __slots__ = ("name", "pick", "plan", "read", "received", "record", "table")
+    __slots__ = ("name", "received", "record")
 
-    def __init__(self, plan: OutboxPlan, route: Route) -> None:
-        self.plan = plan
-        self.table = plan.table
-        self.name = str(plan.table)
-        self.read: Callable[[bytes, int], OutboxEvent] = plan.read
-        self.pick: Callable[[Sequence[bytes | None]], OutboxEvent] = plan.pick
+    def __init__(self, name: str, route: Route) -> None:
+        self.name = name
         self.record: Callable[[OutboxEvent, int], KafkaRecord] = route.record
         self.received = 0
-        """Rows that came this way."""
+        """Events that came this way."""
+
+
+class RowLane(Lane):
+    """One relation, compiled."""
+
+    __slots__ = ("pick", "read")
+
+    def __init__(self, plan: OutboxPlan, route: Route) -> None:
+        super().__init__(str(plan.table), route)
+        self.read: Callable[[bytes, int], OutboxEvent] = plan.read
+        self.pick: Callable[[Sequence[bytes | None]], OutboxEvent] = plan.pick
+
+
+class MessageLane(Lane):
+    """The logical messages of one prefix."""
+
+    __slots__ = ("_counters", "_prefix", "_told", "read")
+
+    def __init__(self, plan: MessagePlan, route: Route, prefix: str, counters: Counters) -> None:
+        super().__init__(plan.table, route)
+        self._prefix = prefix
+        self._counters = counters
+        self._told: set[tuple[str, str]] = set()
+        self.read: Callable[[bytes], tuple[OutboxEvent, PoisonEvent | None]] = plan.read
+
+    def takes(self, message: LogicalMessage) -> bool:
+        """Whether it is an event. What is left is counted, and said once: a prefix may be misspelt on either side."""
+        if message.prefix != self._prefix:
+            reason = "other-message"
+            error = f"a logical message with the prefix {message.prefix!r} is no event of this outbox"
+            cure = "if it is one: --message-prefix names their prefix"
+        elif not message.transactional:
+            reason = "not-transactional"
+            error = f"a logical message with the prefix {message.prefix!r} is not transactional: no event"
+            cure = "events are written with pg_logical_emit_message(true, ...): the others would survive a rollback"
+        else:
+            return True
+        self._counters.skipped[reason] = self._counters.skipped.get(reason, 0) + 1
+        if (reason, message.prefix) not in self._told and len(self._told) < TOLD_PREFIXES:
+            self._told.add((reason, message.prefix))
+            log.warning("message.left", error=error, prefix=message.prefix, reason=reason, cure=cure)
+        return False
 
 
 class Lanes:
@@ -46,7 +95,15 @@ class Lanes:
         """Whether `table` is one of those that --table names."""
         return table in self._settings.tables
 
-    def compile(self, relation: Relation) -> Lane:
+    def compile(self, relation: Relation) -> RowLane:
         """Find the relation's columns. Raises ConfigurationError for a missing or wrong one."""
         plan = compile_plan(relation, self._settings.columns, self._template.columns, self._extra)
-        return Lane(plan, Route(plan, self._template, self._names))
+        return RowLane(plan, Route(plan, self._template, self._names))
+
+    def messages(self, counters: Counters) -> MessageLane | None:
+        """The way in for logical messages; None when they are not asked for."""
+        settings = self._settings
+        if not settings.reads_messages:
+            return None
+        plan = MessagePlan(settings.message_prefix, settings.columns, self._template.columns, self._extra)
+        return MessageLane(plan, Route(plan, self._template, self._names), settings.message_prefix, counters)

@@ -64,7 +64,7 @@ class Outlet:
         """Send one event on its way; False when it is held: nothing more until `retry` says True. Raises by the policy."""
         carrier = self._carrier
         if carrier is None:
-            raise ProtocolError("an Insert outside a transaction")
+            raise ProtocolError("an event outside a transaction")
         try:
             record = lane.record(event, self._commit_time)
         except PoisonEvent as error:
@@ -78,6 +78,12 @@ class Outlet:
             return self._condemn(error, self._suspected(lane, event, record))
         self._held, self._suspect, self._held_apart = record, self._suspected(lane, event, record), False
         return False
+
+    def refuse(self, lane: Lane, event: OutboxEvent, error: PoisonEvent) -> bool:
+        """Deal with one that could not be read. As `send`; `event` is as much of it as there is."""
+        if self._carrier is None:
+            raise ProtocolError("an event outside a transaction")
+        return self._condemn(error, self._suspected(lane, event, None))
 
     def retry(self) -> bool:
         """Try again with what is held. True when it is on its way, and the next may come. Raises by the policy."""
@@ -97,7 +103,7 @@ class Outlet:
 
     def _suspected(self, lane: Lane, event: OutboxEvent, record: KafkaRecord | None) -> Suspect:
         lsn = self._carrier.lsn if self._carrier is not None else UNSET
-        return Suspect(lane.table, event, record, lsn, self._commit_time)
+        return Suspect(lane.name, event, record, lsn, self._commit_time)
 
     def _hold(self, record: KafkaRecord, suspect: Suspect) -> bool:
         self._held, self._suspect, self._held_apart, self._on_trial = record, suspect, True, False

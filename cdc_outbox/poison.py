@@ -17,7 +17,6 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
 from cdc_outbox.lsn import Lsn, format_lsn
-from cdc_outbox.names import TableName
 from cdc_outbox.route import UNASSIGNED, Headers, KafkaRecord, TopicTemplate
 
 log = structlog.get_logger(__name__)
@@ -40,7 +39,8 @@ WAYS_OUT: Final = (
 class Suspect(NamedTuple):
     """An event on its way, and the record it became, if it got so far."""
 
-    table: TableName
+    table: str
+    """Or what stands in its place: message:prefix."""
     event: OutboxEvent
     record: KafkaRecord | None
     lsn: Lsn
@@ -113,7 +113,7 @@ def dead_letter(topic: str, error: CdcOutboxError, reason: str, suspect: Suspect
     headers += [
         (REASON_HEADER, reason.encode()),
         ("outbox.error.message", error.what[:2000].encode()),
-        ("outbox.source.table", str(suspect.table).encode()),
+        ("outbox.source.table", suspect.table.encode()),
         ("outbox.source.lsn", format_lsn(suspect.lsn).encode()),
     ]
     if record is not None:
@@ -148,7 +148,7 @@ def _told(error: CdcOutboxError, suspect: Suspect) -> CdcOutboxError:
     event, record = suspect.event, suspect.record
     where = {
         **error.where,
-        "table": str(suspect.table),
+        "table": suspect.table,
         "id": _shown(event.id),
         "type": _shown(event.type),
         "key": _shown(event.key),

@@ -21,15 +21,9 @@ import structlog
 from cdc_outbox.acknowledge import AckLedger, Transaction
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
-from cdc_outbox.errors import (
-    CdcOutboxError,
-    ConfigurationError,
-    ConnectionLost,
-    ProtocolError,
-    Undelivered,
-)
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.feedback import Feedback
-from cdc_outbox.lanes import Lane, Lanes
+from cdc_outbox.lanes import Lanes, MessageLane, RowLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.outlet import Outlet
@@ -126,7 +120,8 @@ class Relay:
         ask_seconds = None if errand.target is None else CATCH_UP_ASK_SECONDS
         self._feedback = Feedback(stream, self._ledger, counters, ask_seconds=ask_seconds)
         self._relations: dict[int, pgoutput.Relation] = {}
-        self._lanes: dict[bytes, Lane] = {}
+        self._lanes: dict[bytes, RowLane] = {}
+        self._messages = lanes.messages(counters)
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
         self._transaction: Transaction | None = None
@@ -229,8 +224,8 @@ class Relay:
                     self._commit(message)
                     if self._stop.requested:
                         return False
-                else:
-                    self._other(message)
+                elif not self._other(message):
+                    return False
             else:
                 self._keepalive(message)
         return True
@@ -270,15 +265,31 @@ class Relay:
         self._ledger.keepalive(keepalive.wal_end)
         self._feedback.keepalive(keepalive)
 
-    def _other(self, message: bytes) -> None:
-        """Take a message that is no row: most say nothing to an outbox."""
+    def _other(self, message: bytes) -> bool:
+        """Take a message that is no row: most say nothing to an outbox. False when it is an event that is held."""
         decoded = pgoutput.decode(message, _INSERT_AT)
         if isinstance(decoded, pgoutput.Relation):
             self._relations[decoded.oid] = decoded
-            self._progress.received(self._lanes.values())
+            self._count_received()
             self._lanes.pop(decoded.oid.to_bytes(4, "big"), None)
+        elif isinstance(decoded, pgoutput.LogicalMessage) and self._messages is not None:
+            return self._logical_message(decoded, self._messages)
+        return True
 
-    def _find_lane(self, message: bytes) -> Lane | None:
+    def _logical_message(self, message: pgoutput.LogicalMessage, lane: MessageLane) -> bool:
+        """Send one on its way if it is an event; False when it is held."""
+        if not lane.takes(message):
+            return True
+        lane.received += 1
+        event, error = lane.read(message.content)
+        return self._outlet.send(lane, event) if error is None else self._outlet.refuse(lane, event, error)
+
+    def _count_received(self) -> None:
+        self._progress.received(self._lanes.values())
+        if self._messages is not None:
+            self._progress.received([self._messages])
+
+    def _find_lane(self, message: bytes) -> RowLane | None:
         """Compile the lane for a relation's first row; None when its rows are not for us, which is counted and logged."""
         oid = int.from_bytes(message[_OID], "big")
         relation = self._relations.get(oid)
@@ -346,7 +357,7 @@ class Relay:
     def _advance(self) -> None:
         """Take off the ledger what is delivered, and let it be seen."""
         self._progress.turned(self._feedback.received)
-        self._progress.received(self._lanes.values())
+        self._count_received()
 
     def _drain(self) -> None:
         """Wait, as long as a stop may take, until Kafka has what it was given. Raises Suspected when it refuses some."""

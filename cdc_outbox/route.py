@@ -9,7 +9,6 @@ The record's shape is DESIGN's table "Part of the record"; Debezium's outbox eve
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,7 +17,8 @@ from typing import Final, NamedTuple
 import orjson
 
 from cdc_outbox.config import HeaderColumn
-from cdc_outbox.decode.outbox import TRACE_COLUMNS, OutboxEvent, OutboxPlan
+from cdc_outbox.decode.members import read_object
+from cdc_outbox.decode.outbox import TRACE_COLUMNS, OutboxEvent, Plan
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
 
 UNASSIGNED: Final = -1
@@ -35,7 +35,6 @@ _RESERVED: Final = frozenset({".", ".."})
 """Kafka's rule (org.apache.kafka.common.internals.Topic)."""
 
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
-_SPACE_BETWEEN_TOKENS: Final = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -84,7 +83,7 @@ class TopicTemplate:
 class Route:
     """The way from one plan's events to records."""
 
-    def __init__(self, plan: OutboxPlan, template: TopicTemplate, names: HeaderNames) -> None:
+    def __init__(self, plan: Plan, template: TopicTemplate, names: HeaderNames) -> None:
         self._plan = plan
         self._template = template
         self._id_name, self._type_name = names
@@ -137,9 +136,12 @@ class Route:
             raise self._poison(event, "bad-timestamp", f"the timestamp cannot be Kafka's: {error}") from error
 
     def _partition(self, event: OutboxEvent, partition: bytes) -> int:
-        number = int(partition)
+        try:
+            number = int(partition)
+        except ValueError:  # a member of a message may be anything
+            number = UNASSIGNED
         if not 0 <= number <= MAX_PARTITION:
-            raise self._poison(event, "bad-partition", f"{number} is no partition")
+            raise self._poison(event, "bad-partition", f"{_shown(partition)} is no partition")
         return number
 
     def _poison(self, event: OutboxEvent, reason: str, what: str) -> PoisonEvent:
@@ -176,46 +178,10 @@ def header_members(text: bytes) -> Headers:
         elif value is None:
             headers.append((name, None))
         else:
-            try:
-                return _verbatim_members(text.decode())
-            except RecursionError:
-                raise ValueError("it is nested too deep") from None
+            return [(name, member.compact) for name, member in read_object(text.decode())[0].items()]
     if b"\\u0000" in text and any("\0" in name for name in members):
         raise ValueError("a name holds a NUL character")
     return headers
-
-
-def _verbatim_members(text: str) -> Headers:
-    """As `header_members`, for objects with numbers and the like: their text is kept, so that 1.10 stays 1.10.
-
-    A parsed number would come out as another text, and one of many digits as another number. White space between tokens,
-    which jsonb adds and json keeps, goes.
-    """
-    decoder = json.JSONDecoder()
-    headers: dict[str, str | bytes | None] = {}
-    at = _skip_space(text, _skip_space(text, 0) + 1)
-    while text[at] != "}":
-        name, at = decoder.raw_decode(text, at)
-        start = _skip_space(text, _skip_space(text, at) + 1)
-        value, at = decoder.raw_decode(text, start)
-        if "\0" in name:
-            raise ValueError("a name holds a NUL character")
-        if value is None:
-            headers[name] = None
-        elif isinstance(value, str):
-            headers[name] = value.encode()
-        else:
-            headers[name] = _SPACE_BETWEEN_TOKENS.sub(lambda match: match[1] or "", text[start:at]).encode()
-        at = _skip_space(text, at)
-        if text[at] == ",":
-            at = _skip_space(text, at + 1)
-    return list(headers.items())
-
-
-def _skip_space(text: str, at: int) -> int:
-    while text[at] in " \t\r\n":
-        at += 1
-    return at
 
 
 def unix_milliseconds(timestamp: bytes) -> int:
@@ -233,7 +199,7 @@ def unix_milliseconds(timestamp: bytes) -> int:
     return milliseconds
 
 
-def poison_event(plan: OutboxPlan, event: OutboxEvent, reason: str, what: str) -> PoisonEvent:
+def poison_event(plan: Plan, event: OutboxEvent, reason: str, what: str) -> PoisonEvent:
     """An error that names the event as far as it can be named. The payload is never part of it."""
     return PoisonEvent(
         what,

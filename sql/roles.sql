@@ -1,8 +1,9 @@
 -- Roles for cdc-outbox: one that may only emit, one that may only stream, one that may prune.
 --
--- Run it after outbox.sql, because it grants on what that file makes: as a superuser, or as the administrator of a
--- managed service, who also must be allowed to grant on the table. Roles belong to the whole cluster, grants to this
--- database: run it once in each database that has an outbox. Running it again changes nothing. With psql:
+-- Run it after outbox.sql (or message.sql), because it grants on what that file makes: as a superuser, or as the
+-- administrator of a managed service, who also must be allowed to grant on the table. Roles belong to the whole
+-- cluster, grants to this database: run it once in each database that has an outbox. Running it again changes nothing.
+-- With psql:
 --   psql -v ON_ERROR_STOP=1 -f roles.sql
 --
 -- Nobody has a password after it. Give one to the relay, so that it is hashed before it is sent and logged (psql has
@@ -56,10 +57,23 @@ $body$;
 
 -- Only the first start reads the table: the rows that were committed before there was a slot (and so does
 -- slot recover, after a slot was lost). Leave these two out if the relay runs with --no-snapshot or --no-create-slot.
+-- An outbox without a table (message.sql) has nothing to grant here.
 GRANT USAGE ON SCHEMA public TO cdc_outbox_relay;
-GRANT SELECT ON TABLE public.outbox TO cdc_outbox_relay;
+DO $body$
+BEGIN
+    IF to_regclass('public.outbox') IS NOT NULL THEN
+        GRANT SELECT ON TABLE public.outbox TO cdc_outbox_relay;
+    END IF;
+END
+$body$;
 
 -- The pruner: what cdc-outbox prune needs, and nothing before you prune. For run --prune-after, in the relay itself:
 --   GRANT cdc_outbox_pruner TO cdc_outbox_relay
 GRANT USAGE ON SCHEMA public TO cdc_outbox_pruner;
-GRANT SELECT, DELETE ON TABLE public.outbox TO cdc_outbox_pruner;
+DO $body$
+BEGIN
+    IF to_regclass('public.outbox') IS NOT NULL THEN
+        GRANT SELECT, DELETE ON TABLE public.outbox TO cdc_outbox_pruner;
+    END IF;
+END
+$body$;

@@ -24,7 +24,7 @@ from cdc_outbox.cli.options import (
 from cdc_outbox.cli.settings import settings_of
 
 if TYPE_CHECKING:
-    from cdc_outbox.config import Secret
+    from cdc_outbox.config import Secret, Settings
     from cdc_outbox.operate.slots import SlotStatus
 
 INTERRUPTED = 130
@@ -108,9 +108,7 @@ def recover(ctx: click.Context, /, *, yes: bool, **_options: object) -> int:
     settings = settings_of(ctx)
     if not settings.snapshot:
         raise click.UsageError("recovery is sending the rows that are in the table: leave --no-snapshot out", ctx)
-    _say(
-        f"slot {settings.slot} will be replaced; every row in {', '.join(map(str, settings.tables))} is sent, again or not."
-    )
+    _say(_what_recovery_sends(settings))
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("this is asked on a terminal only: add --yes to do it")
@@ -118,6 +116,17 @@ def recover(ctx: click.Context, /, *, yes: bool, **_options: object) -> int:
     from cdc_outbox.service import recover as recover_slot
 
     return recover_slot(settings)
+
+
+def _what_recovery_sends(settings: Settings) -> str:
+    words = [f"slot {settings.slot} will be replaced"]
+    if settings.tables:
+        words.append(f"every row in {', '.join(map(str, settings.tables))} is sent, again or not")
+    if settings.reads_messages:
+        words.append(
+            "events written as messages are in no table: those that were not delivered by now are LOST with the old slot"
+        )
+    return "; ".join(words) + "."
 
 
 @command.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdc_outbox.cli.options import CONTEXT, dsn_option, publication_option, reveal, slot_option, table_option
+from cdc_outbox.cli.options import CONTEXT, dsn_option, option, publication_option, reveal, slot_option, table_option
 
 if TYPE_CHECKING:
     from cdc_outbox.config import Secret
@@ -40,18 +40,39 @@ def command() -> None:
     help="Type of the payload column. json and text keep every byte, jsonb reorders keys.",
 )
 @publication_option
+@option("message-prefix")
+@option("source")
 @table_option
 @dsn_option
-def install(dsn: Secret | None, table: TableName, publication: str, payload_type: PayloadType, *, apply: bool) -> None:
-    """Table, emit function and publication. Idempotent, also as a migration."""
+def install(
+    dsn: Secret | None,
+    table: TableName,
+    source: str,
+    message_prefix: str,
+    publication: str,
+    payload_type: PayloadType,
+    *,
+    apply: bool,
+) -> None:
+    """Table, emit function and publication. Idempotent, also as a migration.
+
+    With --source message: no table, and a function of the same name and parameters that writes logical messages.
+    """
     from cdc_outbox.operate.install import InstallOptions, apply_install, render_install
 
-    options = InstallOptions(table=table, publication=publication, payload_type=payload_type)
+    options = InstallOptions(
+        table=table,
+        publication=publication,
+        payload_type=payload_type,
+        source=source,
+        message_prefix=message_prefix,
+    )
     if not apply:
         click.echo(render_install(options), nl=False)
         return
     apply_install(reveal(dsn), options, _warn)
-    _say(f"installed: table {table}, function {options.emit_function}, publication {publication}")
+    made = "no table" if source == "message" else f"table {table}"
+    _say(f"installed: {made}, function {options.emit_function}, publication {publication}")
 
 
 @command.command()
@@ -130,22 +151,23 @@ def uninstall(
 @command.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @publication_option
+@option("source")
 @table_option
 @dsn_option
-def status(dsn: Secret | None, table: TableName, publication: str, *, as_json: bool) -> int:
+def status(dsn: Secret | None, table: TableName, source: str, publication: str, *, as_json: bool) -> int:
     """What the database has of it, and which version. Exit code 1 when `install` has something to do."""
     from cdc_outbox.operate.install import InstallOptions, read_installation
 
-    options = InstallOptions(table=table, publication=publication)
+    options = InstallOptions(table=table, publication=publication, source=source)
     found = read_installation(reveal(dsn), options)
     if as_json:
         click.echo(json.dumps(_document(options, found)))
     else:
         for what, name, state in _lines(options, found):
             click.echo(f"{what:<12} {name:<28} {state}")
-    if found.complete:
+    if found.complete_for(source):
         return 0
-    _say("to complete it: cdc-outbox sql install --apply")
+    _say(f"to complete it: cdc-outbox sql install{' --source message' if source == 'message' else ''} --apply")
     return 1
 
 
@@ -156,8 +178,12 @@ def _lines(options: InstallOptions, found: Installation) -> list[tuple[str, str,
     version = f"version {found.version} of {SQL_VERSION}" if found.version else "not one of ours yet"
     publishes = "publishes the table" if found.published else "does not publish the table"
     as_installed = "" if found.options_as_installed else ", options differ"
+    if options.source == "message":
+        table, publishes = "not needed" if not found.table else "there, and not needed", "there"
+    else:
+        table = f"{version}, payload {found.payload_type}" if found.table else "missing"
     return [
-        ("table", str(options.table), f"{version}, payload {found.payload_type}" if found.table else "missing"),
+        ("table", str(options.table), table),
         ("function", str(options.emit_function), "there" if found.function else "missing"),
         ("publication", options.publication, f"{publishes}{as_installed}" if found.publication else "missing"),
         *(("role", role, "there" if role in found.roles else "missing (needed only if you use it)") for role in ROLES),
@@ -179,7 +205,7 @@ def _document(options: InstallOptions, found: Installation) -> dict[str, object]
         "roles": {role: role in found.roles for role in ROLES},
         "version": found.version,
         "newest_version": SQL_VERSION,
-        "complete": found.complete,
+        "complete": found.complete_for(options.source),
     }
 
 

@@ -36,6 +36,8 @@ cdc-outbox tail --from-now | jq 'select(.headers.type == "OrderPlaced") | .value
 @dsn_option
 @publication_option
 @tables_option
+@option("source")
+@option("message-prefix")
 @option("columns")
 @topic_option
 @option("id-column")

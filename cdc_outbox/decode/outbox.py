@@ -12,7 +12,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from cdc_outbox.config import Columns, HeaderColumn
 from cdc_outbox.decode.pgoutput import Relation, compile_reader
@@ -49,6 +49,18 @@ class OutboxEvent(NamedTuple):
     """The columns that the topic template names, in its order."""
     extra: tuple[bytes | None, ...]
     """The columns that become headers, in the order of the plan's `extra_names`."""
+
+
+class Plan(Protocol):
+    """What a record's way needs to know of where its events come from."""
+
+    @property
+    def table(self) -> TableName | str:
+        """Its name, in logs and dead letters."""
+
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        """Header names for `OutboxEvent.extra`."""
 
 
 @dataclass(frozen=True, slots=True)

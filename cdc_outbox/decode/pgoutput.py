@@ -22,6 +22,7 @@ BEGIN: Final = ord("B")
 COMMIT: Final = ord("C")
 INSERT: Final = ord("I")
 RELATION: Final = ord("R")
+MESSAGE: Final = ord("M")
 
 _U32: Final = struct.Struct(">I")
 _U16: Final = struct.Struct(">H")
@@ -231,7 +232,7 @@ _READERS: Final[Mapping[int, tuple[str, Callable[[bytes, int], Message]]]] = {
     ord("T"): ("Truncate", _read_truncate),
     ord("U"): ("Update", _read_change),
     ord("D"): ("Delete", _read_change),
-    ord("M"): ("Message", _read_logical_message),
+    MESSAGE: ("Message", _read_logical_message),
 }
 
 

@@ -21,11 +21,10 @@ import orjson
 
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.lsn import Lsn, format_lsn
-from cdc_outbox.names import TableName
 from cdc_outbox.route import Headers, KafkaRecord
 
 
-def event_line(record: KafkaRecord, table: TableName, lsn: Lsn | None, *, timed: bool = True) -> bytes:
+def event_line(record: KafkaRecord, table: str, lsn: Lsn | None, *, timed: bool = True) -> bytes:
     """The line for `record`. `timed`: its timestamp is known."""
     value, value_format = _value(record.value)
     return _line(
@@ -37,15 +36,15 @@ def event_line(record: KafkaRecord, table: TableName, lsn: Lsn | None, *, timed:
             "value_format": value_format,
             "timestamp": _moment(record.timestamp) if timed else None,
             "lsn": None if lsn is None else format_lsn(lsn),
-            "table": str(table),
+            "table": table,
         }
     )
 
 
-def poison_line(error: PoisonEvent, table: TableName, lsn: Lsn | None) -> bytes:
+def poison_line(error: PoisonEvent, table: str, lsn: Lsn | None) -> bytes:
     """The line for an event that no record can be made of: what is wrong, and what is known of it."""
     known = {name: value for name, value in error.where.items() if name != "table"}
-    where = {"lsn": None if lsn is None else format_lsn(lsn), "table": str(table)}
+    where = {"lsn": None if lsn is None else format_lsn(lsn), "table": table}
     return _line({"error": error.what, **known, **where})
 
 

@@ -33,6 +33,12 @@ PAYLOAD_TYPES: Final[tuple[PayloadType, ...]] = get_args(PayloadType)
 DEFAULT_NAME: Final = "cdc_outbox"
 """Of the slot and of the publication."""
 
+DEFAULT_PREFIX: Final = "outbox"
+"""Of logical messages."""
+
+PREFIX_BYTES: Final = 1000
+"""PostgreSQL has no limit for a prefix; each message carries it."""
+
 SQL_VERSION: Final = 2
 """What `sql/outbox.sql` writes into the table's comment. A change of its objects counts it up, there and here."""
 
@@ -57,11 +63,15 @@ class InstallOptions:
     publication: str = DEFAULT_NAME
     slot: str = DEFAULT_NAME
     payload_type: PayloadType = "json"
+    source: str = "table"
+    """`message`: without a table, only its name, from which the function has its own. Anything else: with it."""
+    message_prefix: str = DEFAULT_PREFIX
 
     def __post_init__(self) -> None:
         _check_name("schema", self.table.schema)
         _check_name("table", self.table.name, NAME_BYTES - len(EMIT_SUFFIX))
         _check_name("publication", self.publication)
+        _check_name("prefix", self.message_prefix, PREFIX_BYTES)
         if not re.fullmatch(rf"[a-z0-9_]{{1,{NAME_BYTES}}}", self.slot):
             raise ConfigurationError(
                 f"not a name for a slot: {self.slot!r}",
@@ -80,8 +90,8 @@ def emit_function(table: TableName) -> TableName:
 
 
 def render_install(options: InstallOptions) -> str:
-    """`outbox.sql`: table, emit function, publication."""
-    return _render("outbox", options)
+    """`outbox.sql`: table, emit function, publication. Or `message.sql`: without the table."""
+    return _render("message" if options.source == "message" else "outbox", options)
 
 
 def render_roles(options: InstallOptions) -> str:
@@ -140,6 +150,7 @@ def _places(options: InstallOptions) -> list[_Place]:
     places = [
         _Place(r"payload\s+", "json", options.payload_type),
         _declared("payload_type", "json", options.payload_type),
+        _declared("message_prefix", DEFAULT_PREFIX, options.message_prefix),
         *_table_places(default.table, options.table, EMIT_SUFFIX),
     ]
     if options.publication != default.publication:
@@ -159,6 +170,14 @@ def _table_places(default: TableName, table: TableName, *suffixes: str) -> list[
         _Place("", str(default), table.quoted),
         _Place("", quote_literal(str(default)), quote_literal(table.quoted)),
         *(_Place("", f"{default}{suffix}", TableName(table.schema, table.name + suffix).quoted) for suffix in suffixes),
+        *(
+            _Place(
+                "",
+                quote_literal(f"{default}{suffix}"),
+                quote_literal(TableName(table.schema, table.name + suffix).quoted),
+            )
+            for suffix in suffixes
+        ),
         _Place("SCHEMA ", default.schema, schema),
         _Place("", quote_literal(default.schema), quote_literal(schema)),
     ]
@@ -248,12 +267,16 @@ def _sentence(*parts: str | None) -> str:
 _INSTALLED: Final = """
 SELECT substring(obj_description(c.oid, 'pg_class') FROM 'cdc-outbox:([0-9]+)')::integer,
     (SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = c.oid AND attname = 'payload'),
-    EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = %(function)s),
     EXISTS (
         SELECT FROM pg_publication_tables
         WHERE pubname = %(publication)s AND schemaname = %(schema)s AND tablename = %(table)s)
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind IN ('r', 'p')
+"""
+
+_FUNCTION: Final = """
+SELECT FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+WHERE n.nspname = %(schema)s AND p.proname = %(function)s
 """
 
 _PUBLICATION: Final = """
@@ -278,6 +301,10 @@ class Installation:
     roles: frozenset[str]
     """Those of `ROLES` that exist. A site may have others of its own."""
 
+    def complete_for(self, source: str) -> bool:
+        """Whether `sql install --source …` has made everything: `message` has neither table nor version."""
+        return self.function and self.publication if source == "message" else self.complete
+
     @property
     def complete(self) -> bool:
         """Whether `sql install` would change nothing."""
@@ -294,14 +321,15 @@ def read_installation(dsn: str, options: InstallOptions) -> Installation:
     }
     with connect.open_connection(dsn) as connection:
         table = connection.execute(_INSTALLED, names).fetchone()
+        function = connection.execute(_FUNCTION, names).fetchone()
         publication = connection.execute(_PUBLICATION, [options.publication]).fetchone()
         roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(ROLES)]).fetchall()
-    version, payload_type, function, published = table or (None, None, False, False)
+    version, payload_type, published = table or (None, None, False)
     return Installation(
         table=table is not None,
         version=version if isinstance(version, int) else None,
         payload_type=None if payload_type is None else str(payload_type),
-        function=function is True,
+        function=function is not None,
         publication=publication is not None,
         published=published is True,
         options_as_installed=None if publication is None else publication[0] is True,

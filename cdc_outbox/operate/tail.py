@@ -22,10 +22,10 @@ from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
 from cdc_outbox.decode.outbox import OutboxEvent
-from cdc_outbox.decode.pgoutput import Column, Relation
+from cdc_outbox.decode.pgoutput import Column, LogicalMessage, Relation
 from cdc_outbox.errors import AccessRefused, ConnectionLost, PoisonEvent, ProtocolError
 from cdc_outbox.feedback import Feedback
-from cdc_outbox.lanes import Lane, Lanes
+from cdc_outbox.lanes import Lane, Lanes, MessageLane, RowLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.operate.event_lines import event_line, poison_line
@@ -126,7 +126,14 @@ class Tail:
             if created.snapshot is not None:
                 self._print_rows(dsn, created.snapshot)
             if not self._finished:
-                stream = ReplicationStream.start(session, self._stop, slot=name, publication=self._settings.publication)
+                stream = ReplicationStream.start(
+                    session,
+                    self._stop,
+                    slot=name,
+                    publication=self._settings.publication,
+                    tables=bool(self._settings.tables),
+                    messages=self._settings.reads_messages,
+                )
                 self._follow(stream)
         finally:
             session.close()
@@ -179,7 +186,8 @@ class Tail:
         self._ledger = AckLedger()
         self._feedback = Feedback(stream, self._ledger, Counters())
         self._relations: dict[bytes, Relation] = {}
-        self._found: dict[bytes, Lane | None] = {}
+        self._messages = self._lanes.messages(Counters())
+        self._found: dict[bytes, RowLane | None] = {}
         self._commit_time, self._commit_lsn = 0, UNSET
         self._listening_since = time.monotonic()
         try:
@@ -239,8 +247,20 @@ class Tail:
             assert isinstance(relation, Relation)
             self._relations[relation.oid.to_bytes(4, "big")] = relation
             self._found.pop(relation.oid.to_bytes(4, "big"), None)
+        elif kind == pgoutput.MESSAGE and self._messages is not None:
+            logical = pgoutput.decode(message, _AT)
+            assert isinstance(logical, LogicalMessage)
+            self._take_logical(logical, self._messages)
 
-    def _lane(self, oid: bytes) -> Lane | None:
+    def _take_logical(self, message: LogicalMessage, lane: MessageLane) -> None:
+        if lane.takes(message):
+            event, error = lane.read(message.content)
+            if error is None:
+                self._print(_line_of(lane, event, self._commit_time, self._commit_lsn))
+            else:
+                self._print(poison_line(error, lane.name, self._commit_lsn))
+
+    def _lane(self, oid: bytes) -> RowLane | None:
         """The lane of a relation; None when its rows are not for us, which is said once."""
         if oid not in self._found:
             relation = self._relations.get(oid)
@@ -259,6 +279,6 @@ class Tail:
 
 def _line_of(lane: Lane, event: OutboxEvent, commit_time: int, lsn: Lsn | None, *, timed: bool = True) -> bytes:
     try:
-        return event_line(lane.record(event, commit_time), lane.table, lsn, timed=timed)
+        return event_line(lane.record(event, commit_time), lane.name, lsn, timed=timed)
     except PoisonEvent as error:
-        return poison_line(error, lane.table, lsn)
+        return poison_line(error, lane.name, lsn)

@@ -39,9 +39,13 @@ CLOSE_SECONDS: Final = 2.0
 class ReplicationStream:
     """A started stream. One thread uses it. `close()` at the end, or the last status may never be read."""
 
-    def __init__(self, session: ReplicationSession, stop: Stop, wal_sender_timeout: float, slot: str) -> None:
+    def __init__(
+        self, session: ReplicationSession, stop: Stop, wal_sender_timeout: float, slot: str, *, tables: bool = True
+    ) -> None:
         self._session = session
         self._slot = slot
+        self._tables = tables
+        """Whether what a publication lets through matters. Logical messages come whatever it says."""
         self._pgconn = session.pgconn
         self._unflushed = False
         self.wal_sender_timeout = wal_sender_timeout
@@ -60,14 +64,28 @@ class ReplicationStream:
         self._stop = stop
 
     @classmethod
-    def start(cls, session: ReplicationSession, stop: Stop, *, slot: str, publication: str) -> ReplicationStream:
-        """Begin to stream. Raises SlotBusy, ConfigurationError (no such slot, lost slot, …) or ConnectionLost."""
+    def start(
+        cls,
+        session: ReplicationSession,
+        stop: Stop,
+        *,
+        slot: str,
+        publication: str,
+        tables: bool = True,
+        messages: bool = False,
+    ) -> ReplicationStream:
+        """Begin to stream rows of `tables`, and `messages`: every logical message of the database, whatever its prefix.
+
+        Raises SlotBusy, ConfigurationError (no such slot, lost slot, …) or ConnectionLost.
+        """
         timeout = _wal_sender_timeout(session)
         _watch_socket(session.pgconn.socket, timeout)
         options = f"proto_version '1', publication_names {quote_literal(quote_identifier(publication))}"
+        if messages:
+            options += ", messages 'true'"
         session.run(f"START_REPLICATION SLOT {quote_identifier(slot)} LOGICAL 0/0 ({options})")
         session.pgconn.nonblocking = 1
-        return cls(session, stop, timeout, slot)
+        return cls(session, stop, timeout, slot, tables=tables)
 
     def wait(self, seconds: float) -> None:
         """Sleep until there is something to read, a stop is requested for the first time, or `seconds` are over."""
@@ -182,7 +200,7 @@ class ReplicationStream:
 
     def _on_notice(self, sqlstate: str, message: str) -> None:
         """PostgreSQL 18 skips a publication that is missing, with a warning; what comes behind it must not be confirmed."""
-        if sqlstate == "55000" and "publication" in message and not self._skipped:
+        if self._tables and sqlstate == "55000" and "publication" in message and not self._skipped:
             self._skipped = message
             self._whole = len(self._arriving)
 

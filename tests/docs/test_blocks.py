@@ -33,6 +33,7 @@ PRUNE: Final = "tests/docs/test_prune.py"
 FAIL_OVER: Final = "tests/docs/test_fail_over.py"
 STATUS: Final = "tests/end_to_end/test_status_command.py"
 APPLICATION: Final = "tests/docs/test_application_pages.py"
+WITHOUT_A_TABLE: Final = "tests/docs/test_outbox_without_a_table.py"
 
 APPLICATION_PAGES: Final = {
     "emit-from-psycopg": (
@@ -145,6 +146,10 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         "test_without_a_relay_the_database_says_what_the_slot_costs_and_limits_are_judged",
     ),
     ("docs/how-to/prune.md", 'cdc-outbox run --brokers "$BROKERS" --prune-after 7d'): (PRUNE, "test_the_relay_prunes"),
+    **{
+        ("docs/how-to/outbox-without-a-table.md", beginning): (WITHOUT_A_TABLE, "test_the_page_in_order")
+        for beginning in ["cdc-outbox sql install", "cdc-outbox run", "BEGIN;", "SELECT pg_logical_emit_message"]
+    },
     ("docs/troubleshooting.md", "SELECT slot_name"): (TROUBLESHOOTING, "test_its_queries_run"),
     ("docs/troubleshooting.md", "SELECT pid"): (TROUBLESHOOTING, "test_its_queries_run"),
     **{

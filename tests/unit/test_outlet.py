@@ -183,7 +183,7 @@ def test_a_row_outside_a_transaction_is_a_protocol_error_whatever_came_before(
     policy: str, headers: bytes | None
 ) -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), insert("e2", headers=headers)], policy=policy)
-    with pytest.raises(ProtocolError, match="an Insert outside a transaction"):
+    with pytest.raises(ProtocolError, match="an event outside a transaction"):
         rig.run(rig.relay(suspects=[100]))
     assert (rig.ids, rig.flushed) == (["e1"], 108)
 

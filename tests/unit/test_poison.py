@@ -8,13 +8,12 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
 from cdc_outbox.lsn import UNSET, Lsn
-from cdc_outbox.names import TableName
 from cdc_outbox.poison import ENVELOPE_BYTES, PoisonPolicy, Suspect, smaller
 from cdc_outbox.route import KafkaRecord
 
 EVENT = OutboxEvent(b"e1", b"k", b"Placed", b"s3cret payload", b'{"a":1}', None, None, (b"order",), ())
 RECORD = KafkaRecord("orders", b"k", b"s3cret payload", [("id", b"e1"), ("a", b"1")], 5, 3)
-TABLE = TableName("public", "outbox")
+TABLE = "public.outbox"
 POISON = PoisonEvent("the headers are no JSON object", reason="bad-headers")
 
 

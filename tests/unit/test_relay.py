@@ -208,7 +208,7 @@ def test_a_queue_that_stays_full_is_told_once_and_so_is_its_end() -> None:
         ([commit(200)], "Commit"),
         ([begin(200), commit(204)], "announced for 0/C8"),
         ([begin(104), commit(104, 108)], "ends at or before 0/6C"),
-        ([insert("e2")], "an Insert outside a transaction"),
+        ([insert("e2")], "an event outside a transaction"),
         ([begin(200), insert("e2")[:-1]], "malformed pgoutput Insert"),
         ([begin(200), insert("e2")[:27]], "Insert"),
         ([begin(200), build.xlogdata(build.insert(4711, [b"1"]))], "relation 4711, which was never described"),

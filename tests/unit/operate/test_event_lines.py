@@ -8,11 +8,10 @@ import pytest
 
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.names import TableName
 from cdc_outbox.operate.event_lines import event_line, poison_line
 from cdc_outbox.route import UNASSIGNED, Headers, KafkaRecord
 
-TABLE = TableName("public", "outbox")
+TABLE = "public.outbox"
 
 
 def line(

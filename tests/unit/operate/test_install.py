@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from cdc_outbox.operate.install import (
 )
 
 SQL = Path(__file__).parents[3] / "sql"
-FILES = ("outbox", "roles", "uninstall", "consumer")
+FILES = ("outbox", "message", "roles", "uninstall", "consumer")
 
 ODD = InstallOptions(
     table=TableName('My "Schema"', "it's.the$Outbox"),
@@ -46,13 +47,15 @@ def comments(text: str) -> list[str]:
 
 
 def render_all(options: InstallOptions) -> str:
-    return render_install(options) + render_roles(options) + render_uninstall(options)
+    message = render_install(replace(options, source="message"))
+    return render_install(options) + message + render_roles(options) + render_uninstall(options)
 
 
 def test_the_defaults_render_the_files_byte_for_byte() -> None:
     options = InstallOptions()
 
     assert render_install(options) == (SQL / "outbox.sql").read_text()
+    assert render_install(replace(options, source="message")) == (SQL / "message.sql").read_text()
     assert render_roles(options) == (SQL / "roles.sql").read_text()
     assert render_uninstall(options) == (SQL / "uninstall.sql").read_text()
     assert render_consumer() == (SQL / "consumer.sql").read_text()
