@@ -23,12 +23,22 @@ $(VENV)/demo-ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
+$(VENV)/example-ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[demo]' --group example
+	touch $@
+
 .PHONY: dev
 dev: $(VENV)/ready ## make the virtual environment with everything in it
 
 .PHONY: demo
 demo: $(VENV)/demo-ready ## the whole thing on embedded servers, with a kill -9 half way
 	$(BIN)/cdc-outbox demo
+
+.PHONY: example
+example: $(VENV)/example-ready ## a web API, three consumers and a mail server on embedded servers (examples/registration)
+	$(BIN)/python -m examples.registration
 
 .PHONY: test
 test: $(VENV)/ready ## all tests, on a real PostgreSQL and a real Apache Kafka (WORKERS=4 side by side, each with its own)

@@ -17,6 +17,7 @@ PAGES: Final = tuple(
         ROOT / "CONTRIBUTING.md",
         ROOT / "CHANGELOG.md",
         *sorted(ROOT.glob("docs/**/*.md")),
+        *sorted(ROOT.glob("examples/**/*.md")),
     ]
 )
 """Every document, by its path from the root."""

@@ -178,6 +178,8 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
         "ALTER SYSTEM SET max_slot",
     ): "changes a server that other tests use; that it is SQL is checked",
     ("README.md", "make demo"): "minutes long; that the target exists is checked",
+    ("examples/registration/README.md", "make example"): "tests/examples/test_registration.py plays the same story",
+    ("examples/registration/README.md", "docker compose"): "needs images; tests/examples/test_compose.py reads the file",
     ("README.md", "make test"): "runs this very test; that the target exists is checked",
     ("README.md", "pip install ."): "needs a package index; the Makefile has installed the package that is tested here",
     ("CONTRIBUTING.md", "make help"): "developers' tools; that the targets exist is checked",

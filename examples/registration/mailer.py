@@ -1,0 +1,39 @@
+"""Sends the welcome mail. Environment: SMTP (host:port), and what `consumer` needs.
+
+A mail server is not part of the transaction. The claim is committed only after the server has taken the mail, so no crash
+can lose a mail; one crash, between the two, sends it again. Both mails have the same Message-ID then, made of the event's
+id, by which many mail systems drop the second.
+"""
+
+from __future__ import annotations
+
+import os
+import smtplib
+from email.message import EmailMessage
+
+from examples.registration.consumer import Connection, Event, consume
+
+SMTP_SECONDS = 10.0
+"""A mail server that says nothing for so long has failed."""
+
+
+def welcome(event: Event) -> EmailMessage:
+    """The mail to somebody who has registered."""
+    mail = EmailMessage()
+    mail["Message-ID"] = f"<{event.id}@registration.example>"
+    mail["From"] = "hello@registration.example"
+    mail["To"] = event.data["email"]
+    mail["Subject"] = f"Welcome, {event.data['name']}!"
+    mail.set_content("Good to have you here.")
+    return mail
+
+
+def user_registered(_: Connection, event: Event) -> None:
+    """Hand the mail to the server. Raises what smtplib raises when the server does not take it."""
+    host, port = os.environ["SMTP"].split(":")
+    with smtplib.SMTP(host, int(port), timeout=SMTP_SECONDS) as server:
+        server.send_message(welcome(event))
+
+
+if __name__ == "__main__":
+    consume("mailer", {"UserRegistered": user_registered}, again_on=(smtplib.SMTPException, OSError))

@@ -1,0 +1,1 @@
+-- The database of the mailer: nothing but the inbox, which `cdc-outbox sql consumer` makes.
