@@ -34,7 +34,11 @@ def compose() -> list[str]:
 def resolved() -> str:
     """The compose file as compose understands it."""
     done = subprocess.run(
-        [*compose(), "--file", COMPOSE, "config"], check=False, capture_output=True, text=True, cwd=ROOT
+        [*compose(), "--file", COMPOSE, "--profile", "observability", "config"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -49,7 +53,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 def test_compose_understands_its_file_and_knows_every_service(resolved: str) -> None:
     section = COMPOSE.read_text().split("\nservices:")[1].split("\nsecrets:")[0]
     services = set(re.findall(r"^  (\w+):$", section, re.MULTILINE))
-    assert services == {"postgres", "kafka", "install", "relay", "writer", "consumer"}
+    assert services == {"postgres", "kafka", "install", "relay", "writer", "consumer", "prometheus", "grafana"}
     assert services <= set(re.findall(r"^  (\w+):$", resolved, re.MULTILINE))
 
 

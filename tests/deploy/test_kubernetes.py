@@ -19,7 +19,7 @@ ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "deploy" / "kubernetes"
 RECIPES: Final = ("base", "overlays/standby-pair", "overlays/sidecar")
 VERSIONS: Final = ("1.29", "1.33", "1.37")
-"""Of Kubernetes: native sidecars are switched on since the first, stable in the second; the third is the newest schema known."""
+"""Of Kubernetes: native sidecars are switched on since the first, stable in the second; the third is the newest known."""
 
 Manifest = dict[str, Any]
 
