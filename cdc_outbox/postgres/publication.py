@@ -143,6 +143,15 @@ def require_published(
 
     `older_slot`: there is a slot, which will not stream what is hidden now even after the cure; so the cure says more.
     """
+    if not tables:  # logical messages are not filtered by it, but a slot cannot be streamed from without one
+        if publication is None:
+            raise ConfigurationError(
+                f"publication {name} does not exist",
+                cure="cdc-outbox sql install --source message | psql …; or: CREATE PUBLICATION "
+                f"{quote_identifier(name)} WITH (publish = 'insert', publish_via_partition_root = true)",
+                publication=name,
+            )
+        return
     try:
         _require_published(publication, name, tables)
     except ConfigurationError as error:
@@ -160,15 +169,6 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
             "WITH (publish = 'insert', publish_via_partition_root = true). Rows written while it was missing are not "
             "streamed by a slot that is older: cdc-outbox slot recover sends them from the table",
             publication=name,
-    if not tables:  # logical messages are not filtered by it, but a slot cannot be streamed from without one
-        if publication is None:
-            raise ConfigurationError(
-                f"publication {name} does not exist",
-                cure="cdc-outbox sql install --source message | psql …; or: CREATE PUBLICATION "
-                f"{quote_identifier(name)} WITH (publish = 'insert', publish_via_partition_root = true)",
-                publication=name,
-            )
-        return
         )
     alter = f"ALTER PUBLICATION {quote_identifier(name)}"
     if not publication.inserts:
