@@ -369,7 +369,11 @@ _ALL: Final = (
         "0s",
     ),
     Option(
-        "http", values.ADDRESS, _RELAY, "Address of /livez, /readyz, /metrics and /status; or off.", "127.0.0.1:8420"
+        "http",
+        values.ADDRESS,
+        _RELAY,
+        "Address of the status page, /livez, /readyz, /metrics and /status; or off.",
+        "127.0.0.1:8420",
     ),
     Option(
         "log-format",

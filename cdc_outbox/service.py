@@ -30,6 +30,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError, Undelivered
 from cdc_outbox.generations import Generations
 from cdc_outbox.observe import Versions, http, logs, metrics, systemd
+from cdc_outbox.observe.history import History
 from cdc_outbox.observe.summary import Summary
 from cdc_outbox.operate.prune_beside import PruneBeside
 from cdc_outbox.postgres.connect import libpq_version
@@ -73,12 +74,12 @@ def _process(settings: Settings, work: Callable[[Generations], None]) -> int:
     stop = Stop()
     try:
         with ExitStack() as around:
-            summary = Summary(counters)
-            later = around.enter_context(_ticking(summary.tick, *_systemd(around, counters, stop)))
+            summary, history = Summary(counters), History(counters)
+            later = around.enter_context(_ticking(summary.tick, history.tick, *_systemd(around, counters, stop)))
             around.enter_context(_signals(stop, later, summary, settings.shutdown_timeout))
             if settings.http != "off":
                 registry = metrics.build_registry(counters, versions())
-                around.enter_context(http.serve(settings.http, counters, settings, registry))
+                around.enter_context(http.serve(settings.http, counters, settings, registry, history=history))
             log.info("started", **logs.started_fields(settings, versions()))
             generations = Generations(settings, counters, stop)
             if settings.prune_after is not None and settings.tables:

@@ -10,4 +10,5 @@ pytest_plugins = [
     "tests.plugins.fragile",
     "tests.plugins.secure",
     "tests.plugins.pair",
+    "tests.plugins.browser",
 ]

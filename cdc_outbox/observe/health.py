@@ -67,6 +67,14 @@ def lag_seconds(counters: Counters, now: float) -> float:
     return 0.0 if oldest is None else max(0.0, now - oldest)
 
 
+def known_lag(counters: Counters, now: float) -> float | None:
+    """The same, to the millisecond, and None where this relay cannot know it: who does not stream knows of no commit, which
+    is not the same as that there is none.
+    """
+    knows = _streams(counters) or counters.oldest_unacknowledged_timestamp is not None
+    return round(lag_seconds(counters, now), 3) if knows else None
+
+
 def slot_figures(counters: Counters, now: float) -> SlotCounters | None:
     """What is known of the slot at `now`, as of `time.time()`; None when the last look at it is too old to be told.
 
@@ -96,7 +104,7 @@ def status(counters: Counters, settings: Settings, now: float) -> StatusDocument
         tables=tuple(str(table) for table in settings.tables),
         slot_active=True if streams else None,
         confirmed_flush_lsn=format_lsn(counters.confirmed_lsn) if counters.confirmed_lsn else None,
-        lag_seconds=round(lag_seconds(counters, now), 3) if _knows_lag(counters) else None,
+        lag_seconds=known_lag(counters, now),
         in_flight_events=counters.in_flight_events,
         last_error=None if counters.last_error is None else mask(counters.last_error),
     )
@@ -106,11 +114,6 @@ def status(counters: Counters, settings: Settings, now: float) -> StatusDocument
 
 def _streams(counters: Counters) -> bool:
     return counters.state in {"streaming", "draining"} and counters.postgres_connected
-
-
-def _knows_lag(counters: Counters) -> bool:
-    """Who does not stream knows of no commit, and that is not the same as that there is none."""
-    return _streams(counters) or counters.oldest_unacknowledged_timestamp is not None
 
 
 def _connected(component: str, *, connected: bool) -> Check:

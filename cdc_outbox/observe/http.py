@@ -1,4 +1,4 @@
-"""The HTTP side: `/livez`, `/readyz`, `/metrics`, `/status`, served by one daemon thread beside the loop.
+"""The HTTP side: `/livez`, `/readyz`, `/metrics`, `/status` and the status page, served by one daemon thread beside the loop.
 
 In: GET requests, bounded in size, time and number. Out: what `health` and `metrics` say of the counters.
 Never: SQL, another method, anything of the request in an answer, a version in the `Server` header. A client that is slow,
@@ -29,7 +29,9 @@ from prometheus_client.exposition import choose_encoder
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.observe import logs, page
 from cdc_outbox.observe.health import Check, liveness, passed, readiness, status
+from cdc_outbox.observe.history import History
 
 OFF: Final = "off"
 
@@ -47,6 +49,7 @@ POLL_SECONDS: Final = 0.5
 
 OPEN_METRICS: Final = "application/openmetrics-text"
 TEXT: Final = "text/plain; charset=utf-8"
+HTML: Final = "text/html; charset=utf-8"
 
 Answer: TypeAlias = tuple[HTTPStatus, str, bytes]
 """Status, content type, body."""
@@ -62,10 +65,12 @@ class Views:
         counters: Counters,
         settings: Settings,
         registry: CollectorRegistry,
+        history: History,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._counters = counters
+        self._history = history
         self._settings = settings
         self._registry = registry
         self._monotonic = monotonic
@@ -76,6 +81,8 @@ class Views:
             "/readyz": self._readyz,
             "/metrics": self._metrics,
             "/status": self._status,
+            "/": lambda _query, _accept: (HTTPStatus.OK, HTML, page.HTML),
+            "/page.json": self._page,
         }
 
     def answer(self, target: str, accept: str) -> Answer:
@@ -101,6 +108,12 @@ class Views:
         document = status(self._counters, self._settings, self._wall())
         return HTTPStatus.OK, "application/json", orjson.dumps(document.members()) + b"\n"
 
+    def _page(self, _query: str, _accept: str) -> Answer:
+        document = page.document(
+            self._counters, self._settings, self._history, logs.RECENT, self._monotonic(), self._wall()
+        )
+        return HTTPStatus.OK, "application/json", orjson.dumps(document) + b"\n"
+
 
 @contextlib.contextmanager
 def serve(
@@ -109,18 +122,19 @@ def serve(
     settings: Settings,
     registry: CollectorRegistry,
     *,
+    history: History | None = None,
     monotonic: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> Iterator[str | None]:
     """Serve on `address` (`host:port`, `[v6]:port`, `:port` for all, `off`) until the block ends.
 
-    Gives the address in use (port 0 lets the system choose), or None for `off`.
+    Gives the address in use (port 0 lets the system choose), or None for `off`. `history`: for the page's charts.
     Raises ConfigurationError when the address is none, is taken, or may not be used.
     """
     if address == OFF:
         yield None
         return
-    server = _bind(address, Views(counters, settings, registry, monotonic, wall))
+    server = _bind(address, Views(counters, settings, registry, history or History(counters), monotonic, wall))
     thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), name="http", daemon=True)
     thread.start()
     try:
@@ -284,6 +298,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
+        if content_type == HTML:
+            self.send_header("Content-Security-Policy", page.POLICY)
+            self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Connection", "close")
         if code == HTTPStatus.METHOD_NOT_ALLOWED:
             self.send_header("Allow", "GET")

@@ -30,6 +30,7 @@ from cdc_outbox.lsn import format_lsn
 from cdc_outbox.masking import MASK, masked_dsn
 from cdc_outbox.observe import Versions
 from cdc_outbox.observe.mask import mask, names_secret
+from cdc_outbox.observe.recent import RecentWarnings
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("auto", "console", "json")
@@ -47,6 +48,10 @@ MAX_TRACEBACK_CHARACTERS: Final = 20_000
 """Of a traceback, its end: a recursion gone wrong has a thousand frames, and the error stands below them."""
 
 _LIMITED_LEVELS: Final = ("warning", "error", "critical")
+
+
+RECENT: Final = RecentWarnings()
+"""What this process has warned of lately, as its log is this process's."""
 
 
 def configure(log_format: str, log_level: str, *, stream: TextIO | None = None) -> None:
@@ -205,12 +210,12 @@ def _library_line(_logger: object, _method: str, fields: EventDict) -> EventDict
 def _renderers(log_format: str, stream: TextIO) -> list[Processor]:
     terminal = stream.isatty()
     if log_format == "json" or (log_format == "auto" and not terminal):
-        return [_tidy, _render_json]
+        return [_tidy, _remember, _render_json]
     colors = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     renderer = structlog.dev.ConsoleRenderer(
         colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
     )
-    return [_tidy, _printable, renderer]
+    return [_tidy, _remember, _printable, renderer]
 
 
 def _tidy(_logger: object, _method: str, fields: EventDict) -> EventDict:
@@ -221,6 +226,12 @@ def _tidy(_logger: object, _method: str, fields: EventDict) -> EventDict:
     if exception is not None:
         ordered["exception"] = mask(exception)[-MAX_TRACEBACK_CHARACTERS:]
     return ordered
+
+
+def _remember(_logger: object, _method: str, fields: EventDict) -> EventDict:
+    """Behind the filter of repeats, and masked: what is kept is what was shown."""
+    RECENT.note(fields)
+    return fields
 
 
 def _plain(name: str, value: object) -> object:

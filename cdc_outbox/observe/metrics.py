@@ -84,7 +84,12 @@ class RelayCollector(Collector):
     def _events(self) -> Iterator[Metric]:
         counters = self._counters
         received = counters.received.copy()
-        yield _counted("events_received_total", "Events read from PostgreSQL.", "table", received)
+        yield _counted(
+            "events_received_total",
+            "Events read from PostgreSQL; logical messages under `message:` and their prefix.",
+            "table",
+            received,
+        )
         events: dict[str, int] = {}
         published_bytes: dict[str, int] = {}
         for topic, delivered in counters.topics.copy().items():

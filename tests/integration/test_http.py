@@ -140,6 +140,17 @@ def test_status_is_json(relay: Relay) -> None:
     assert (document["state"], document["slot"], document["wal_status"]) == ("streaming", "cdc_outbox", None)
 
 
+def test_the_page_comes_with_its_policy_and_its_figures_apart(relay: Relay) -> None:
+    response, body = relay.get("/")
+    assert response.getheader("Content-Type") == "text/html; charset=utf-8"
+    assert "default-src 'none'" in str(response.getheader("Content-Security-Policy"))
+    assert body.startswith("<!doctype html>")
+
+    response, body = relay.get("/page.json")
+    figures = json.loads(body)
+    assert (figures["published"], figures["alive"], figures["status"]["state"]) == (1, True, "streaming")
+
+
 @pytest.mark.parametrize("method", ["POST", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"])
 @pytest.mark.parametrize("path", ["/livez", "/status", "/nothing"])
 def test_only_get_is_allowed(relay: Relay, method: str, path: str) -> None:

@@ -1,0 +1,62 @@
+"""The last warnings, for the status page: what the log said, kept a while.
+
+In: log lines as they are written, masked and cut, at level warning or above. Out: the latest of them, newest first.
+Never: a key, a payload, more than `KEPT` of them; equal ones are one, with how often it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final
+
+KEPT: Final = 30
+"""Different warnings: more than a person reads."""
+
+LEVELS: Final = ("warning", "error", "critical")
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """One warning, as it was said last."""
+
+    timestamp: str
+    level: str
+    event: str
+    error: str
+    cure: str
+    times: int
+    """Lines that said so, those that were suppressed as repeats included."""
+
+
+class RecentWarnings:
+    """A ring of them. Written under the logging handler's lock, read by others."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Warned] = {}
+
+    def note(self, line: Mapping[str, object]) -> None:
+        """Keep a line, if it is a warning. It has been masked."""
+        if line.get("level") not in LEVELS:
+            return
+        event, error = _text(line.get("event")), _text(line.get("error") or line.get("message"))
+        before = self._kept.pop((event, error), None)
+        suppressed = line.get("suppressed")
+        self._kept[event, error] = Warned(
+            timestamp=_text(line.get("timestamp")),
+            level=_text(line.get("level")),
+            event=event,
+            error=error,
+            cure=_text(line.get("cure")),
+            times=(before.times if before else 0) + 1 + (suppressed if isinstance(suppressed, int) else 0),
+        )
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+
+    def newest_first(self) -> list[dict[str, object]]:
+        """As JSON is to have them."""
+        return [asdict(each) for each in reversed(list(self._kept.copy().values()))]
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
