@@ -245,11 +245,7 @@ class Generations:
                 slot=settings.slot,
             )
         elif not self._streamed and not settings.create_slot:
-            raise ConfigurationError(
-                f"slot {settings.slot} does not exist, and --no-create-slot forbids to make it",
-                cure="cdc-outbox slot create, or start without --no-create-slot",
-                slot=settings.slot,
-            )
+            raise slot.missing(settings.slot)
 
     def _known(self) -> Lsn:
         """How far the slot can stand if it is the one that we know, and nobody else streamed from it."""

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "sql": "Print (or apply) the SQL of the outbox table, its roles and its publication.",
     "status": "Tell how the relay and its slot are doing: state, lag, WAL that is kept.",
     "slot": "Create, drop or look at the replication slot.",
+    "check": "Check everything that run needs, and say how to cure what is missing.",
     "prune": "Delete rows that are delivered and old.",
     "tail": "Print events as JSON lines, without Kafka and without moving the slot.",
     "emit": "Write one event, for try-outs and smoke tests.",
@@ -31,6 +32,9 @@ COMMANDS: Final = {
     "healthcheck": "Ask a running relay whether it is alive: for container health checks.",
 }
 """Each command is `command` in the module of its name; what it does is said here, so that help imports none of them."""
+
+ALIASES: Final = {"doctor": "check"}
+"""Other names, which help does not list."""
 
 INTERRUPTED: Final = 130
 """128 + SIGINT, as shells report it."""
@@ -51,6 +55,7 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import it."""
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in self.list_commands(ctx):
             return None
         command = importlib.import_module(f"{__name__}.{cmd_name}").command

@@ -153,17 +153,22 @@ def status(dsn: Secret | None, slot: str, *, as_json: bool) -> None:
 
 def _lines(found: SlotStatus) -> list[tuple[str, str]]:
     """Each fact's name and its words."""
+    from cdc_outbox.postgres.slot import LOST
+
     shown = {name: "-" if value is None else str(value) for name, value in found.document().items()}
     info = found.slot
     kind = f"{info.slot_type}{', temporary' if info.temporary else ''}"
     safe = "no limit is set" if info.safe_wal_bytes is None else f"{info.safe_wal_bytes:,} bytes until it is in danger"
+    kept = "no WAL is kept for it" if info.restart_lsn is None else f"{_bytes(found.retained_wal_bytes)} of WAL kept"
+    if info.wal_status == LOST:
+        safe = "it can never be streamed from again"
     return [
         ("slot", shown["slot"]),
         ("kind", f"{kind}, plugin {shown['plugin']}, database {shown['database']}"),
         ("in use", f"by pid {info.active_pid}" if info.active else "no"),
         ("WAL status", f"{shown['wal_status']} ({safe})"),
         ("confirmed", f"{shown['confirmed_flush_lsn']}, {_bytes(found.lag_bytes)} behind"),
-        ("restart", f"{shown['restart_lsn']}, {_bytes(found.retained_wal_bytes)} of WAL kept"),
+        ("restart", f"{shown['restart_lsn']}, {kept}"),
         ("failover", "standbys may keep a copy" if info.failover else "no copy on standbys"),
         ("server at", shown["current_lsn"]),
     ]

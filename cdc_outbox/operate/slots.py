@@ -182,14 +182,14 @@ def _explained(dsn: str, say: Say) -> Iterator[None]:
 def _whom_it_waits_for(dsn: str) -> str:
     try:
         with connect.open_connection(dsn) as connection:
-            sessions = slot.blockers(connection)
+            open_still = slot.blockers(connection) + [each.words for each in slot.prepared(connection)]
     except CdcOutboxError as error:
         return f"still waiting for PostgreSQL to make the slot ({error})"
-    if not sessions:
-        return "still waiting for PostgreSQL to make the slot: is there a prepared transaction in pg_prepared_xacts?"
+    if not open_still:
+        return "still waiting for PostgreSQL to make the slot"
     return (
         "waiting: a slot begins when every transaction that has written something by now is over. Still open: "
-        + "; ".join(sessions)
+        + "; ".join(open_still)
     )
 
 

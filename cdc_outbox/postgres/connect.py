@@ -16,6 +16,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -90,6 +91,41 @@ def session_conninfo(dsn: str, **extra: str) -> str:
     defaults = {"application_name": "cdc-outbox", "connect_timeout": str(CONNECT_TIMEOUT_SECONDS)}
     merged = {**defaults, **given, **extra, "options": options, "client_encoding": "UTF8"}
     return psycopg_conninfo.make_conninfo("", **merged)
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How a connection will be made, as far as that is known without making it."""
+
+    hosts: tuple[str, ...]
+    """Names, addresses, or folders of sockets; empty for libpq's own folder."""
+    sslmode: str
+    missing_root: str | None
+    """The file of CAs that libpq will look for, if it is not there."""
+    service: bool
+    """Whether a service file says more."""
+
+
+def transport(dsn: str) -> Transport:
+    """What libpq will do with `dsn`, its environment and its defaults. Raises ConfigurationError when it cannot be parsed."""
+    given = psycopg_conninfo.conninfo_to_dict(session_conninfo(dsn))
+    known = {
+        option.keyword.decode(): option.val.decode()
+        for option in pq.Conninfo.get_defaults()
+        if option.val is not None and option.keyword in _TRANSPORT
+    }
+    known |= {name: str(value) for name, value in given.items() if value and name.encode() in _TRANSPORT}
+    root = known.get("sslrootcert") or str(Path.home() / ".postgresql" / "root.crt")
+    return Transport(
+        hosts=tuple((known.get("host") or known.get("hostaddr") or "").split(",")),
+        sslmode="verify-full" if root == "system" else known.get("sslmode", "prefer"),
+        missing_root=None if root == "system" or Path(root).is_file() else root,
+        service="service" in known,
+    )
+
+
+_TRANSPORT: Final = frozenset({b"host", b"hostaddr", b"sslmode", b"sslrootcert", b"service"})
+"""Keywords of conninfo that say where to, and how."""
 
 
 def _find_system_roots(given: Mapping[str, object]) -> None:
@@ -344,6 +380,13 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
         _cannot_connect(
             "the server wants another login than --dsn allows",
             "compare require_auth and channel_binding in --dsn with the method in pg_hba.conf",
+        ),
+    ),
+    (
+        "unsupported startup parameter",
+        _cannot_connect(
+            "a pooler answers, which passes neither our session settings nor a replication stream",
+            "name PostgreSQL's own host and port in --dsn, not those of PgBouncer, a pooled endpoint or a proxy",
         ),
     ),
     ("authentication failed", _PASSWORD),

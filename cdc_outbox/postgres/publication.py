@@ -25,10 +25,19 @@ _FILTERS_SINCE: Final = 150_000
 _HIDDEN: Final = "Rows written before that are not streamed any more: cdc-outbox slot recover sends them from the table"
 
 _TABLES: Final = """
-SELECT p.schemaname, p.tablename, {filter}
+SELECT p.schemaname, p.tablename, {filter}, {columns}
   FROM pg_catalog.pg_publication_tables p
  WHERE p.pubname = %s
  ORDER BY 1, 2
+"""
+
+_COLUMN_LIST: Final = """
+(SELECT p.attnames::text[] WHERE EXISTS (
+    SELECT FROM pg_catalog.pg_publication_rel r
+      JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
+      JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE b.pubname = p.pubname AND n.nspname = p.schemaname AND c.relname = p.tablename AND r.prattrs IS NOT NULL))
 """
 
 
@@ -38,6 +47,8 @@ class PublishedTable:
 
     name: TableName
     row_filter: str | None
+    columns: tuple[str, ...] | None = None
+    """The list of its columns, where the publication has one; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +78,16 @@ def inspect(connection: Connection, name: str) -> Publication | None:
     if row is None:
         return None
     has_filters = connection.info.server_version >= _FILTERS_SINCE
-    query = _TABLES.format(filter="p.rowfilter" if has_filters else "NULL")
+    query = _TABLES.format(
+        filter="p.rowfilter" if has_filters else "NULL", columns=_COLUMN_LIST if has_filters else "NULL"
+    )
     tables = tuple(
-        PublishedTable(TableName(str(schema), str(table)), None if condition is None else str(condition))
-        for schema, table, condition in connection.execute(query, (name,))
+        PublishedTable(
+            TableName(str(schema), str(table)),
+            None if condition is None else str(condition),
+            tuple(map(str, columns)) if isinstance(columns, list) else None,
+        )
+        for schema, table, condition, columns in connection.execute(query, (name,))
     )
     return Publication(name, bool(row[0]), bool(row[1]), tables)
 
@@ -201,10 +218,32 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
             )
 
 
-def _listed(publication: Publication, *, without_filter: TableName) -> str:
+def require_columns(publication: Publication, name: TableName, used: Sequence[str]) -> None:
+    """Raise ConfigurationError, with the SQL that cures, when the publication leaves out columns that are `used`."""
+    published = next((table.columns for table in publication.tables if table.name == name), None)
+    hidden = [column for column in used if published is not None and column not in published]
+    if hidden:
+        raise ConfigurationError(
+            f"publication {publication.name} leaves out columns of {name}: {', '.join(hidden)}",
+            cure=f"ALTER PUBLICATION {quote_identifier(publication.name)} SET TABLE "
+            f"{_listed(publication, without_columns=name)}. {_HIDDEN}",
+            publication=publication.name,
+            table=str(name),
+        )
+
+
+def _listed(
+    publication: Publication, *, without_filter: TableName | None = None, without_columns: TableName | None = None
+) -> str:
     """All its tables, as SET TABLE wants them: one left out would not be published any more."""
-    filters = {table.name: table.row_filter for table in publication.tables} | {without_filter: None}
-    return ", ".join(name.quoted + (f" WHERE {condition}" if condition else "") for name, condition in filters.items())
+
+    def shown(table: PublishedTable) -> str:
+        columns = None if table.name == without_columns else table.columns
+        condition = None if table.name == without_filter else table.row_filter
+        listed = f" ({', '.join(map(quote_identifier, columns))})" if columns else ""
+        return f"{table.name.quoted}{listed}" + (f" WHERE {condition}" if condition else "")
+
+    return ", ".join(map(shown, publication.tables))
 
 
 def other_tables(publication: Publication, tables: Sequence[Table]) -> list[TableName]:

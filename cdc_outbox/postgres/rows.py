@@ -82,7 +82,13 @@ class SnapshotRows:
             row = self._connection.execute(query).fetchone()
         return str(row[1]) if row is not None and int(str(row[0])) > 1 else None
 
-    def read(self, shape: TableShape, order: Sequence[str]) -> Iterator[Sequence[Cells]]:
+    def require_readable(self, shape: TableShape) -> None:
+        """Raise AccessRefused, with the GRANT, when the role may not read the table, or a policy hides rows from it."""
+        query = SQL("SELECT FROM {} LIMIT 1").format(_sql_name(shape.table))
+        with connect.translated(), self._may_read(shape.table):
+            self._connection.execute(query)
+
+    def read(self, shape: TableShape, order: Sequence[str], *, newest_first: bool = False) -> Iterator[Sequence[Cells]]:
         """Give all rows in batches, ordered by the first of `order` that is a column. Raises AccessRefused with the GRANT."""
         names = [name for name, _ in shape.columns]
         query = SQL("DECLARE outbox_rows NO SCROLL CURSOR FOR SELECT {} FROM {}").format(
@@ -90,7 +96,7 @@ class SnapshotRows:
         )
         ordered = next((name for name in order if name in names), None)
         if ordered is not None:
-            query += SQL(" ORDER BY {}").format(Identifier(ordered))
+            query += SQL(" ORDER BY {}").format(Identifier(ordered)) + SQL(" DESC" if newest_first else "")
         with connect.translated():
             with self._may_read(shape.table):
                 self._connection.execute(query)

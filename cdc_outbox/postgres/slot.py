@@ -31,7 +31,8 @@ _FAILOVER_SINCE: Final = 170_000
 
 _INSPECT: Final = """
 SELECT s.plugin, s.slot_type, s.database, s.temporary, s.active, s.active_pid, s.wal_status,
-       s.restart_lsn::text, s.confirmed_flush_lsn::text, s.safe_wal_size, {failover}, pg_catalog.current_database()
+       s.restart_lsn::text, s.confirmed_flush_lsn::text, s.safe_wal_size, {failover}, {reason},
+       pg_catalog.current_database()
   FROM pg_catalog.pg_replication_slots s
  WHERE s.slot_name = %s
 """
@@ -57,6 +58,8 @@ class SlotInfo:
     failover: bool
     """Whether standbys may keep a copy of it, for the day one of them is promoted."""
     current_database: str
+    invalidation_reason: str | None = None
+    """Why it is lost, in the server's word (17 and later): wal_removed, idle_timeout, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,14 @@ class CreatedSlot:
 def inspect(connection: Connection, name: str) -> SlotInfo | None:
     """Look the slot up; None when there is none of that name."""
     knows = connection.info.server_version >= _FAILOVER_SINCE
-    query = _INSPECT.format(failover="s.failover" if knows else "false")
+    query = _INSPECT.format(
+        failover="s.failover" if knows else "false", reason="s.invalidation_reason" if knows else "NULL"
+    )
     row = connection.execute(query.encode(), (name,)).fetchone()
     if row is None:
         return None
-    plugin, slot_type, database, temporary, active, active_pid, wal, restart, confirmed, safe, failover, current = row
+    plugin, slot_type, database, temporary, active, active_pid, wal, restart, confirmed, safe, *rest = row
+    failover, reason, current = rest
     return SlotInfo(
         name=name,
         plugin=_text(plugin),
@@ -90,6 +96,7 @@ def inspect(connection: Connection, name: str) -> SlotInfo | None:
         safe_wal_bytes=int(str(safe)) if safe is not None else None,
         failover=bool(failover),
         current_database=str(current),
+        invalidation_reason=_text(reason),
     )
 
 
@@ -186,14 +193,68 @@ def decoded_transactions(connection: Connection, name: str) -> int:
     return int(str(row[0])) if row and row[0] is not None else 0
 
 
-def blockers(connection: Connection) -> list[str]:
-    """Name the sessions with a transaction open, oldest first: a slot being created waits for those with a write."""
+def blockers(connection: Connection, *, older_than: float = 0.0) -> list[str]:
+    """Name the sessions with a transaction open that has written, oldest first: a slot being created waits for those.
+
+    `older_than`: seconds. A role sees since when only of its own sessions, unless it is a member of pg_read_all_stats: one
+    whose age is hidden counts as young as soon as age matters.
+    """
     rows = connection.execute(
-        "SELECT pid, usename, application_name, pg_catalog.date_trunc('second', pg_catalog.now() - xact_start)::text"
+        "SELECT pid, usename, datname, application_name,"
+        " pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - xact_start)::text"
         "  FROM pg_catalog.pg_stat_activity"
-        " WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xact_start LIMIT 5"
+        " WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()"
+        "   AND (%(seconds)s = 0 OR pg_catalog.clock_timestamp() - xact_start > %(seconds)s * interval '1 second')"
+        " ORDER BY xact_start LIMIT 5",
+        {"seconds": older_than},
     )
-    return [f"pid {pid} ({user or '?'}, {application or '-'}, open for {age})" for pid, user, application, age in rows]
+    return [
+        f"pid {pid} ({user or '?'}, {application or '-'}, in database {database or '?'}"
+        + (")" if age is None else f", open for {age})")
+        for pid, user, database, application, age in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prepared transaction: it outlives its session, and even the server's restart."""
+
+    gid: str
+    database: str
+    owner: str
+    age: str
+
+    @property
+    def words(self) -> str:
+        """For a person."""
+        return f"prepared transaction {self.literal} ({self.owner} in {self.database}, open for {self.age})"
+
+    @property
+    def literal(self) -> str:
+        """Its name for SQL."""
+        return quote_literal(self.gid)
+
+
+def prepared(connection: Connection, *, older_than: float = 0.0) -> list[Prepared]:
+    """Prepared transactions of that age in seconds, oldest first. A slot being created waits for them as well, and no session
+    shows them.
+    """
+    rows = connection.execute(
+        "SELECT gid, database, owner, pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - prepared)::text"
+        "  FROM pg_catalog.pg_prepared_xacts"
+        " WHERE pg_catalog.clock_timestamp() - prepared >= %(seconds)s * interval '1 second' ORDER BY prepared LIMIT 5",
+        {"seconds": older_than},
+    )
+    return [Prepared(str(gid), str(database), str(owner), str(age)) for gid, database, owner, age in rows]
+
+
+def missing(name: str) -> ConfigurationError:
+    """The error for a slot that is not there and that nobody may make."""
+    return ConfigurationError(
+        f"slot {name} does not exist, and --no-create-slot forbids to make it",
+        cure="cdc-outbox slot create, or start without --no-create-slot",
+        slot=name,
+    )
 
 
 def _text(value: object) -> str | None:

@@ -36,6 +36,7 @@ from cdc_outbox.publish.errors import (
     reason,
     unreachable,
 )
+from cdc_outbox.publish.settings import connection_properties
 from cdc_outbox.route import KafkaRecord
 
 log = structlog.get_logger(__name__)
@@ -48,9 +49,6 @@ METADATA_SLICE_SECONDS: Final = 0.25
 
 METADATA_PAUSE_SECONDS: Final = 0.05
 """Between two looks, where each fails at once."""
-
-_CONNECTION: Final = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", "client.id", "broker.", "socket.")
-"""Beginnings of the properties that say how to reach the cluster: what an admin client needs of a producer's."""
 
 HURRY_SECONDS: Final = 0.02
 """One wait for a record sent alone: a round trip to the broker, and no more than the server waits for a status."""
@@ -208,13 +206,10 @@ class Publisher:
     def topic_limit(self, topic: str) -> int | str:
         """Ask for the topic's max.message.bytes, where that is permitted; for a message, never for a decision."""
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        connection: dict[str, str | int | float | bool] = {
-            name: value for name, value in self._properties.items() if name.startswith(_CONNECTION)
-        }
         try:
-            admin = AdminClient(
-                connection, logger=logging.getLogger("confluent_kafka")
-            )  # it must live until the answer is here
+            admin = AdminClient(  # it must live until the answer is here
+                connection_properties(self._properties), logger=logging.getLogger("confluent_kafka")
+            )
             future = admin.describe_configs([resource], request_timeout=METADATA_SECONDS)[resource]
             return int(future.result(METADATA_SECONDS)["max.message.bytes"].value)
         except (KafkaException, FutureTimeout, KeyError, ValueError) as error:

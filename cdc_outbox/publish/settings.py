@@ -104,6 +104,15 @@ def effective(user: Mapping[str, str], settings: Settings) -> dict[str, str]:
     return merged
 
 
+_CONNECTION: Final = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", "client.id", "broker.", "socket.")
+"""Beginnings of the properties that say how to reach the cluster."""
+
+
+def connection_properties(properties: Mapping[str, str]) -> dict[str, str | int | float | bool]:
+    """Those of a producer's properties that an admin client needs as well."""
+    return {name: value for name, value in properties.items() if name.startswith(_CONNECTION)}
+
+
 def _kibibytes(size: int) -> int:
     """Rounded up: a record that is as large as allowed must find room in an empty queue."""
     return -(-size // 1024)

@@ -1,0 +1,75 @@
+"""`cdc-outbox check` (alias `doctor`): settings in, one line for each check out, and what to type where it is not right.
+
+stdout is data: lines, or one JSON document. No logic: `operate.check` has it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose
+from cdc_outbox.cli.settings import settings_of
+
+if TYPE_CHECKING:
+    from cdc_outbox.operate.check.report import Report
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+
+@click.command("check", cls=SettingsCommand, context_settings=CONTEXT)
+@click.option("--offline", is_flag=True, help="Look at the settings only; connect to nothing.")
+@click.option("--strict", is_flag=True, help="What is only warned of counts as a failure, too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@all_options
+@click.pass_context
+def command(ctx: click.Context, /, *, offline: bool, strict: bool, as_json: bool, **_options: object) -> int:
+    """Check everything that `run` needs, and say how to cure what is missing. Takes the options of `run`.
+
+    One line for each thing: ok, warn (it works, and may hurt one day), fail (the relay would not run, or not keep its
+    promises), or - for what could not be checked, with the reason. Under each, what to type: for PostgreSQL itself, or for
+    the service that runs it (Amazon RDS and Aurora, Cloud SQL, Azure, Supabase, Neon). Changes nothing. Exit code 1 when
+    something failed, else 0.
+    """
+    settings = settings_of(ctx)
+    _quiet(ctx, settings.log_format, settings.log_level)
+    from cdc_outbox.operate.check import run_check
+    from cdc_outbox.operate.interrupts import stop_on_signals
+    from cdc_outbox.stop import Stopped
+
+    try:
+        with stop_on_signals() as stop:
+            report = run_check(settings, stop, offline=offline)
+    except Stopped:
+        return INTERRUPTED
+    _print(report, as_json=as_json)
+    return 0 if report.passed(strict=strict) else 1
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    from cdc_outbox.masking import scrub
+    from cdc_outbox.operate.check.report import lines
+
+    if as_json:
+        click.echo(scrub(json.dumps(report.document(), indent=2, ensure_ascii=False)))
+        return
+    colors = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    for line in lines(report, colors=colors):
+        click.echo(scrub(line), color=colors)
+
+
+def _quiet(ctx: click.Context, log_format: str, log_level: str) -> None:
+    """The findings tell what librdkafka would log meanwhile. Who asks for a log level has both."""
+    import logging
+
+    from cdc_outbox.observe import logs
+
+    asked = choose(ctx)["log-level"].origin != "default"
+    logs.configure(log_format, log_level if asked else "error")
+    if not asked:
+        logging.getLogger("confluent_kafka").setLevel(logging.CRITICAL)

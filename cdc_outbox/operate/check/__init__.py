@@ -1,0 +1,95 @@
+"""Preflight of everything that `run` needs: `run_check`.
+
+report.py         what was found, as lines and as JSON
+configuration.py  settings alone; no server is asked
+database.py       the server: version, wal_level, room for us, what it does while we are away
+source.py         tables, publication, slot
+recent.py         the newest rows as records: which topics, how large
+cluster.py        Kafka: brokers, topics, privileges, limits
+platforms.py      the same cure on PostgreSQL itself and at those who run it for others
+
+In: `Settings`, as `run` takes them. Out: `Report`. Never: an end at the first thing that is wrong, or a change of anything.
+What stands in the way of a relay is found by the functions that the relay itself asks before it streams.
+"""
+
+from __future__ import annotations
+
+from cdc_outbox.config import Settings
+from cdc_outbox.errors import CdcOutboxError
+from cdc_outbox.operate.check import cluster, configuration, database, platforms, recent, source
+from cdc_outbox.operate.check.report import Report
+from cdc_outbox.postgres import connect, publication, server, slot
+from cdc_outbox.stop import Stop
+
+_BEHIND_THE_CONNECTION = (
+    "database.version",
+    "database.primary",
+    "database.wal-level",
+    "database.free-slots",
+    "database.free-walsenders",
+    "database.replication",
+    "database.wal-limit",
+    "database.timeouts",
+    "database.clock",
+    "database.transactions",
+    "database.other-slots",
+    "table.exists",
+    "table.columns",
+    "table.select",
+    "publication.table",
+    "publication.columns",
+    "slot.state",
+    "slot.wal",
+    "slot.failover",
+    "table.events",
+)
+
+
+def run_check(settings: Settings, stop: Stop, *, offline: bool = False) -> Report:
+    """Look at everything; `offline`: at the settings only. Raises Stopped when a stop comes first."""
+    report = Report()
+    properties = configuration.check_configuration(settings, report)
+    if offline:
+        return report
+    found = _check_postgres(settings, stop, report)
+    if properties is None:
+        report.not_checked("librdkafka does not take its settings", "kafka.reach", *cluster.CHECKS)
+        return report
+    kafka = cluster.reach(settings, properties, report)
+    if kafka is None:
+        report.not_checked("Kafka cannot be reached", *cluster.CHECKS)
+    else:
+        cluster.check_topics(kafka, settings, properties, found, report)
+    return report
+
+
+def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Recent | None:
+    """All that PostgreSQL is asked, over one connection; what the newest rows would become, if they can be read."""
+    try:
+        dsn = settings.dsn.reveal()
+        with connect.open_connection(dsn, stop, lock_timeout=publication.LOCK_SECONDS) as connection:
+            _say_connected(connection, report)
+            around = database.Server(
+                platforms.identify(connection),
+                server.current_lsn(connection),
+                slot.inspect(connection, settings.slot),
+            )
+            database.check_server(connection, settings, around, report)
+            database.check_login(dsn, connection, around.platform, stop, report)
+            shapes = source.check_tables(connection, settings, around, report)
+            source.check_slot(connection, settings, around, report)
+            rows = recent.read_recent(connection, settings, shapes)
+            recent.check_events(rows, report)
+            return rows
+    except CdcOutboxError as error:
+        report.fail_with("database.connection", error)
+        told = {finding.check for finding in report.findings}
+        report.not_checked(
+            "there is no connection to PostgreSQL", *(check for check in _BEHIND_THE_CONNECTION if check not in told)
+        )
+        return None
+
+
+def _say_connected(connection: connect.Connection, report: Report) -> None:
+    info = connection.info
+    report.ok("database.connection", f"{info.host}:{info.port}, database {info.dbname}, role {info.user}")
