@@ -35,6 +35,8 @@ STATUS: Final = "tests/end_to_end/test_status_command.py"
 APPLICATION: Final = "tests/docs/test_application_pages.py"
 WITHOUT_A_TABLE: Final = "tests/docs/test_outbox_without_a_table.py"
 
+TUTORIAL: Final = "tests/docs/test_tutorial.py"
+
 APPLICATION_PAGES: Final = {
     "emit-from-psycopg": (
         "test_the_page_for_psycopg",
@@ -157,6 +159,27 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         for page, (test, beginnings) in APPLICATION_PAGES.items()
         for beginning in beginnings
     },
+    ("docs/tutorial.md", "export DSN="): (TUTORIAL, "test_where_it_says_the_servers_are_is_where_compose_starts_them"),
+    **{
+        ("docs/tutorial.md", beginning): (TUTORIAL, "test_the_tutorial_from_top_to_bottom")
+        for beginning in [
+            'psql "$DSN" -c \'CREATE TABLE customers',
+            "cdc-outbox sql install --apply",
+            "psql \"$DSN\" <<'SQL'",
+            "cdc-outbox run",
+            "# shop.py",
+            "python shop.py",
+            'psql "$DSN" -c \'CREATE TABLE points',
+            "# rewards.py",
+            "python rewards.py",
+            "Ada gets",
+            "GROUP=again",
+            "Ada was here",
+            'psql "$DSN" --no-align',
+            "1|100",
+            "cdc-outbox sql uninstall",
+        ]
+    },
     ("docs/how-to/consume-once.md", "import os"): (
         APPLICATION,
         "test_the_loop_killed_again_and_again_has_each_effect_once",
@@ -179,7 +202,11 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
     ): "changes a server that other tests use; that it is SQL is checked",
     ("README.md", "make demo"): "minutes long; that the target exists is checked",
     ("examples/registration/README.md", "make example"): "tests/examples/test_registration.py plays the same story",
-    ("examples/registration/README.md", "docker compose"): "needs images; tests/examples/test_compose.py reads the file",
+    (
+        "examples/registration/README.md",
+        "docker compose",
+    ): "needs images; tests/examples/test_compose.py reads the file",
+    ("docs/tutorial.md", "python -m venv"): "needs a package index; the Makefile has installed what is tested here",
     ("README.md", "make test"): "runs this very test; that the target exists is checked",
     ("README.md", "pip install ."): "needs a package index; the Makefile has installed the package that is tested here",
     ("CONTRIBUTING.md", "make help"): "developers' tools; that the targets exist is checked",
