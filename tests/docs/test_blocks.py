@@ -250,6 +250,7 @@ PARSED: Final[dict[str, Callable[[Block], None]]] = {
     "ini": parse_ini,
     "properties": parse_ini,
     "promql": parse_promql,
+    "yaml": lambda block: list(yaml.safe_load_all(block.text)) and None,
 }
 """Languages for which reading a block is proof enough."""
 
@@ -261,7 +262,6 @@ def named(block: Block) -> list[tuple[str, str]]:
     """Where the two tables name this block."""
     keys = [*RUN_BY, *NOT_RUN]
     return [(page, beginning) for page, beginning in keys if page == block.page and block.text.startswith(beginning)]
-    "yaml": lambda block: list(yaml.safe_load_all(block.text)) and None,
 
 
 @pytest.mark.parametrize("block", all_blocks(), ids=str)
