@@ -83,6 +83,7 @@ class Counters:
     last_published_timestamp: float | None = None
     last_feedback_timestamp: float | None = None
     last_turn_monotonic: float | None = None
+    """When the loop turned last; None while none turns: connecting, or waiting for what PostgreSQL has to give first."""
     snapshot_rows: int = 0
     pruned_rows: int = 0
     slot: SlotCounters | None = None

@@ -188,6 +188,7 @@ class FirstStart:
             self._wait(until=self._has_room if batch is not None else self._is_empty)
         except Refused:
             self._mend()
+        self._counters.last_turn_monotonic = None  # what comes next is PostgreSQL's to give: a sort may take long
 
     def _send(self, batch: Batch, *, alone: bool) -> None:
         self._outlet.begin(batch, self._began, alone=alone)

@@ -144,6 +144,7 @@ class Generations:
         """One generation; True when there is nothing more to do. A long one ends without its error: a short pause follows."""
         self._began = time.monotonic()
         self._connecting = True
+        self._counters.last_turn_monotonic = None  # no loop turns before the stream is there, however long that takes
         try:
             self._generation()
         except Suspected as found:

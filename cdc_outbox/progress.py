@@ -38,6 +38,7 @@ class Progress:
     def turned(self, received: Lsn) -> None:
         """Take the delivered prefix off the ledger, and bring the counters up to date. `received`: how far we have read."""
         counters = self._counters
+        counters.last_turn_monotonic = time.monotonic()  # a drain may last longer than a turn of the loop may
         taken = self._ledger.advance()
         if taken:
             self._delivered(taken)

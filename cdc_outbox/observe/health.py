@@ -37,10 +37,12 @@ class Check:
 
 
 def liveness(counters: Counters, monotonic: float) -> list[Check]:
-    """Whether the loop has turned lately. Before its first turn the relay is starting, and that may take its time."""
+    """Whether the loop has turned lately. While none turns, the relay waits for a server, and that may take its time: a slot
+    begins when every transaction that is open is over, and the first of many rows come when they are sorted.
+    """
     turned_at = counters.last_turn_monotonic
     if turned_at is None:
-        return [Check("loop", ok=True, says="has not begun to turn yet")]
+        return [Check("loop", ok=True, says="none turns now: connecting, or waiting for PostgreSQL")]
     age = max(0.0, monotonic - turned_at)
     return [Check("loop", ok=age <= STUCK_AFTER_SECONDS, says=f"turned {age:.1f} s ago")]
 

@@ -24,3 +24,12 @@ def test_records_refused_while_stopping_are_no_clean_end(monkeypatch: pytest.Mon
     monkeypatch.setattr(Generations, "_generation", refused)
     with pytest.raises(Undelivered, match="Message size too large"):
         Generations(Settings(brokers="b"), Counters(), stop).run()
+
+
+def test_while_a_relay_connects_no_loop_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To make a slot waits for every transaction that is open; an earlier attempt must not count as a loop that has stuck."""
+    counters = Counters(last_turn_monotonic=1.0)
+    monkeypatch.setattr(Generations, "_generation", lambda _self: None)
+    Generations(Settings(brokers="b"), counters, ScriptedStop(Clock())).run()
+
+    assert counters.last_turn_monotonic is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cdc_outbox.errors import ConfigurationError, Undelivered
+from cdc_outbox.errors import ConfigurationError, ConnectionLost, Undelivered
+from cdc_outbox.observe.health import liveness, passed
 from cdc_outbox.route import KafkaRecord
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import RELATION, Rig, begin, commit, insert, nothing, transaction
@@ -151,3 +152,35 @@ def test_what_somebody_else_found_out_ends_the_loop_with_all_delivered_confirmed
     with pytest.raises(ConfigurationError, match="is gone"):
         rig.run(rig.relay(guard=guard))
     assert (rig.flushed, rig.stream.ended) == (108, "closed")
+
+
+def test_a_drain_that_lasts_longer_than_a_turn_may_is_no_loop_that_has_stuck() -> None:
+    rig = Rig([RELATION, *transaction(100, "e1")])
+    rig.kafka.choose = nothing
+    rig.stop_when(lambda: True)
+    alive: list[bool] = []
+    rig.stream.on_status = lambda _told: alive.append(passed(liveness(rig.counters, rig.clock.now)))
+    began = rig.clock.now
+    with pytest.raises(Undelivered):
+        rig.run(rig.relay(shutdown_timeout=120.0))
+
+    assert rig.clock.now - began > 100
+    assert len(alive) > 10
+    assert all(alive)
+
+
+def test_a_loop_that_has_stuck_in_a_wait_is_not_alive() -> None:
+    rig = Rig([RELATION])
+    seen: list[bool] = []
+
+    def stuck(_seconds: float) -> None:
+        for _ in range(40):
+            rig.clock.now += 1
+            seen.append(passed(liveness(rig.counters, rig.clock.now)))
+        raise ConnectionLost("at last")
+
+    rig.stream.wait = stuck  # type: ignore[method-assign]
+    with pytest.raises(ConnectionLost):
+        rig.run()
+
+    assert seen == [True] * 30 + [False] * 10
