@@ -23,6 +23,13 @@ $(VENV)/demo-ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
+RELEASE := $(VENV)/release/bin
+$(VENV)/release-ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)/release
+	$(RELEASE)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(RELEASE)/python -m pip install --quiet --group release
+	touch $@
+
 $(VENV)/example-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
@@ -45,8 +52,8 @@ test: $(VENV)/ready ## all tests, on a real PostgreSQL and a real Apache Kafka (
 	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: test-older
-test-older: $(VENV)/ready ## the tests that meet PostgreSQL once more, on Debian's (15 on bookworm)
-	CDC_OUTBOX_POSTGRES_BIN=$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1) \
+test-older: $(VENV)/ready ## the tests that meet PostgreSQL once more, on Debian's (15 on bookworm) or POSTGRES_BIN
+	CDC_OUTBOX_POSTGRES_BIN=$(or $(POSTGRES_BIN),$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)) \
 	  $(PYTEST) --numprocesses $(WORKERS) --dist loadfile tests/integration tests/end_to_end -m 'postgres and not slow' $(ARGS)
 
 .PHONY: check
@@ -90,6 +97,19 @@ bench-guard: $(VENV)/ready ## CPU per row of our own path against its baseline, 
 	$(BIN)/python -m benchmarks.guard $(ARGS)
 
 .PHONY: bench-micro
+.PHONY: dist
+dist: $(VENV)/release-ready ## the wheel and the source, in dist/
+	rm -rf dist
+	$(RELEASE)/python -m build
+
+.PHONY: sbom
+sbom: dist ## what the package brings along, as CycloneDX, in dist/
+	rm -rf build/sbom
+	$(PYTHON) -m venv --without-pip build/sbom
+	$(RELEASE)/python -m pip --python build/sbom/bin/python install --quiet dist/*.whl
+	$(RELEASE)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+	  --output-file dist/cdc-outbox.cdx.json build/sbom/bin/python
+
 bench-micro: $(VENV)/ready ## decode, plan, route, ledger by themselves, in nanoseconds
 	$(PYTEST) benchmarks/micro -o addopts='--import-mode=importlib -p no:cacheprovider -p no:xdist -p no:randomly' $(ARGS)
 
