@@ -144,7 +144,7 @@ def _lines(look: Look) -> list[tuple[str, str]]:
         ("relay", _printable(look.relay)),
         ("slot", f"{document.slot}, {use}; publication {document.publication} of {', '.join(document.tables)}"),
         ("lag", f"{lag}; {_size(document.lag_bytes)} of WAL"),
-        ("in flight", "unknown" if document.in_flight_events is None else f"{document.in_flight_events:,} events"),
+        ("in flight", _events(document.in_flight_events)),
         ("WAL kept", f"{_size(document.retained_wal_bytes)}, {document.wal_status or 'status unknown'}"),
         ("until lost", _until_lost(look)),
         ("confirmed", document.confirmed_flush_lsn or "unknown"),
@@ -161,6 +161,12 @@ def _until_lost(look: Look) -> str:
         "nothing is written now" if seconds is None else f"{_duration(seconds)} at the present rate, if it stood still"
     )
     return f"{_size(max(0, safe))} of WAL; {rate}"
+
+
+def _events(count: int | None) -> str:
+    if count is None:
+        return "unknown"
+    return f"{count:,} event{'' if count == 1 else 's'}"
 
 
 def _size(count: int | None) -> str:

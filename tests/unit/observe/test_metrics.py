@@ -301,6 +301,5 @@ def test_promtool_has_nothing_to_object_to(counters: Counters) -> None:
         absent("promtool (Debian's package prometheus) is not installed")
     text = generate_latest(registry_of(counters))
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False, timeout=60)
-    objections = [line for line in done.stderr.decode().splitlines() if line.startswith("cdc_outbox_")]
 
-    assert (done.returncode in (0, 3), objections) == (True, [])
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
