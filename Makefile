@@ -73,9 +73,21 @@ format: $(VENV)/ready ## rewrite the code as the formatter and the linter want i
 reference: $(VENV)/ready ## write the pages and manifests that are made from the code
 	$(BIN)/python scripts/generate.py $(ARGS)
 
+.PHONY: docs
+docs: $(VENV)/ready ## the documentation as a site, in site/; ARGS='--repository https://github.com/OWNER/NAME' for links into it
+	$(BIN)/python scripts/site.py $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/ready ## drain, latency, memory, first start: beside the raw slot, Debezium, a polling worker; ARGS=--help
 	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-guard
+bench-guard: $(VENV)/ready ## CPU per row of our own path against its baseline, without servers: seconds
+	$(BIN)/python -m benchmarks.guard $(ARGS)
+
+.PHONY: bench-micro
+bench-micro: $(VENV)/ready ## decode, plan, route, ledger by themselves, in nanoseconds
+	$(PYTEST) benchmarks/micro -o addopts='--import-mode=importlib -p no:cacheprovider -p no:xdist -p no:randomly' $(ARGS)
 
 .PHONY: chaos
 chaos: SEEDS ?= 20
@@ -89,14 +101,6 @@ prune-soak: SECONDS ?= 3600
 prune-soak: $(VENV)/ready ## prune under load while the relay is killed, frozen and away: SECONDS=3600
 	nice $(BIN)/python -m tests.soak.prune --seconds $(SECONDS)
 
-.PHONY: clean
-clean: ## remove what the targets made
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-.PHONY: bench-guard
-bench-guard: $(VENV)/ready ## CPU per row of our own path against its baseline, without servers: seconds
-	$(BIN)/python -m benchmarks.guard $(ARGS)
-
-.PHONY: bench-micro
 .PHONY: dist
 dist: $(VENV)/release-ready ## the wheel and the source, in dist/
 	rm -rf dist
@@ -110,6 +114,6 @@ sbom: dist ## what the package brings along, as CycloneDX, in dist/
 	$(RELEASE)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
 	  --output-file dist/cdc-outbox.cdx.json build/sbom/bin/python
 
-bench-micro: $(VENV)/ready ## decode, plan, route, ledger by themselves, in nanoseconds
-	$(PYTEST) benchmarks/micro -o addopts='--import-mode=importlib -p no:cacheprovider -p no:xdist -p no:randomly' $(ARGS)
-
+.PHONY: clean
+clean: ## remove what the targets made
+	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -262,7 +262,6 @@ def named(block: Block) -> list[tuple[str, str]]:
     """Where the two tables name this block."""
     keys = [*RUN_BY, *NOT_RUN]
     return [(page, beginning) for page, beginning in keys if page == block.page and block.text.startswith(beginning)]
-    "yaml": lambda block: list(yaml.safe_load_all(block.text)) and None,
 
 
 @pytest.mark.parametrize("block", all_blocks(), ids=str)
