@@ -25,17 +25,39 @@ INTERRUPTED = 130
 @click.command("check", cls=SettingsCommand, context_settings=CONTEXT)
 @click.option("--offline", is_flag=True, help="Look at the settings only; connect to nothing.")
 @click.option("--strict", is_flag=True, help="What is only warned of counts as a failure, too.")
+@click.option("--probe", is_flag=True, help="Also send one real event, timed to its delivery; not delivered: exit 1.")
+@click.option(
+    "--probe-shared-topic",
+    is_flag=True,
+    help="Let --probe send although --topic names no column, into the topic that everybody reads.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @all_options
 @click.pass_context
-def command(ctx: click.Context, /, *, offline: bool, strict: bool, as_json: bool, **_options: object) -> int:
+def command(
+    ctx: click.Context,
+    /,
+    *,
+    offline: bool,
+    strict: bool,
+    probe: bool,
+    probe_shared_topic: bool,
+    as_json: bool,
+    **_options: object,
+) -> int:
     """Check everything that `run` needs, and say how to cure what is missing. Takes the options of `run`.
 
     One line for each thing: ok, warn (it works, and may hurt one day), fail (the relay would not run, or not keep its
     promises), or - for what could not be checked, with the reason. Under each, what to type: for PostgreSQL itself, or for
     the service that runs it (Amazon RDS and Aurora, Cloud SQL, Azure, Supabase, Neon). Changes nothing. Exit code 1 when
     something failed, else 0.
+
+    --probe commits one row in the outbox table (type cdc-outbox.probe, header outbox.probe, a topic of its own:
+    outbox.event.cdc-outbox-probe), reads it by a temporary slot through the publication, sends it to Kafka and deletes it. A
+    relay that runs sends it, too, and has to confirm it. It takes a role that may INSERT, or execute outbox_emit.
     """
+    if probe and offline:
+        raise click.UsageError("--probe needs the servers that --offline leaves alone", ctx)
     settings = settings_of(ctx)
     _quiet(ctx, settings.log_format, settings.log_level)
     from cdc_outbox.operate.check import run_check
@@ -44,7 +66,7 @@ def command(ctx: click.Context, /, *, offline: bool, strict: bool, as_json: bool
 
     try:
         with stop_on_signals() as stop:
-            report = run_check(settings, stop, offline=offline)
+            report = run_check(settings, stop, offline=offline, probed=probe, shared_topic=probe_shared_topic)
     except Stopped:
         return INTERRUPTED
     _print(report, as_json=as_json)

@@ -6,19 +6,23 @@ database.py       the server: version, wal_level, room for us, what it does whil
 source.py         tables, publication, slot
 recent.py         the newest rows as records: which topics, how large
 cluster.py        Kafka: brokers, topics, privileges, limits
+probe.py          one real event, timed to its delivery
 platforms.py      the same cure on PostgreSQL itself and at those who run it for others
 
-In: `Settings`, as `run` takes them. Out: `Report`. Never: an end at the first thing that is wrong, or a change of anything.
+In: `Settings`, as `run` takes them. Out: `Report`. Never: an end at the first thing that is wrong, or a change of anything
+(but for the probe's own row, when one is asked for).
 What stands in the way of a relay is found by the functions that the relay itself asks before it streams.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cdc_outbox.config import Settings
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.operate.check import cluster, configuration, database, platforms, recent, source
+from cdc_outbox.operate.check import cluster, configuration, database, platforms, probe, recent, source
 from cdc_outbox.operate.check.report import Report
-from cdc_outbox.postgres import connect, publication, server, slot
+from cdc_outbox.postgres import connect, publication, rows, server, slot
 from cdc_outbox.stop import Stop
 
 _BEHIND_THE_CONNECTION = (
@@ -45,26 +49,50 @@ _BEHIND_THE_CONNECTION = (
 )
 
 
-def run_check(settings: Settings, stop: Stop, *, offline: bool = False) -> Report:
-    """Look at everything; `offline`: at the settings only. Raises Stopped when a stop comes first."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What was found in PostgreSQL."""
+
+    shapes: list[rows.TableShape]
+    """Tables whose rows can become events."""
+    recent: recent.Recent
+
+
+def run_check(
+    settings: Settings, stop: Stop, *, offline: bool = False, probed: bool = False, shared_topic: bool = False
+) -> Report:
+    """Look at everything; `offline`: at the settings only. `probed`: send an event, with `shared_topic` to any topic.
+
+    Raises Stopped when a stop comes first.
+    """
     report = Report()
     properties = configuration.check_configuration(settings, report)
     if offline:
         return report
     found = _check_postgres(settings, stop, report)
+    kafka = _check_kafka(settings, properties, found, report)
+    if probed:
+        shapes = [] if found is None else found.shapes
+        probe.check_probe(kafka, settings, properties or {}, shapes, stop, report, shared_topic=shared_topic)
+    return report
+
+
+def _check_kafka(
+    settings: Settings, properties: dict[str, str] | None, found: Source | None, report: Report
+) -> cluster.Cluster | None:
     if properties is None:
         report.not_checked("librdkafka does not take its settings", "kafka.reach", *cluster.CHECKS)
-        return report
+        return None
     kafka = cluster.reach(settings, properties, report)
     if kafka is None:
         report.not_checked("Kafka cannot be reached", *cluster.CHECKS)
     else:
-        cluster.check_topics(kafka, settings, properties, found, report)
-    return report
+        cluster.check_topics(kafka, settings, properties, None if found is None else found.recent, report)
+    return kafka
 
 
-def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Recent | None:
-    """All that PostgreSQL is asked, over one connection; what the newest rows would become, if they can be read."""
+def _check_postgres(settings: Settings, stop: Stop, report: Report) -> Source | None:
+    """All that PostgreSQL is asked, over one connection."""
     try:
         dsn = settings.dsn.reveal()
         with connect.open_connection(dsn, stop, lock_timeout=publication.LOCK_SECONDS) as connection:
@@ -78,9 +106,9 @@ def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Re
             database.check_login(dsn, connection, around.platform, stop, report)
             shapes = source.check_tables(connection, settings, around, report)
             source.check_slot(connection, settings, around, report)
-            rows = recent.read_recent(connection, settings, shapes)
-            recent.check_events(rows, report)
-            return rows
+            newest = recent.read_recent(connection, settings, shapes)
+            recent.check_events(newest, report)
+            return Source(shapes, newest)
     except CdcOutboxError as error:
         report.fail_with("database.connection", error)
         told = {finding.check for finding in report.findings}

@@ -51,6 +51,12 @@ class Cluster:
             f"--replication-factor {replicas}{in_sync}"
         )
 
+    def permit(self, topic: str) -> str:
+        """The command that lets us write to a topic."""
+        return (
+            f"kafka-acls.sh --bootstrap-server {self.brokers} --add --allow-principal User:… --producer --topic {topic}"
+        )
+
     def configure(self, topic: str, name: str, value: int) -> str:
         """The command that sets a property of a topic."""
         return (
@@ -106,7 +112,7 @@ def check_write(cluster: Cluster, topic: str, report: Report) -> Topic | None:
         report.fail(
             "kafka.write",
             f"Kafka does not let us write to topic {topic}",
-            f"kafka-acls.sh --bootstrap-server {cluster.brokers} --add --allow-principal User:… --producer --topic {topic}",
+            cluster.permit(topic),
         )
     elif found.may_write is None:
         report.not_checked(f"the brokers do not tell what we may do with {topic}", "kafka.write")
@@ -216,17 +222,15 @@ def _check_size(
 
 def _check_replication(cluster: Cluster, topic: Topic, report: Report) -> None:
     check = "kafka.replication"
-    need = topic.min_in_sync
+    need = None if topic.min_in_sync is None else min(topic.min_in_sync, topic.replicas)  # so brokers read it as well
     told = f"{topic.name} has {topic.replicas} {'copies' if topic.replicas > 1 else 'copy'}, {topic.in_sync} in sync"
     two = cluster.configure(topic.name, "min.insync.replicas", GOOD_IN_SYNC)
     if need is not None and topic.in_sync < need:
-        lower = max(1, min(topic.replicas - 1, GOOD_IN_SYNC))
         report.fail(
             check,
             f"{told}, and min.insync.replicas is {need}: it takes no record",
-            "bring the missing brokers back"
-            if topic.replicas >= need
-            else cluster.configure(topic.name, "min.insync.replicas", lower),
+            "bring the brokers back that are missing; or, at the risk of losing records with one more, "
+            + cluster.configure(topic.name, "min.insync.replicas", topic.in_sync),
         )
     elif topic.replicas == 1:
         report.warn(

@@ -155,7 +155,9 @@ def _check_published(
     name = settings.publication
     before = report.count("fail")
     with report.judging("publication.table"):
-        publication.require_published(published, name, [table], older_slot=around.slot is not None)
+        publication.require_published(
+            published, name, [table], older_slot=around.slot is not None, own=settings.own_rows
+        )
         report.ok("publication.table", f"publication {name} sends every row inserted into {table.name}")
     if published is None or report.count("fail") > before:
         report.not_checked("the table is not published as it must be", "publication.columns")
