@@ -29,7 +29,6 @@ from cdc_outbox.decode.pgoutput import Column, Relation
 from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.lanes import Lanes, RowLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
-from cdc_outbox.names import TableName
 from cdc_outbox.outlet import Outlet
 from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres import connect, rows, slot
@@ -91,21 +90,13 @@ class FirstStart:
     ) -> None:
         self._settings = settings
         self._session = session
-        self._publisher = publisher
-        self._policy = policy
-        self._outlet = Outlet(publisher, policy)
         self._lanes = lanes
-        self._counters = counters
         self._stop = stop
-        self._window: deque[Batch] = deque()
-        self.sent = 0
-        """Rows handed to Kafka."""
+        self._rows = RowSender(publisher, policy, counters, stop, self._tell)
         self.expected = 0
         """Rows of the snapshot, once they are counted."""
         self.begins_at = UNSET
         """Where the new slot begins."""
-        self._began = 0
-        self._progress_at = time.monotonic() + PROGRESS_SECONDS
 
     def run(self, *, replace: bool = False) -> None:
         """Do it; `replace`: a slot of that name exists, and is given up at the end.
@@ -121,17 +112,17 @@ class FirstStart:
         temporary = name[: SLOT_NAME_BYTES - len(suffix)] + suffix
         created = slot.create(self._session, temporary, temporary=True, snapshot=True)
         assert created.snapshot is not None
-        self._began = int(time.time() * 1000)  # a row of the table does not tell when it was committed
+        self._rows.time = int(time.time() * 1000)
         with rows.open_snapshot(self._settings.dsn.reveal(), created.snapshot, self._stop) as snapshot:
             self._send_tables(snapshot)
-        self._deliver(None)
+        self._rows.finish()
         old = None
         if replace:
             with connect.open_connection(self._settings.dsn.reveal()) as connection:
                 old = slot.inspect(connection, name)
                 slot.drop(connection, name)
         slot.make_permanent(self._session, temporary, name)
-        log.info("snapshot.finished", slot=name, rows=self.sent)
+        log.info("snapshot.finished", slot=name, rows=self._rows.sent)
         self._created(created.consistent_point, old)
 
     def _created(self, begins_at: Lsn, old: slot.SlotInfo | None) -> None:
@@ -162,23 +153,80 @@ class FirstStart:
             )
         for table, count in counts.items():
             if count:
-                self._send_table(snapshot, table)
+                shape = snapshot.shape(table)
+                lane = lane_of(self._lanes, shape)
+                for cells in snapshot.read(shape, row_order(self._settings)):
+                    self._rows.send(lane, cells)
 
     def _complete_since(self, snapshot: rows.SnapshotRows) -> str | None:
         """From when on no row has been deleted, where older ones were: what a recovery cannot send any more lies before it."""
         moments = [snapshot.first_kept(snapshot.shape(table)) for table in self._settings.tables]
         return max((moment for moment in moments if moment is not None), default=None)
 
-    def _send_table(self, snapshot: rows.SnapshotRows, table: TableName) -> None:
-        shape = snapshot.shape(table)
-        columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
-        lane = self._lanes.compile(Relation(shape.oid, table.schema, table.name, "d", columns))
-        order = [name for name in ("seq", self._settings.columns.timestamp, "created_at") if name]
-        for cells in snapshot.read(shape, order):
-            batch = Batch(lane, cells)
-            self._window.append(batch)
-            self._deliver(batch)
-            self._counters.received[str(table)] = self._counters.received.get(str(table), 0) + len(cells)
+    def _tell(self, delivered: int) -> None:
+        log.info("snapshot.progress", slot=self._settings.slot, rows=delivered, of=self.expected)
+
+
+def lane_of(lanes: Lanes, shape: rows.TableShape) -> RowLane:
+    """How the rows of a table become records. Raises ConfigurationError for a missing or wrong column."""
+    columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
+    return lanes.compile(Relation(shape.oid, shape.table.schema, shape.table.name, "d", columns))
+
+
+def row_order(settings: Settings) -> list[str]:
+    """Columns that tell the order of the rows: the first that the table has counts."""
+    return [name for name in ("seq", settings.columns.timestamp, "created_at") if name]
+
+
+class RowSender:
+    """The way of rows of a table to Kafka: delivered, in order, a bounded number of them on their way.
+
+    `told` hears every `told_seconds` how many are delivered. Raises as `FirstStart.run` does.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        policy: PoisonPolicy,
+        counters: Counters,
+        stop: Stop,
+        told: Callable[[int], None],
+        *,
+        told_seconds: float = PROGRESS_SECONDS,
+    ) -> None:
+        self._publisher = publisher
+        self._policy = policy
+        self._outlet = Outlet(publisher, policy)
+        self._counters = counters
+        self._stop = stop
+        self._told = told
+        self._told_seconds = told_seconds
+        self._told_at = time.monotonic() + told_seconds
+        self._window: deque[Batch] = deque()
+        self.sent = 0
+        """Rows handed to Kafka."""
+        self.time = 0
+        """Unix milliseconds: the records' time, since a row of the table does not tell when it was committed."""
+
+    def send(self, lane: RowLane, cells: Sequence[rows.Cells]) -> None:
+        """Send rows that were fetched together, and wait for a place for the next."""
+        batch = Batch(lane, cells)
+        self._window.append(batch)
+        self._deliver(batch)
+        self._counters.received[lane.name] = self._counters.received.get(lane.name, 0) + len(cells)
+
+    def finish(self) -> None:
+        """Wait until all that was sent is delivered."""
+        self._deliver(None)
+
+    def pause(self, until: float) -> None:
+        """Serve reports until `until` (time.monotonic)."""
+        try:
+            self._wait(
+                until=lambda: self._stop.wait(min(SERVE_SECONDS, until - time.monotonic())) or time.monotonic() >= until
+            )
+        except Refused:
+            self._mend()
 
     def _deliver(self, batch: Batch | None) -> None:
         """Send a batch, and wait for a place for the next one; None: wait for all that are on their way."""
@@ -191,7 +239,7 @@ class FirstStart:
         self._counters.last_turn_monotonic = None  # what comes next is PostgreSQL's to give: a sort may take long
 
     def _send(self, batch: Batch, *, alone: bool) -> None:
-        self._outlet.begin(batch, self._began, alone=alone)
+        self._outlet.begin(batch, self.time, alone=alone)
         for cells in batch.cells:
             if not self._outlet.send(batch.lane, batch.lane.pick(cells)):
                 self._serve(SERVE_SECONDS)
@@ -272,9 +320,9 @@ class FirstStart:
         counters.snapshot_rows = self.sent - self._publisher.in_flight
         counters.in_flight_events = self._publisher.in_flight
         counters.in_flight_bytes = self._publisher.in_flight_bytes
-        if now >= self._progress_at:
-            self._progress_at = now + PROGRESS_SECONDS
-            log.info("snapshot.progress", slot=self._settings.slot, rows=counters.snapshot_rows, of=self.expected)
+        if now >= self._told_at:
+            self._told_at = now + self._told_seconds
+            self._told(counters.snapshot_rows)
 
 
 def somebody_else_was_first(error: CdcOutboxError) -> bool:

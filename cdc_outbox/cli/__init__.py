@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "slot": "Create, drop or look at the replication slot.",
     "check": "Check everything that run needs, and say how to cure what is missing.",
     "prune": "Delete rows that are delivered and old.",
+    "replay": "Send rows that are still in the table once more.",
     "tail": "Print events as JSON lines, without Kafka and without moving the slot.",
     "emit": "Write one event, for try-outs and smoke tests.",
     "config": "Show what is configured and where it comes from; print an example file.",

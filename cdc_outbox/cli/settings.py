@@ -1,6 +1,6 @@
 """From a command's options to `config.Settings`.
 
-In: a click context whose command has every option of the table (`options.all_options`). Out: settings, checked.
+In: a click context; what its command has no option for is as it is by default. Out: settings, checked.
 Never: a connection. Errors: a usage error (2) for an option that is missing, ConfigurationError (78) for the rest.
 """
 
@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import click
 
-from cdc_outbox.cli.options import Chosen, choose, config_file
+from cdc_outbox.cli.options import Chosen, SettingOption, choose, config_file
 from cdc_outbox.cli.properties import KafkaProperties
 from cdc_outbox.config import OPTIONS, Settings, settings_from
 
@@ -32,9 +32,18 @@ def chosen_brokers(chosen: Mapping[str, Chosen], kafka: KafkaProperties) -> Chos
     return servers if servers and _RANK.index(servers.origin) > _RANK.index(option.origin) else option
 
 
+def _defaults(ctx: click.Context) -> dict[str, Chosen]:
+    """Every option as it is by default: neither file nor environment is asked for those that a command does not have."""
+    parameters = [SettingOption(setting) for setting in OPTIONS.values()]
+    return {
+        each.setting.name: Chosen(each.type_cast_value(ctx, each.get_default(ctx, call=True)), "default")
+        for each in parameters
+    }
+
+
 def settings_of(ctx: click.Context, *, brokers_needed: bool = True) -> Settings:
     """Everything that `run` needs to know."""
-    chosen = choose(ctx)
+    chosen = {**_defaults(ctx), **choose(ctx)}
     kafka = kafka_properties(ctx, chosen)
     brokers = chosen_brokers(chosen, kafka).value
     if brokers is None and brokers_needed:

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Final
 
 from psycopg import pq
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from cdc_outbox.errors import AccessRefused
 from cdc_outbox.names import TableName
@@ -34,6 +34,9 @@ FIRST_ROWS: Final = 10
 """Rows of the first FETCH: their size is not known yet."""
 
 Cells = list[bytes | None]
+
+EVERY_ROW: Final = Composed([SQL("true")])
+"""A condition that all rows meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,11 @@ class SnapshotRows:
             rows = self._connection.execute(_COLUMNS, (oid,)).fetchall()
         return TableShape(table, oid, tuple((str(name), int(str(type_oid))) for name, type_oid in rows))
 
-    def count(self, table: TableName) -> int:
+    def count(self, table: TableName, where: Composed = EVERY_ROW) -> int:
         """How many rows the snapshot has. Raises AccessRefused, with the GRANT, when the role may not read."""
+        query = SQL("SELECT count(*) FROM {} WHERE {}").format(_sql_name(table), where)
         with connect.translated(), self._may_read(table):
-            row = self._connection.execute(SQL("SELECT count(*) FROM {}").format(_sql_name(table))).fetchone()
+            row = self._connection.execute(query).fetchone()
         return int(str(row[0])) if row else 0
 
     def first_kept(self, shape: TableShape) -> str | None:
@@ -88,11 +92,16 @@ class SnapshotRows:
         with connect.translated(), self._may_read(shape.table):
             self._connection.execute(query)
 
-    def read(self, shape: TableShape, order: Sequence[str], *, newest_first: bool = False) -> Iterator[Sequence[Cells]]:
-        """Give all rows in batches, ordered by the first of `order` that is a column. Raises AccessRefused with the GRANT."""
+    def read(
+        self, shape: TableShape, order: Sequence[str], *, newest_first: bool = False, where: Composed = EVERY_ROW
+    ) -> Iterator[Sequence[Cells]]:
+        """Give all rows (those that `where` selects) in batches, ordered by the first of `order` that is a column.
+
+        Raises AccessRefused with the GRANT.
+        """
         names = [name for name, _ in shape.columns]
-        query = SQL("DECLARE outbox_rows NO SCROLL CURSOR FOR SELECT {} FROM {}").format(
-            SQL(", ").join(map(Identifier, names)), _sql_name(shape.table)
+        query = SQL("DECLARE outbox_rows NO SCROLL CURSOR FOR SELECT {} FROM {} WHERE {}").format(
+            SQL(", ").join(map(Identifier, names)), _sql_name(shape.table), where
         )
         ordered = next((name for name in order if name in names), None)
         if ordered is not None:
@@ -152,11 +161,15 @@ def size_of(batch: Sequence[Cells]) -> int:
 
 
 @contextlib.contextmanager
-def open_snapshot(dsn: str, snapshot: str, stop: Stop) -> Iterator[SnapshotRows]:
-    """Open a transaction that sees what `snapshot` sees, until the end of the block. Raises our errors, Stopped on a stop."""
+def open_snapshot(dsn: str, snapshot: str | None, stop: Stop) -> Iterator[SnapshotRows]:
+    """Open a transaction that sees what `snapshot` sees (None: the present), until the end of the block.
+
+    Raises our errors, Stopped on a stop.
+    """
     with connect.open_connection(dsn, stop) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
+        if snapshot is not None:
+            connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
         yield SnapshotRows(connection)
 
 

@@ -29,6 +29,7 @@ OPERATIONS: Final = "tests/docs/test_operations_pages.py"
 RECOVER: Final = "tests/docs/test_recover_a_lost_slot.py"
 TROUBLESHOOTING: Final = "tests/docs/test_troubleshooting.py"
 SECURE: Final = "tests/docs/test_secure.py"
+REPLAY: Final = "tests/docs/test_replay.py"
 PRUNE: Final = "tests/docs/test_prune.py"
 FAIL_OVER: Final = "tests/docs/test_fail_over.py"
 STATUS: Final = "tests/end_to_end/test_status_command.py"
@@ -147,6 +148,9 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         STATUS,
         "test_without_a_relay_the_database_says_what_the_slot_costs_and_limits_are_judged",
     ),
+    ("docs/how-to/replay.md", "cdc-outbox replay --since"): (REPLAY, "test_the_page_in_order"),
+    ("docs/how-to/replay.md", "public.outbox 2"): (REPLAY, "test_the_page_in_order"),
+    ("docs/how-to/replay.md", "cdc-outbox replay --id"): (REPLAY, "test_the_page_in_order"),
     ("docs/how-to/prune.md", 'cdc-outbox run --brokers "$BROKERS" --prune-after 7d'): (PRUNE, "test_the_relay_prunes"),
     **{
         ("docs/how-to/outbox-without-a-table.md", beginning): (WITHOUT_A_TABLE, "test_the_page_in_order")

@@ -1,0 +1,161 @@
+"""`cdc-outbox replay`: rows that are still in the table, sent once more.
+
+stdout is data: how many rows, and with --dry-run what the first of them are. Words, progress and logs go to stderr. No logic:
+`operate.replay` has it.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from cdc_outbox.cli.kinds import KindType
+from cdc_outbox.cli.options import CONTEXT, F, SettingsCommand, option
+from cdc_outbox.cli.settings import settings_of
+from cdc_outbox.config import OPTIONS
+from cdc_outbox.values import COUNT, Kind
+
+if TYPE_CHECKING:
+    from cdc_outbox.operate.replay import Preview, Replay
+
+BAR_SECONDS: Final = 0.5
+LINE_SECONDS: Final = 10.0
+"""Between two looks at the progress: of a bar, and of lines where there is no terminal."""
+
+INTERRUPTED: Final = 75
+"""Some rows may have been sent, the rest was not."""
+
+_NOT_OURS: Final = frozenset(
+    {
+        *("config", "slot", "publication", "create-slot", "snapshot", "failover", "on-slot-busy", "on-slot-lost"),
+        *("source", "message-prefix", "shard", "until", "prune-after", "shutdown-timeout", "startup-timeout", "http"),
+    }
+)
+"""Options of `run` that make no difference to a record."""
+
+_EXAMPLE: Final = """\b
+cdc-outbox replay --since 2026-11-23T08:00Z --until 2026-11-23T09:30Z --dry-run"""
+
+
+def _moment(text: str) -> str:
+    """A moment as PostgreSQL reads it; without an offset, UTC. Raises ValueError."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not {_MOMENT.expected}") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+
+
+def _record_options(function: F) -> F:
+    for name in reversed(OPTIONS):
+        if name not in _NOT_OURS:
+            function = option(name)(function)
+    return function
+
+
+_MOMENT: Final = Kind("TIME", "a time such as 2026-11-23T08:00:00Z (ISO 8601; without an offset: UTC)", _moment)
+
+
+@click.command("replay", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Rows with this event id; may be repeated.")
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Rows with this key; may be repeated.")
+@click.option("--since", type=KindType(_MOMENT), help="Rows written at this time or later (created_at).")
+@click.option("--until", "before", type=KindType(_MOMENT), help="Rows written before this time.")
+@click.option("--from-seq", type=int, metavar="N", help="Rows from this seq on.")
+@click.option("--to-seq", type=int, metavar="N", help="Rows up to this seq, and it.")
+@click.option("--all", "everything", is_flag=True, help="Every row of the table.")
+@click.option(
+    "--rate", type=KindType(COUNT), metavar="N", help="Events a second at most; without it, as fast as it goes."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show how many rows, and the first of them; send nothing. Needs no Kafka."
+)
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@_record_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    ids: tuple[str, ...],
+    keys: tuple[str, ...],
+    since: str | None,
+    before: str | None,
+    from_seq: int | None,
+    to_seq: int | None,
+    rate: int | None,
+    *,
+    everything: bool,
+    dry_run: bool,
+    yes: bool,
+    **_options: object,
+) -> int:
+    """Send rows that are still in the table to Kafka once more, each with the header outbox.replay.
+
+    All conditions must hold. Takes the options of `run` that make the records, so that they are the same, ids included:
+    consumers that drop what they know by its id drop a replay too. They come in the order of seq; the order among live events
+    of the same key is NOT kept. The slot is not touched, and the relay may run. Takes SELECT on the table. Ends with 75 when it
+    is interrupted.
+    """
+    from cdc_outbox.observe import logs
+    from cdc_outbox.operate.interrupts import stop_on_signals
+    from cdc_outbox.operate.replay import Replay
+    from cdc_outbox.postgres.selection import Selection
+    from cdc_outbox.stop import Stopped
+
+    selection = Selection(ids, keys, since, before, from_seq, to_seq)
+    if selection.all_rows and not everything:
+        raise click.UsageError(
+            "which rows? Choose by --id, --key, --since, --until, --from-seq, --to-seq, or --all.", ctx
+        )
+    settings = settings_of(ctx, brokers_needed=not dry_run)
+    logs.configure(settings.log_format, settings.log_level)
+    with stop_on_signals() as stop:
+        replay = Replay(settings, selection, stop)
+        try:
+            found = replay.preview()
+            _show(found, rows=dry_run)
+            if dry_run or not found.total:
+                return 0
+            _ask(found.total, yes=yes)
+            sent = _send(replay, found.total, rate)
+        except Stopped:
+            _say(f"stopped after {replay.counters.snapshot_rows:,} rows")
+            return INTERRUPTED
+    _say(f"sent: {sent:,} rows")
+    return 0
+
+
+def _show(found: Preview, *, rows: bool) -> None:
+    for table, count in found.counts.items():
+        click.echo(f"{table} {count}")
+    for sample in found.samples if rows else ():
+        where = f"cannot be sent: {sample.error}" if sample.error else f"to {sample.topic}"
+        _say(f"  {sample.id or '-'}  {sample.type or '-'}  key {sample.key or '-'}  {where}")
+    if rows and found.total > len(found.samples):
+        _say(f"  and {found.total - len(found.samples):,} more")
+
+
+def _ask(rows: int, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("this is asked on a terminal only: add --yes to do it")
+    click.confirm(f"Send {rows:,} rows again?", abort=True, err=True)
+
+
+def _send(replay: Replay, rows: int, rate: int | None) -> int:
+    """With a bar on a terminal, a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        return replay.run(rate, lambda sent: _say(f"{sent:,} of {rows:,} rows"), told_seconds=LINE_SECONDS)
+    bar: Any
+    with click.progressbar(length=rows, label="replay", file=sys.stderr, show_pos=True) as bar:
+        sent = replay.run(rate, lambda sent: bar.update(sent - bar.pos), told_seconds=BAR_SECONDS)
+        bar.update(sent - bar.pos)
+    return sent
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)

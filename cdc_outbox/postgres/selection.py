@@ -1,0 +1,83 @@
+"""Which rows of an outbox table are meant: by id, key, time, or seq.
+
+In: a `Selection`, a table's shape, the names of its columns. Out: a condition for `rows`.
+Never: text of a user in SQL that is not quoted, or a part of a selection that is dropped since a column is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from cdc_outbox.config import Columns
+from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.postgres.rows import EVERY_ROW, TableShape
+
+TIME_COLUMNS: Final = ("created_at", "timestamp")
+"""Where a row's time is looked for unless an option names the column."""
+
+_UUID: Final = 2950
+"""Type OID (pg_type.dat, fixed for ever)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """All that is said must hold. `since` and `until` are moments as PostgreSQL reads them; `until` is not included."""
+
+    ids: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    since: str | None = None
+    until: str | None = None
+    from_seq: int | None = None
+    to_seq: int | None = None
+
+    @property
+    def all_rows(self) -> bool:
+        """Whether nothing is said."""
+        return self == Selection()
+
+
+def condition(selection: Selection, shape: TableShape, columns: Columns) -> Composed:
+    """Write it down for one table. Raises ConfigurationError when the table has no column that it needs."""
+    types = dict(shape.columns)
+
+    def column(what: str, names: Sequence[str]) -> str:
+        found = next((name for name in names if name in types), None)
+        if found is None:
+            raise ConfigurationError(
+                f"rows of {shape.table} cannot be chosen by {what}: the table has no column {' or '.join(names)}",
+                cure="choose them by something else, or name the column (--id-column, --key-column, --timestamp-column)",
+                table=str(shape.table),
+            )
+        return found
+
+    parts = [EVERY_ROW]
+    if selection.ids:
+        name = column("id", columns.id)
+        parts.append(_among(name, selection.ids, types[name]))
+    if selection.keys:
+        name = column("key", columns.key)
+        parts.append(_among(name, selection.keys, types[name]))
+    times = (columns.timestamp,) if columns.timestamp else TIME_COLUMNS
+    for moment, compare in ((selection.since, ">="), (selection.until, "<")):
+        if moment is not None:
+            name = column("time", times)
+            parts.append(SQL(_COMPARED[compare] + "::timestamptz").format(Identifier(name), Literal(moment)))
+    for seq, compare in ((selection.from_seq, ">="), (selection.to_seq, "<=")):
+        if seq is not None:
+            parts.append(SQL(_COMPARED[compare]).format(Identifier(column("seq", ("seq",))), Literal(seq)))
+    return SQL(" AND ").join(parts)
+
+
+_COMPARED: Final = {">=": "{} >= {}", "<=": "{} <= {}", "<": "{} < {}"}
+
+
+def _among(name: str, wanted: Sequence[str], type_oid: int) -> Composed:
+    """A uuid is compared as one, whatever its spelling; anything else by its text."""
+    if type_oid == _UUID:
+        values = [SQL("{}::uuid").format(Literal(each)) for each in wanted]
+        return SQL("{} IN ({})").format(Identifier(name), SQL(", ").join(values))
+    return SQL("{}::text IN ({})").format(Identifier(name), SQL(", ").join(map(Literal, wanted)))
