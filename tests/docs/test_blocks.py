@@ -214,6 +214,7 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
     ("README.md", "make test"): "runs this very test; that the target exists is checked",
     ("README.md", "pip install ."): "needs a package index; the Makefile has installed the package that is tested here",
     ("CONTRIBUTING.md", "make help"): "developers' tools; that the targets exist is checked",
+    ("docs/how-to/monitor.md", "kubectl port-forward"): "needs a Kubernetes cluster",
     ("docs/reliability.md", "make chaos"): "hours long; tests/faults/test_chaos.py plays a few seeds the same way",
 }
 """By page and the beginning of the block: why nobody runs it."""
