@@ -383,7 +383,7 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
         ),
     ),
     (
-        "unsupported startup parameter",
+        "unsupported startup parameter|RDS Proxy",
         _cannot_connect(
             "a pooler answers, which passes neither our session settings nor a replication stream",
             "name PostgreSQL's own host and port in --dsn, not those of PgBouncer, a pooled endpoint or a proxy",

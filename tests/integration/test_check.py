@@ -327,6 +327,10 @@ def test_a_server_that_is_a_standby_or_has_one_without_our_slot(pair: Pair, kafk
     bench.database.execute(
         "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', failover => true)", [bench.settings.slot]
     )
+    bench.check().warned("slot.failover", "synchronized_standby_slots is empty", "= 'standby'", "fail-over.md")
+    pair.hold_back_what_the_standby_lacks()
+    held_back = "SELECT current_setting('synchronized_standby_slots')"
+    eventually(lambda: bench.database.execute(held_back) == [("standby",)], "the setting is in force")
     bench.check().fine("slot.failover")
     there = bench.database.execute("SELECT pg_current_wal_flush_lsn()::text")[0][0]
     with contextlib.closing(PostgresServer(pair.standby.dsn, pair.standby).connect()) as standby:
@@ -363,6 +367,15 @@ def test_a_role_that_may_not_read_the_table_gets_the_grant(bench: Bench) -> None
     found = bench.check(dsn=dsn)
     found.warned("table.select", "could not be recovered", "GRANT SELECT")
     found.fine("slot.state")
+
+
+def test_a_writer_whose_orm_would_be_refused(bench: Bench) -> None:
+    bench.role()
+    [user] = bench.database.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'r\\_%'")[0]
+    bench.database.execute(f"GRANT INSERT ON outbox TO {user}")
+    cure = bench.check().warned("table.writers", user, "RETURNING").cures[0]
+    bench.database.execute(cure)
+    bench.check().fine("table.writers")
 
 
 def test_rows_that_a_policy_hides(bench: Bench) -> None:

@@ -40,6 +40,7 @@ _BEHIND_THE_CONNECTION = (
     "table.exists",
     "table.columns",
     "table.select",
+    "table.writers",
     "publication.table",
     "publication.columns",
     "slot.state",

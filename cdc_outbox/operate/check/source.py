@@ -14,13 +14,15 @@ from cdc_outbox.decode.outbox import TRACE_COLUMNS
 from cdc_outbox.decode.pgoutput import Column, Relation
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError
 from cdc_outbox.lanes import Lanes
+from cdc_outbox.names import quote_identifier
 from cdc_outbox.operate.check.database import MUCH_WAL_BYTES, Server, size
+from cdc_outbox.operate.check.platforms import Platform
 from cdc_outbox.operate.check.report import Report
 from cdc_outbox.postgres import publication, rows, slot
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.route import TopicTemplate
 
-_TABLE_CHECKS: Final = ("table.columns", "table.select", "publication.table", "publication.columns")
+_TABLE_CHECKS: Final = ("table.columns", "table.select", "table.writers", "publication.table", "publication.columns")
 
 RESERVED: Final = "reserved"
 UNRESERVED: Final = "unreserved"
@@ -44,6 +46,8 @@ def check_tables(connection: Connection, settings: Settings, around: Server, rep
         if _check_columns(settings, shape, report):
             good.append(shape)
         _check_select(connection, settings, shape, around, report)
+        with report.judging("table.writers"):
+            _check_writers(connection, settings, shape, report)
         _check_published(settings, table, shape, published, around, report)
     if not settings.tables:
         with report.judging("publication.table"):
@@ -86,7 +90,7 @@ def check_slot(connection: Connection, settings: Settings, around: Server, repor
     else:
         report.ok(check, f"{info.name}, nobody streams from it")
     _check_kept(info, around, report)
-    _check_failover(connection, settings, info, report)
+    _check_failover(connection, settings, info, around, report)
 
 
 def used_columns(settings: Settings, names: Sequence[str]) -> list[str]:
@@ -142,6 +146,35 @@ def _check_select(
         report.fail_with(check, error)
     else:
         report.ok(check, f"role {connection.info.user} may read {shape.table}")
+
+
+_WRITERS: Final = """
+SELECT DISTINCT r.rolname
+  FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a, pg_catalog.pg_roles r
+ WHERE c.oid = %(table)s::int8::oid AND a.privilege_type = 'INSERT' AND r.oid = a.grantee
+   AND NOT pg_catalog.has_column_privilege(r.oid, c.oid, %(column)s, 'SELECT')
+ ORDER BY 1
+"""
+
+
+def _check_writers(connection: Connection, settings: Settings, shape: rows.TableShape, report: Report) -> None:
+    """Who may INSERT and not read the id: most ORMs send INSERT ... RETURNING."""
+    names = [name for name, _ in shape.columns]
+    column = next((name for name in settings.columns.id if name in names), None)
+    if column is None:
+        report.not_checked(f"{shape.table} has no column for the id", "table.writers")
+        return
+    found = [str(role) for (role,) in connection.execute(_WRITERS, {"table": shape.oid, "column": column})]
+    if found:
+        report.warn(
+            "table.writers",
+            f"{', '.join(found)} may INSERT into {shape.table}, and not read its {column}: INSERT ... RETURNING, which most "
+            "ORMs send, is refused",
+            f"GRANT SELECT ({quote_identifier(column)}) ON TABLE {shape.table.quoted} TO "
+            f"{', '.join(map(quote_identifier, found))};",
+        )
+    else:
+        report.ok("table.writers", f"whoever may INSERT into {shape.table} may read the id of what it wrote")
 
 
 def _check_published(
@@ -221,11 +254,13 @@ def _check_kept(info: slot.SlotInfo, around: Server, report: Report) -> None:
         )
 
 
-def _check_failover(connection: Connection, settings: Settings, info: slot.SlotInfo, report: Report) -> None:
+def _check_failover(
+    connection: Connection, settings: Settings, info: slot.SlotInfo, around: Server, report: Report
+) -> None:
     check = "slot.failover"
     standbys = _standbys(connection)
     if info.failover:
-        report.ok(check, "standbys keep a copy of it")
+        _check_held_back(connection, standbys, around.platform, report)
     elif settings.failover:
         with report.judging(check):
             slot.require_failover(connection)
@@ -234,6 +269,21 @@ def _check_failover(connection: Connection, settings: Settings, info: slot.SlotI
         _warn_of_failover(connection, f"there are standbys ({standbys}), and none keeps a copy of the slot", report)
     else:
         report.ok(check, "no standby is known to this server")
+
+
+def _check_held_back(connection: Connection, standbys: str, platform: Platform, report: Report) -> None:
+    """Whether the relay is shown only what a standby has, too."""
+    row = connection.execute("SELECT pg_catalog.current_setting('synchronized_standby_slots', true)").fetchone()
+    if standbys and not (row and row[0]):
+        report.warn(
+            "slot.failover",
+            "standbys keep a copy of it, and synchronized_standby_slots is empty: after a failover consumers may know of "
+            "events that the new primary does not",
+            f"{platform.set('synchronized_standby_slots', standbys)} (while such a standby is down, no event is sent: "
+            "docs/how-to/fail-over.md)",
+        )
+    else:
+        report.ok("slot.failover", "standbys keep a copy of it")
 
 
 def _warn_of_failover(connection: Connection, what: str, report: Report) -> None:
