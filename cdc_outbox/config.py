@@ -54,6 +54,7 @@ class Columns:
     headers: tuple[str, ...] = ("headers",)
     timestamp: str | None = None
     partition: str | None = None
+    span_context: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,9 @@ class Settings:
     topic: str = "outbox.event.{aggregatetype}"
     columns: Columns = field(default_factory=Columns)
     headers: tuple[HeaderColumn, ...] = ()
+    format: str = "debezium"
+    ce_source: str | None = None
+    content_type: str = "application/json"
     on_poison: str = "stop"
     dead_letter_topic: str | None = None
     on_slot_busy: str = "wait"
@@ -309,6 +313,14 @@ _ALL: Final = (
         example="partition",
     ),
     Option(
+        "span-context-column",
+        values.COLUMN,
+        _TABLE,
+        "Column with a trace context as text of java.util.Properties, as applications of Debezium write it: its entries become "
+        "headers.",
+        example="tracingspancontext",
+    ),
+    Option(
         "header",
         HEADER,
         _TABLE,
@@ -316,6 +328,22 @@ _ALL: Final = (
         example="tenant:tenant-id",
         repeat=True,
     ),
+    Option(
+        "format",
+        values.choice("debezium", "cloudevents", "cloudevents-structured"),
+        _TABLE,
+        "Shape of the record: payload and headers as Debezium's outbox event router has them, or a CloudEvent, in binary "
+        "or structured mode.",
+        "debezium",
+    ),
+    Option(
+        "ce-source",
+        values.TEXT,
+        _TABLE,
+        "Source of CloudEvents, a URI reference; any column may stand in braces.",
+        example="/shop/{aggregatetype}",
+    ),
+    Option("content-type", values.TEXT, _TABLE, "Media type of the payload of CloudEvents.", "application/json"),
     Option(
         "on-poison",
         values.choice("stop", "skip", "dead-letter"),
@@ -422,6 +450,9 @@ def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[]
         topic=_as(str, chosen["topic"]),
         columns=_columns(chosen),
         headers=_all(HeaderColumn, chosen["header"]),
+        format=_as(str, chosen["format"]),
+        ce_source=None if chosen["ce_source"] is None else _as(str, chosen["ce_source"]),
+        content_type=_as(str, chosen["content_type"]),
         on_poison=_as(str, chosen["on_poison"]),
         dead_letter_topic=None if chosen["dead_letter_topic"] is None else _as(str, chosen["dead_letter_topic"]),
         on_slot_busy=_as(str, chosen["on_slot_busy"]),
@@ -440,6 +471,7 @@ def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[]
 
 def _columns(chosen: Mapping[str, object]) -> Columns:
     timestamp, partition = chosen["timestamp_column"], chosen["partition_column"]
+    span_context = chosen["span_context_column"]
     return Columns(
         id=_all(str, chosen["id_column"]),
         key=_all(str, chosen["key_column"]),
@@ -447,6 +479,7 @@ def _columns(chosen: Mapping[str, object]) -> Columns:
         payload=_all(str, chosen["payload_column"]),
         timestamp=None if timestamp is None else _as(str, timestamp),
         partition=None if partition is None else _as(str, partition),
+        span_context=None if span_context is None else _as(str, span_context),
     )
 
 

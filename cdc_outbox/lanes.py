@@ -11,10 +11,11 @@ from typing import Final
 
 import structlog
 
+from cdc_outbox import cloudevents
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode.messages import MessagePlan
-from cdc_outbox.decode.outbox import OutboxEvent, OutboxPlan, compile_plan
+from cdc_outbox.decode.outbox import OutboxEvent, OutboxPlan, Plan, compile_plan
 from cdc_outbox.decode.pgoutput import LogicalMessage, Relation
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.names import TableName
@@ -81,15 +82,21 @@ class MessageLane(Lane):
 
 
 class Lanes:
-    """Compiles lanes for the outbox tables of one configuration. Raises ConfigurationError for a broken --topic."""
+    """Compiles lanes for one configuration. Raises ConfigurationError for a broken --topic, --ce-source or --header."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._template = TopicTemplate(settings.topic)
+        template = TopicTemplate(settings.topic)
         columns = settings.columns
-        self._names = header_names(settings.headers, columns.id, columns.type)
+        names = header_names(settings.headers, columns.id, columns.type)
         always = {*columns.id, *columns.type}
         self._extra = [header for header in settings.headers if header.column not in always]
+        self._routing = template.columns
+        self._route: Callable[[Plan], Route] = lambda plan: Route(plan, template, names)
+        if settings.format != "debezium":
+            source = cloudevents.SourceTemplate(settings.ce_source or "")
+            self._routing = (*template.columns, *source.columns)
+            self._route = cloudevents.choose(settings, template, names, source)
 
     def is_outbox(self, table: TableName) -> bool:
         """Whether `table` is one of those that --table names."""
@@ -97,13 +104,13 @@ class Lanes:
 
     def compile(self, relation: Relation) -> RowLane:
         """Find the relation's columns. Raises ConfigurationError for a missing or wrong one."""
-        plan = compile_plan(relation, self._settings.columns, self._template.columns, self._extra)
-        return RowLane(plan, Route(plan, self._template, self._names))
+        plan = compile_plan(relation, self._settings.columns, self._routing, self._extra)
+        return RowLane(plan, self._route(plan))
 
     def messages(self, counters: Counters) -> MessageLane | None:
         """The way in for logical messages; None when they are not asked for."""
         settings = self._settings
         if not settings.reads_messages:
             return None
-        plan = MessagePlan(settings.message_prefix, settings.columns, self._template.columns, self._extra)
-        return MessageLane(plan, Route(plan, self._template, self._names), settings.message_prefix, counters)
+        plan = MessagePlan(settings.message_prefix, settings.columns, self._routing, self._extra)
+        return MessageLane(plan, self._route(plan), settings.message_prefix, counters)

@@ -18,8 +18,9 @@ import orjson
 
 from cdc_outbox.config import HeaderColumn
 from cdc_outbox.decode.members import read_object
-from cdc_outbox.decode.outbox import TRACE_COLUMNS, OutboxEvent, Plan
+from cdc_outbox.decode.outbox import SPAN_CONTEXT, TRACE_COLUMNS, OutboxEvent, Plan
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
+from cdc_outbox.java_properties import parse_properties
 
 UNASSIGNED: Final = -1
 """No partition named: the producer's partitioner chooses, by murmur2 of the key."""
@@ -34,7 +35,8 @@ _TOPIC_RULE: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _RESERVED: Final = frozenset({".", ".."})
 """Kafka's rule (org.apache.kafka.common.internals.Topic)."""
 
-_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+"""A column's name in braces, in a template."""
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -58,7 +60,7 @@ class TopicTemplate:
 
     def __init__(self, template: str) -> None:
         """Parse. Raises ConfigurationError for a brace without its partner, or text that no topic can hold."""
-        pieces = _PLACEHOLDER.split(template)
+        pieces = PLACEHOLDER.split(template)
         self.literals = tuple(pieces[0::2])
         self.columns = tuple(pieces[1::2])
         shortest = "".join(self.literals) + ("x" if self.columns else "")
@@ -107,7 +109,7 @@ class Route:
 
     def _new_topic(self, event: OutboxEvent) -> str:
         try:
-            topic = self._template.fill(event.routing)
+            topic = self._template.fill(event.routing[: len(self._template.columns)])
         except ValueError as error:  # a UnicodeDecodeError is one
             raise self._poison(event, "bad-topic", str(error)) from error
         if len(self._topics) >= TOPIC_CACHE_ENTRIES:
@@ -118,16 +120,32 @@ class Route:
     def _add_headers(self, headers: Headers, event: OutboxEvent) -> None:
         """Add the members of the `headers` column, then the columns that are headers.
 
-        A trace column yields to a member of the same name, which is nearer to the writer.
+        A member yields to a header of ours: whoever reads headers into a dict would take a wrong id. A trace column yields
+        to a member of the same name, which is nearer to the writer.
         """
         if event.headers is not None:
             try:
-                headers += header_members(event.headers)
+                members = header_members(event.headers)
             except ValueError as error:
                 raise self._poison(event, "bad-headers", f"the headers are no JSON object: {error}") from error
+            _add_missing(headers, members)
         for name, value in zip(self._plan.extra_names, event.extra, strict=True):
-            if value is not None and not (name in TRACE_COLUMNS and any(name == other for other, _ in headers)):
+            if value is None:
+                continue
+            if name == SPAN_CONTEXT:
+                _add_missing(headers, self._span_context(event, value))
+            elif name in TRACE_COLUMNS:
+                _add_missing(headers, [(name, value)])
+            else:
                 headers.append((name, value))
+
+    def _span_context(self, event: OutboxEvent, text: bytes) -> Headers:
+        try:
+            return _span_headers(text.decode())
+        except (ValueError, ConfigurationError) as error:  # a UnicodeError is a ValueError
+            raise self._poison(
+                event, "bad-span-context", f"the span context is no text of java.util.Properties: {error}"
+            ) from error
 
     def _timestamp(self, event: OutboxEvent, timestamp: bytes) -> int:
         try:
@@ -148,6 +166,19 @@ class Route:
         return poison_event(self._plan, event, reason, what)
 
 
+def _span_headers(text: str) -> Headers:
+    entries = parse_properties(text)
+    if any("\0" in name for name in entries):
+        raise ValueError("a name holds a NUL character")
+    return [(name, value.encode()) for name, value in entries.items()]
+
+
+def _add_missing(headers: Headers, more: Headers) -> None:
+    """Add those of `more` whose names are not there yet."""
+    there = [name for name, _ in headers]
+    headers += [header for header in more if header[0] not in there]
+
+
 class HeaderNames(NamedTuple):
     """What the headers `id` and `type` are called."""
 
@@ -158,9 +189,29 @@ class HeaderNames(NamedTuple):
 def header_names(
     headers: Sequence[HeaderColumn], id_columns: Sequence[str], type_columns: Sequence[str]
 ) -> HeaderNames:
-    """Find aliases: `--header id:eventId` renames the header that goes out anyway instead of adding another."""
-    id_alias = next((header.name for header in headers if header.column in id_columns), "id")
-    return HeaderNames(id_alias, next((header.name for header in headers if header.column in type_columns), "type"))
+    """Find aliases: `--header id:eventId` renames the header that goes out anyway instead of adding another.
+
+    Raises ConfigurationError for a second alias, and for two headers of one name.
+    """
+    names = HeaderNames(_alias("id", headers, id_columns), _alias("type", headers, type_columns))
+    others = [header.name for header in headers if header.column not in {*id_columns, *type_columns}]
+    for name in (*names, *others):
+        if [*names, *others].count(name) > 1:
+            raise ConfigurationError(
+                f"two headers would be called {name}, and a consumer may take the wrong one",
+                cure="give one of them another name: --header COLUMN:NAME",
+            )
+    return names
+
+
+def _alias(part: str, headers: Sequence[HeaderColumn], columns: Sequence[str]) -> str:
+    aliases = [header.name for header in headers if header.column in columns]
+    if len(aliases) > 1:
+        raise ConfigurationError(
+            f"--header gives the event's {part} several names: {', '.join(aliases)}",
+            cure="it goes out once, under one name: leave all but one of these out",
+        )
+    return aliases[0] if aliases else part
 
 
 def header_members(text: bytes) -> Headers:

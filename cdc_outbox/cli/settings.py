@@ -53,5 +53,7 @@ def settings_of(ctx: click.Context, *, brokers_needed: bool = True) -> Settings:
         )
     if chosen["on-poison"].value == "dead-letter" and chosen["dead-letter-topic"].value is None:
         raise click.UsageError("--on-poison dead-letter needs a topic to send them to: --dead-letter-topic TOPIC.", ctx)
+    if chosen["format"].value != "debezium" and chosen["ce-source"].value is None:
+        raise click.UsageError("CloudEvents need a source: --ce-source /shop/{aggregatetype}, for instance.", ctx)
     values = {OPTIONS[name].key: one.value for name, one in chosen.items()}
     return settings_from(values, "" if brokers is None else str(brokers), kafka)

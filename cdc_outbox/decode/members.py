@@ -12,6 +12,7 @@ import json
 import re
 from typing import Final, NamedTuple, NoReturn
 
+_SPACE: Final = " \t\r\n"
 _SPACE_BETWEEN_TOKENS: Final = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
 
 
@@ -46,6 +47,17 @@ def read_object(text: str, at: int = 0) -> tuple[dict[str, Member], int]:
         raise ValueError("the object does not end") from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def check_json(text: bytes) -> None:
+    """Raise ValueError unless it is one JSON value. A number of any size is one, and so is half a surrogate, escaped."""
+    words = text.decode().strip(_SPACE)
+    try:
+        _, end = _DECODER.raw_decode(words)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if end != len(words):
+        raise ValueError(f"something else follows it at character {end}")
 
 
 def _read_object(text: str, at: int) -> tuple[dict[str, Member], int]:
@@ -84,7 +96,7 @@ def _behind(token: str, text: str, at: int) -> int:
 
 
 def _skip_space(text: str, at: int) -> int:
-    while text[at] in " \t\r\n":
+    while text[at] in _SPACE:
         at += 1
     return at
 

@@ -18,7 +18,7 @@ import orjson
 
 from cdc_outbox.config import Columns, HeaderColumn
 from cdc_outbox.decode.members import read_object
-from cdc_outbox.decode.outbox import TRACE_COLUMNS, OutboxEvent
+from cdc_outbox.decode.outbox import TRACE_COLUMNS, OutboxEvent, extra_headers
 from cdc_outbox.errors import PoisonEvent
 
 _SPACE: Final = " \t\r"
@@ -33,7 +33,7 @@ class MessagePlan:
     def __init__(self, prefix: str, columns: Columns, routing: Sequence[str], headers: Sequence[HeaderColumn]) -> None:
         self.table = f"message:{prefix}"
         """What stands in place of a table's name in logs, metrics and dead letters."""
-        extra = [*headers, *(HeaderColumn(name, name) for name in TRACE_COLUMNS)]
+        extra = extra_headers(columns, headers, TRACE_COLUMNS)
         self.extra_names = tuple(header.name for header in extra)
         self._extra = [header.column for header in extra]
         self._columns = columns

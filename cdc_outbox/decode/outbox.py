@@ -34,6 +34,15 @@ _KINDS: Final = {
 TRACE_COLUMNS: Final = ("traceparent", "tracestate")
 """W3C Trace Context: columns of these names become headers without being asked for."""
 
+SPAN_CONTEXT: Final = "\0span-context"
+"""In place of a header's name, which cannot be so: the column whose text holds a trace context of several headers."""
+
+
+def extra_headers(columns: Columns, headers: Sequence[HeaderColumn], traces: Sequence[str]) -> list[HeaderColumn]:
+    """The columns that become headers, in the order in which they do."""
+    spans = [HeaderColumn(columns.span_context, SPAN_CONTEXT)] if columns.span_context else []
+    return [*headers, *(HeaderColumn(name, name) for name in traces), *spans]
+
 
 class OutboxEvent(NamedTuple):
     """One row of an outbox, as bytes of its text form (bytea: its bytes); None for NULL or a column that is not used."""
@@ -81,7 +90,7 @@ def compile_plan(
 ) -> OutboxPlan:
     """Find the columns and compile the readers. Raises ConfigurationError for a missing column or one of a wrong type."""
     finder = _Finder(relation)
-    extra = [*headers, *(HeaderColumn(name, name) for name in TRACE_COLUMNS if name in finder.positions)]
+    extra = extra_headers(columns, headers, [name for name in TRACE_COLUMNS if name in finder.positions])
     parts = [
         finder.required("id", columns.id),
         finder.required("key", columns.key),

@@ -27,8 +27,11 @@ CODES: Final = {
 }
 """Exit codes by the names of the errors' classes."""
 
-_VALUE_ERRORS_ARE_POISON: Final = "route.py"
+_VALUE_ERRORS_ARE_POISON: Final = ("route.py", "cloudevents.py")
 """There a ValueError says why an event cannot become a record, and its words are a poison event's."""
+
+_INHERITED: Final = {"_poison": (2, errors.PoisonEvent.exit_code)}
+"""Methods that a class has from another module and makes errors with: where the words stand, and the exit code."""
 
 Function = ast.FunctionDef | ast.Lambda
 
@@ -44,7 +47,7 @@ def messages() -> dict[str, set[int]]:
     """Exit codes by message."""
     found: dict[str, set[int]] = {}
     for path in sorted(Path(cdc_outbox.__file__).parent.rglob("*.py")):
-        module = _Module(ast.parse(path.read_text(encoding="utf-8")), path.name == _VALUE_ERRORS_ARE_POISON)
+        module = _Module(ast.parse(path.read_text(encoding="utf-8")), path.name in _VALUE_ERRORS_ARE_POISON)
         for text, code in module.messages():
             if text.strip(HOLE + " :,"):  # else all of it is somebody else's words
                 found.setdefault(" ".join(text.split()), set()).add(code)
@@ -70,6 +73,14 @@ class _Module:
         for node in ast.walk(self._tree):
             if isinstance(node, ast.Tuple):
                 yield from self._row(node)
+        yield from self._inherited()
+
+    def _inherited(self) -> Iterator[tuple[str, int]]:
+        own = {node.name for node in ast.walk(self._tree) if isinstance(node, ast.FunctionDef)}
+        for call in self._calls:
+            at, code = _INHERITED.get(_called(call.node), (0, 0)) if _called(call.node) not in own else (0, 0)
+            if code:
+                yield from ((text, code) for text in self._render(call.node.args[at], call.inside, 0))
 
     def _row(self, node: ast.Tuple) -> Iterator[tuple[str, int]]:
         """A row of a table: an error's class, and what it says before the server's own words."""

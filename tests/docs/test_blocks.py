@@ -34,6 +34,7 @@ PRUNE: Final = "tests/docs/test_prune.py"
 FAIL_OVER: Final = "tests/docs/test_fail_over.py"
 STATUS: Final = "tests/end_to_end/test_status_command.py"
 APPLICATION: Final = "tests/docs/test_application_pages.py"
+RECORD: Final = "tests/docs/test_record_page.py"
 WITHOUT_A_TABLE: Final = "tests/docs/test_outbox_without_a_table.py"
 
 TUTORIAL: Final = "tests/docs/test_tutorial.py"
@@ -156,6 +157,14 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         ("docs/how-to/outbox-without-a-table.md", beginning): (WITHOUT_A_TABLE, "test_the_page_in_order")
         for beginning in ["cdc-outbox sql install", "cdc-outbox run", "BEGIN;", "SELECT pg_logical_emit_message"]
     },
+    **{
+        ("docs/how-to/trace-events.md", beginning): (
+            "tests/docs/test_trace_events.py",
+            "test_the_consumers_span_is_a_child_of_the_one_in_which_the_event_was_written",
+        )
+        for beginning in ["cdc-outbox run", "import os", "from opentelemetry import"]
+    },
+    ("docs/reference/record.md", "cdc-outbox run"): (RECORD, "test_the_command_for_cloudevents_runs"),
     ("docs/troubleshooting.md", "SELECT slot_name"): (TROUBLESHOOTING, "test_its_queries_run"),
     ("docs/troubleshooting.md", "SELECT pid"): (TROUBLESHOOTING, "test_its_queries_run"),
     **{

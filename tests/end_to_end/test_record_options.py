@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
+from cloudevents.core.formats.json import JSONFormat
 
 from tests.plugins.outbox import ended, event_id
 
@@ -73,6 +75,39 @@ def test_the_headers_id_and_type_can_be_called_otherwise(outbox: Outbox) -> None
     outbox.drain("--header", "id:eventId", "--header", "type:eventType")
     (record,) = outbox.records()
     assert record.headers == [("eventId", written.encode()), ("eventType", b"OrderPlaced"), ("id", b"mine")]
+
+
+def test_a_member_named_like_a_header_of_ours_is_left_out_so_that_each_name_comes_once(outbox: Outbox) -> None:
+    outbox.create()
+    written = outbox.add(headers='{"id": "mine", "type": "mine", "a": "1"}')
+    outbox.drain()
+    (record,) = outbox.records()
+    assert record.headers == [("id", written.encode()), ("type", b"OrderPlaced"), ("a", b"1")]
+
+
+def test_a_second_name_for_the_header_id_is_refused_at_the_start(outbox: Outbox) -> None:
+    outbox.create()
+    ended(outbox.relay("--header", "id:a", "--header", "id:b"), 78, "several names: a, b")
+
+
+@pytest.mark.parametrize("mode", ["cloudevents", "cloudevents-structured"])
+def test_the_sdk_of_cloudevents_reads_what_their_formats_make(outbox: Outbox, mode: str) -> None:
+    outbox.create()
+    written = outbox.add(headers='{"traceparent": "00-aa-bb-01"}')
+    outbox.drain("--format", mode, "--ce-source", "/shop/{aggregatetype}")
+    (record,) = outbox.records()
+    headers = {name: value or b"" for name, value in record.headers}
+    event = from_kafka_event(KafkaMessage(headers, record.key, record.value or b""), JSONFormat())
+    assert (event.get_id(), event.get_source(), event.get_type()) == (written, "/shop/order", "OrderPlaced")
+    assert (event.get_subject(), event.get_data()) == ("1", {"total": 99})
+    assert event.get_extension("traceparent") == "00-aa-bb-01"
+    assert int(event.get_time().timestamp() * 1000) == record.timestamp
+
+
+def test_cloudevents_need_a_source(outbox: Outbox) -> None:
+    relay = outbox.relay("--format", "cloudevents")
+    assert relay.wait() == 2
+    assert "--ce-source" in relay.stderr_text
 
 
 def test_trace_columns_become_headers_by_themselves_and_a_member_of_the_same_name_wins(outbox: Outbox) -> None:

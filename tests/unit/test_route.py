@@ -36,6 +36,7 @@ SHAPE = (
     ("tenant", build.TEXT),
     ("traceparent", build.TEXT),
     ("tracestate", build.TEXT),
+    ("tracingspancontext", build.TEXT),
 )
 
 ROW: dict[str, bytes | None] = {
@@ -51,6 +52,7 @@ ROW: dict[str, bytes | None] = {
     "tenant": None,
     "traceparent": None,
     "tracestate": None,
+    "tracingspancontext": None,
 }
 
 
@@ -261,6 +263,70 @@ def test_naming_the_id_or_type_column_as_a_header_renames_it(
     headers: tuple[HeaderColumn, ...], names: HeaderNames
 ) -> None:
     assert header_names(headers, ("id", "event_id"), ("type",)) == names
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [HeaderColumn("id", "eventId"), HeaderColumn("id", "event-id")],
+        [HeaderColumn("id", "eventId"), HeaderColumn("event_id", "event-id")],
+        [HeaderColumn("type", "a"), HeaderColumn("type", "a")],
+        [HeaderColumn("tenant", "id")],
+        [HeaderColumn("tenant", "type")],
+        [HeaderColumn("type", "x"), HeaderColumn("tenant", "x")],
+        [HeaderColumn("id", "type")],
+        [HeaderColumn("a", "x"), HeaderColumn("b", "x")],
+    ],
+)
+def test_a_second_alias_and_two_headers_of_one_name_are_refused(headers: list[HeaderColumn]) -> None:
+    with pytest.raises(ConfigurationError, match="header"):
+        header_names(headers, ("id", "event_id"), ("type",))
+
+
+SPANS = Columns(span_context="tracingspancontext")
+
+
+def test_a_span_context_of_debezium_becomes_the_headers_that_it_holds() -> None:
+    """As java.util.Properties.store writes it: a comment, the date, escaped colons and equals signs."""
+    text = b"#Context\n#Mon Nov 23\ntraceparent=00-aa-bb-01\ntracestate=a\\=1,b\\:c\nuber-trace-id=1\\:2\\:0\\:1\n"
+    assert Way(columns=SPANS).record(tracingspancontext=text).headers[2:] == [
+        ("traceparent", b"00-aa-bb-01"),
+        ("tracestate", b"a=1,b:c"),
+        ("uber-trace-id", b"1:2:0:1"),
+    ]
+    assert Way(columns=SPANS).record(tracingspancontext=None).headers[2:] == []
+    assert Way().record(tracingspancontext=text).headers[2:] == [], "nobody named the column"
+
+
+def test_a_member_and_a_column_win_over_the_span_context() -> None:
+    text = b"traceparent=00-cc-dd-01\ntracestate=c\nid=wrong\nbaggage=x"
+    record = Way(columns=SPANS).record(
+        tracingspancontext=text, headers=b'{"traceparent": "00-aa-bb-01"}', tracestate=b"column"
+    )
+    assert record.headers == [
+        ("id", ROW["id"]),
+        ("type", b"OrderPlaced"),
+        ("traceparent", b"00-aa-bb-01"),
+        ("tracestate", b"column"),
+        ("baggage", b"x"),
+    ]
+
+
+@pytest.mark.parametrize("text", [b"=x", b"a=\\q", b"a=\xff", b"a=\\uD800", b"a\\u0000=b"])
+def test_a_span_context_that_is_none_is_poison(text: bytes) -> None:
+    assert Way(columns=SPANS).poison(tracingspancontext=text).where["reason"] == "bad-span-context"
+
+
+def test_a_member_named_like_a_header_of_ours_is_left_out() -> None:
+    way = Way(names=HeaderNames("event-id", "type"))
+    members = b'{"event-id": "wrong", "type": "wrong", "id": "mine", "n": 1}'
+    assert way.record(headers=members).headers == [
+        ("event-id", ROW["id"]),
+        ("type", b"OrderPlaced"),
+        ("id", b"mine"),
+        ("n", b"1"),
+    ]
+    assert way.record(headers=b'{"type": "mine"}', type=None).headers == [("event-id", ROW["id"]), ("type", b"mine")]
 
 
 # Headers of members and of columns
