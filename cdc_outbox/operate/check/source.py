@@ -20,7 +20,7 @@ from cdc_outbox.operate.check.platforms import Platform
 from cdc_outbox.operate.check.report import Report
 from cdc_outbox.postgres import publication, rows, slot
 from cdc_outbox.postgres.connect import Connection
-from cdc_outbox.route import TopicTemplate
+from cdc_outbox.route import PLACEHOLDER, TopicTemplate
 
 _TABLE_CHECKS: Final = ("table.columns", "table.select", "table.writers", "publication.table", "publication.columns")
 
@@ -100,6 +100,7 @@ def used_columns(settings: Settings, names: Sequence[str]) -> list[str]:
     chosen = {next((name for name in wanted if name in names), None) for wanted in several}
     chosen |= {columns.timestamp, columns.partition, *TopicTemplate(settings.topic).columns, *TRACE_COLUMNS}
     chosen |= {header.column for header in settings.headers}
+    chosen |= {columns.span_context, *PLACEHOLDER.findall(settings.ce_source or "")}
     return [name for name in names if name in chosen]
 
 
