@@ -34,6 +34,7 @@ PRUNE: Final = "tests/docs/test_prune.py"
 FAIL_OVER: Final = "tests/docs/test_fail_over.py"
 STATUS: Final = "tests/end_to_end/test_status_command.py"
 APPLICATION: Final = "tests/docs/test_application_pages.py"
+CHECK: Final = "tests/docs/test_check_page.py"
 RECORD: Final = "tests/docs/test_record_page.py"
 WITHOUT_A_TABLE: Final = "tests/docs/test_outbox_without_a_table.py"
 
@@ -153,6 +154,10 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ("docs/how-to/replay.md", "public.outbox 2"): (REPLAY, "test_the_page_in_order"),
     ("docs/how-to/replay.md", "cdc-outbox replay --id"): (REPLAY, "test_the_page_in_order"),
     ("docs/how-to/prune.md", 'cdc-outbox run --brokers "$BROKERS" --prune-after 7d'): (PRUNE, "test_the_relay_prunes"),
+    ("docs/how-to/check.md", 'cdc-outbox check --brokers "$BROKERS"\n'): (CHECK, "test_the_page_in_order"),
+    ("docs/how-to/check.md", 'cdc-outbox check --brokers "$BROKERS" --probe'): (CHECK, "test_the_page_in_order"),
+    ("docs/how-to/check.md", "ok    config.postgres-tls"): (CHECK, "test_the_page_in_order"),
+    ("docs/how-to/check.md", "ok    probe.delivery"): (CHECK, "test_the_page_in_order"),
     **{
         ("docs/how-to/outbox-without-a-table.md", beginning): (WITHOUT_A_TABLE, "test_the_page_in_order")
         for beginning in ["cdc-outbox sql install", "cdc-outbox run", "BEGIN;", "SELECT pg_logical_emit_message"]
