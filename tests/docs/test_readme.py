@@ -222,9 +222,9 @@ def test_the_exit_codes_are_all_that_there_are() -> None:
 
 def test_the_http_server_has_the_paths_and_the_address_that_are_shown() -> None:
     nothing: Any = None
-    paths = set(Views(nothing, nothing, nothing)._paths)
+    paths = set(Views(nothing, nothing, nothing, nothing)._paths)
     shown = set(re.findall(r"`(/(?:livez|readyz|metrics|status))", read(README).prose))
-    assert shown == paths - {"/healthz"}
+    assert shown == paths - {"/healthz", "/", "/page.json"}, "the page is linked to by its name"
     assert f"`http://{OPTIONS['http'].default}`" in read(README).prose
 
 
