@@ -11,6 +11,7 @@ import pytest
 from cdc_outbox.operate.install import InstallOptions, render_install, render_roles
 from tests.plugins.command import run_command
 from tests.plugins.metrics import metrics
+from tests.plugins.oracle import Event, judge
 from tests.plugins.outbox import ended, event_id, ids, insert
 
 if TYPE_CHECKING:
@@ -253,6 +254,37 @@ def test_a_publication_without_tables_is_needed_and_enough(outbox: Outbox) -> No
         writer.execute("INSERT INTO business VALUES (2)")
     outbox.drain(*MESSAGE)
     assert ids(outbox.records()) == [written[0]]
+
+
+def test_a_publication_that_was_missing_for_a_while_costs_nothing_since_18_and_the_slot_before(outbox: Outbox) -> None:
+    install(outbox)
+    outbox.database.execute("DROP PUBLICATION cdc_outbox; CREATE TABLE business (n int)")
+    written = message()
+    with outbox.database.connect() as writer:
+        write(writer, written[1])
+        writer.execute("INSERT INTO business VALUES (1)")
+        version = writer.info.server_version
+    outbox.database.execute("CREATE PUBLICATION cdc_outbox")
+    if version >= 180_000:
+        outbox.drain(*MESSAGE)
+    else:
+        ended(outbox.relay(*MESSAGE), 78, "publication", "slot recover", "in no table")
+    assert ids(outbox.records()) == [written[0]]
+
+
+def test_killed_in_full_flow_it_loses_no_message_and_repeats_with_the_same_ids(outbox: Outbox) -> None:
+    install(outbox)
+    written = [message(aggregateid=str(number % 7)) for number in range(2000)]
+    with outbox.database.connect() as writer:
+        for _, content in written[:1000]:
+            write(writer, content)
+        relay = outbox.streaming(*MESSAGE)
+        outbox.records(until=100)
+        relay.kill()
+        for _, content in written[1000:]:
+            write(writer, content)
+    outbox.drain(*MESSAGE)
+    judge([Event(event, str(number % 7)) for number, (event, _) in enumerate(written)], outbox.records())
 
 
 def test_the_writer_may_emit_and_nothing_else(outbox: Outbox) -> None:
