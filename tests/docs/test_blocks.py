@@ -18,6 +18,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.observe import Versions
 from cdc_outbox.observe.metrics import build_registry
 from tests.docs.pages import PAGES, ROOT, Block, all_blocks
+from tests.docs.test_migration_pages import BLOCKS as MIGRATION_BLOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,6 +198,20 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
             "1|100",
             "cdc-outbox sql uninstall",
         ]
+    },
+    **{
+        (page, beginning): (
+            "tests/docs/test_migration_pages.py",
+            {
+                "docs/how-to/migrate-from-debezium.md": "test_a_slot_and_a_publication_of_debezium_are_taken_over",
+                "docs/how-to/come-from-a-polling-outbox.md": "test_a_table_that_was_polled_is_relayed_as_it_is",
+                "docs/how-to/emit-from-a-trigger.md": (
+                    "test_a_trigger_announces_what_happens_to_a_table_and_a_rollback_takes_it_back"
+                ),
+            }[page],
+        )
+        for page, beginnings in MIGRATION_BLOCKS.items()
+        for beginning in beginnings
     },
     ("docs/how-to/consume-once.md", "import os"): (
         APPLICATION,
