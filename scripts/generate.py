@@ -150,6 +150,8 @@ def _metavar(option: click.Option) -> str:
 
 
 def _own_default(option: click.Option, context: click.Context) -> str:
+    if option.required:
+        return "required"
     extra = option.get_help_extra(context)
     return f"`{_cell(extra['default'])}`" if "default" in extra else ""
 
