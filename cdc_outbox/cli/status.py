@@ -155,6 +155,8 @@ def _lines(look: Look) -> list[tuple[str, str]]:
 
 def _until_lost(look: Look) -> str:
     safe, seconds = look.document.safe_wal_bytes, look.document.seconds_until_lost
+    if look.document.wal_status == "lost":
+        return "it is lost"
     if safe is None:
         return "unknown" if look.document.wal_status is None else "no limit is set (max_slot_wal_keep_size)"
     rate = (
