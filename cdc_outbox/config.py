@@ -97,6 +97,8 @@ class Settings:
     until_caught_up: bool = False
     prune_after: float | None = None
     """None: rows stay in the table."""
+    partitions_ahead: int | None = None
+    """With prune_after: days whose partitions are made before they come. None: none are made."""
     shutdown_timeout: float = 25.0
     startup_timeout: float = 0.0
     http: str = "127.0.0.1:8420"
@@ -383,6 +385,13 @@ _ALL: Final = (
         example="7d",
     ),
     Option(
+        "partitions-ahead",
+        values.COUNT,
+        _RELAY,
+        "When pruning a table that is partitioned by day: make the partitions of so many days to come. Takes its owner.",
+        example="7",
+    ),
+    Option(
         "shutdown-timeout",
         values.SECONDS,
         _RELAY,
@@ -460,6 +469,7 @@ def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[]
         max_in_flight_events=_as(int, chosen["max_in_flight_events"]),
         max_in_flight_bytes=_as(int, chosen["max_in_flight_bytes"]),
         until_caught_up=chosen["until"] == "caught-up",
+        partitions_ahead=None if chosen["partitions_ahead"] is None else _as(int, chosen["partitions_ahead"]),
         prune_after=None if chosen["prune_after"] is None else _as(float, chosen["prune_after"]),
         shutdown_timeout=_as(float, chosen["shutdown_timeout"]),
         startup_timeout=_as(float, chosen["startup_timeout"]),

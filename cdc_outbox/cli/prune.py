@@ -59,6 +59,7 @@ cdc-outbox prune --older-than 7d --dry-run"""
 @publication_option
 @tables_option
 @option("timestamp-column")
+@option("partitions-ahead")
 def command(
     dsn: Secret | None,
     slot: str,
@@ -68,6 +69,7 @@ def command(
     batch_size: int,
     wait: float,
     timestamp_column: str | None,
+    partitions_ahead: int | None,
     *,
     dry_run: bool,
 ) -> int:
@@ -75,6 +77,7 @@ def command(
 
     Waits until the slot has confirmed everything that was committed before the command began, so the relay has to run, or
     to have caught up. Then deletes in small transactions. Age is created_at, or the column that --timestamp-column names.
+    Of a table that is partitioned by that column, whole partitions are dropped where the role owns them.
     Takes SELECT and DELETE on the table: role cdc_outbox_pruner of `cdc-outbox sql roles`.
     """
     from cdc_outbox.operate.interrupts import stop_on_signals
@@ -82,7 +85,16 @@ def command(
     from cdc_outbox.stop import Stopped
 
     order = PruneOrder(
-        reveal(dsn), slot, publication, table, older_than, timestamp_column, batch_size, wait, dry_run=dry_run
+        reveal(dsn),
+        slot,
+        publication,
+        table,
+        older_than,
+        timestamp_column,
+        batch_size,
+        wait,
+        dry_run=dry_run,
+        partitions_ahead=partitions_ahead,
     )
     try:
         with stop_on_signals() as stop:
@@ -97,6 +109,9 @@ def command(
                 f"{result.held[name]:,} more rows of {name} are old, but a transaction that is open since before they were "
                 "committed keeps us from knowing that they are delivered: they go next time"
             )
+    for what, partitions in (("dropped", result.dropped), ("made", result.made)):
+        for name in partitions:
+            _say(f"{what}: partition {name}")
     _say(f"{'would delete' if dry_run else 'deleted'}: {result.total:,} rows")
     return 0
 

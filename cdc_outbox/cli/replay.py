@@ -31,7 +31,17 @@ INTERRUPTED: Final = 75
 _NOT_OURS: Final = frozenset(
     {
         *("config", "slot", "publication", "create-slot", "snapshot", "failover", "on-slot-busy", "on-slot-lost"),
-        *("source", "message-prefix", "shard", "until", "prune-after", "shutdown-timeout", "startup-timeout", "http"),
+        *(
+            "source",
+            "message-prefix",
+            "shard",
+            "until",
+            "prune-after",
+            "partitions-ahead",
+            "shutdown-timeout",
+            "startup-timeout",
+            "http",
+        ),
     }
 )
 """Options of `run` that make no difference to a record."""

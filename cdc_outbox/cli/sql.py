@@ -39,6 +39,7 @@ def command() -> None:
     show_default=True,
     help="Type of the payload column. json and text keep every byte, jsonb reorders keys.",
 )
+@click.option("--partitioned", is_flag=True, help="Partition the table by day: prune drops whole days then.")
 @publication_option
 @option("message-prefix")
 @option("source")
@@ -53,6 +54,7 @@ def install(
     payload_type: PayloadType,
     *,
     apply: bool,
+    partitioned: bool,
 ) -> None:
     """Table, emit function and publication. Idempotent, also as a migration.
 
@@ -66,6 +68,7 @@ def install(
         payload_type=payload_type,
         source=source,
         message_prefix=message_prefix,
+        partitioned=partitioned,
     )
     if not apply:
         click.echo(render_install(options), nl=False)

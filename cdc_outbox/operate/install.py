@@ -66,6 +66,8 @@ class InstallOptions:
     source: str = "table"
     """`message`: without a table, only its name, from which the function has its own. Anything else: with it."""
     message_prefix: str = DEFAULT_PREFIX
+    partitioned: bool = False
+    """By day, over created_at."""
 
     def __post_init__(self) -> None:
         _check_name("schema", self.table.schema)
@@ -91,7 +93,29 @@ def emit_function(table: TableName) -> TableName:
 
 def render_install(options: InstallOptions) -> str:
     """`outbox.sql`: table, emit function, publication. Or `message.sql`: without the table."""
-    return _render("message" if options.source == "message" else "outbox", options)
+    text = _render("message" if options.source == "message" else "outbox", options)
+    if options.partitioned:
+        text = _partitioned(text) + _render("partitions", options)
+    return text
+
+
+def _partitioned(text: str) -> str:
+    """`outbox.sql` with a table that is partitioned by day: its key has to be part of the primary key."""
+    for whole, of_parts in _OF_PARTS:
+        if text.count(whole) != 1:
+            raise ConfigurationError("logical messages have no table to partition", cure="leave out --partitioned")
+        text = text.replace(whole, of_parts)
+    return text
+
+
+_OF_PARTS: Final = (
+    ("GENERATED ALWAYS AS IDENTITY PRIMARY KEY,", "GENERATED ALWAYS AS IDENTITY,"),
+    (
+        "CHECK (jsonb_typeof(headers) = 'object')\n);",
+        "CHECK (jsonb_typeof(headers) = 'object'),\n    PRIMARY KEY (seq, created_at)\n) PARTITION BY RANGE (created_at);",
+    ),
+)
+"""What is said of the table in `outbox.sql`, and what of one with partitions."""
 
 
 def render_roles(options: InstallOptions) -> str:

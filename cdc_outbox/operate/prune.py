@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from cdc_outbox.errors import ConnectionLost, Unreachable
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.names import TableName
-from cdc_outbox.postgres import connect, publication, retention, server
+from cdc_outbox.postgres import connect, partitions, publication, retention, server
 from cdc_outbox.stop import Stop, Stopped
 
 POLL_SECONDS: Final = 0.1
@@ -25,6 +26,11 @@ POLL_SECONDS: Final = 0.1
 
 LOCK_SECONDS: Final = 5.0
 """How long a batch waits for somebody else's lock, a migration's: longer, and the rest goes next time."""
+
+DROP_TRIES: Final = 5
+"""For partitions, when somebody's lock is in the way: with a pause, in which those who wait behind us get on."""
+
+DROP_PAUSE_SECONDS: Final = 2.0
 
 BATCH_ROWS: Final = 1000
 """Rows of one transaction: some 10 ms, and nobody waits for them."""
@@ -46,6 +52,8 @@ class PruneOrder:
     wait: float = 60.0
     """How long the slot may take to reach the fence. An idle slot moves on every ten seconds."""
     dry_run: bool = False
+    partitions_ahead: int | None = None
+    """For a table that is partitioned by time: make the partitions of so many days to come. None: make none."""
 
 
 @dataclass(slots=True)
@@ -55,6 +63,11 @@ class Pruned:
     rows: dict[TableName, int] = field(default_factory=dict)
     held: dict[TableName, int] = field(default_factory=dict)
     """Rows that are old, and written by transactions that were over too late to know that they are delivered."""
+
+    dropped: list[TableName] = field(default_factory=list)
+    """Partitions that went as a whole; their rows are counted in `rows`."""
+    made: list[TableName] = field(default_factory=list)
+    """Partitions for days to come."""
 
     @property
     def total(self) -> int:
@@ -98,12 +111,23 @@ def prune(
         old_rows = [
             retention.find_old_rows(connection, table, order.age_column, all_are_old=everything) for table in found
         ]
+        if order.partitions_ahead is not None and not order.dry_run:
+            for table in found:
+                if partitions.time_key(connection, table) is not None:
+                    result.made += partitions.make_ahead(connection, table, order.partitions_ahead)
         guard = retention.SlotGuard(connection, order.slot)
         fence = retention.take_fence(connection, order.older_than)
+
+        def until_delivered(lsn: Lsn) -> None:
+            _wait(guard, lsn, order.wait, stop, watcher, delivered)
+
         if not order.dry_run:
-            _wait(guard, fence.lsn, order.wait, stop, watcher, delivered)
+            until_delivered(fence.lsn)
             _require_published(connection, order)
         for old in old_rows:
+            result.rows[old.table.name] = result.held[old.table.name] = 0
+            if not order.dry_run:
+                _drop_partitions(connection, old, fence, until_delivered, watcher, result, stop)
             _prune_table(connection, old, fence, order, watcher, result, stop)
     return result
 
@@ -135,6 +159,33 @@ def _wait(
     raise guard.undelivered(lsn, seconds)
 
 
+def _drop_partitions(
+    connection: connect.Connection,
+    old: retention.OldRows,
+    fence: retention.Fence,
+    until_delivered: Callable[[Lsn], None],
+    watcher: Watcher,
+    result: Pruned,
+    stop: Stop,
+) -> None:
+    """Whole partitions that are old, where the table is partitioned by the column that tells the age."""
+    if old.age_column is None or partitions.time_key(connection, old.table) != old.age_column:
+        return
+    names = partitions.old(connection, old.table, fence.cutoff)
+    for turn in range(1, DROP_TRIES + 1) if names else ():
+        try:
+            for partition in partitions.drop(connection, names, until_delivered):
+                result.dropped.append(partition.name)
+                result.rows[old.table.name] += partition.rows
+                watcher.stepped(old.table.name, partition.rows)
+            return
+        except Unreachable as error:
+            if turn == DROP_TRIES or isinstance(error, ConnectionLost):
+                raise
+        if stop.wait(DROP_PAUSE_SECONDS):
+            raise Stopped
+
+
 def _prune_table(
     connection: connect.Connection,
     old: retention.OldRows,
@@ -148,7 +199,6 @@ def _prune_table(
     if watcher.counts and not order.dry_run:
         counted = retention.walk(connection, old, fence, order.batch, delete=False)
         watcher.begins(table, sum(step.rows for step in counted))
-    result.rows[table] = result.held[table] = 0
     for step in retention.walk(connection, old, fence, order.batch, delete=not order.dry_run):
         result.rows[table] += step.rows
         result.held[table] += step.held

@@ -94,10 +94,17 @@ class PruneBeside(Watcher):
             tables=settings.tables,
             older_than=self._older_than,
             age_column=settings.columns.timestamp,
+            partitions_ahead=settings.partitions_ahead,
         )
         result = prune(order, self._stop, self, delivered=self._delivered)
-        if result.total:
-            log.info("pruned", rows=result.total, held=sum(result.held.values()))
+        if result.total or result.made:
+            log.info(
+                "pruned",
+                rows=result.total,
+                held=sum(result.held.values()),
+                partitions_dropped=len(result.dropped),
+                partitions_made=len(result.made),
+            )
 
     def _delivered(self, lsn: Lsn) -> bool:
         counters = self._counters

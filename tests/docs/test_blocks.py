@@ -141,7 +141,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
     },
     **{
         ("docs/how-to/prune.md", beginning): (PRUNE, "test_the_page_in_order")
-        for beginning in ["cdc-outbox prune --older-than 7d", "public.outbox 48211", "GRANT cdc_outbox_pruner"]
+        for beginning in ["cdc-outbox prune --older-than 7d\n", "public.outbox 48211", "GRANT cdc_outbox_pruner"]
     },
     ("docs/how-to/monitor.md", "$ cdc-outbox status"): (
         STATUS,
@@ -151,6 +151,11 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         STATUS,
         "test_without_a_relay_the_database_says_what_the_slot_costs_and_limits_are_judged",
     ),
+    **{
+        ("docs/how-to/prune.md", beginning): (PRUNE, "test_whole_days_at_once")
+        for beginning in ["cdc-outbox sql install --partitioned", "cdc-outbox prune --older-than 7d --partitions-ahead"]
+    },
+    ("docs/how-to/prune.md", "CREATE FUNCTION outbox_delete_at_once"): (PRUNE, "test_no_rows_at_all"),
     ("docs/how-to/replay.md", "cdc-outbox replay --since"): (REPLAY, "test_the_page_in_order"),
     ("docs/how-to/replay.md", "public.outbox 2"): (REPLAY, "test_the_page_in_order"),
     ("docs/how-to/replay.md", "cdc-outbox replay --id"): (REPLAY, "test_the_page_in_order"),

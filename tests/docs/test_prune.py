@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tests.docs.pages import block
+from tests.plugins.outbox import ids
 
 if TYPE_CHECKING:
     import subprocess
@@ -53,3 +54,32 @@ def test_the_relay_prunes(
     assert database.execute("SELECT id::text FROM outbox") == [(young,)]
     relay.terminate()
     assert relay.wait() == 0
+
+
+def test_whole_days_at_once(
+    database: Database, outbox: Outbox, shell: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    shell(block(PAGE, "cdc-outbox sql install --partitioned --apply").text, CDC_OUTBOX_DSN=database.dsn)
+    database.execute(
+        "CREATE TABLE outbox_old PARTITION OF outbox FOR VALUES FROM ('2026-01-01 00:00Z') TO ('2026-01-02 00:00Z')"
+    )
+    outbox.add(created_at="2026-01-01 12:00Z")
+    young = outbox.add()
+    relay = outbox.streaming()
+    command = block(PAGE, "cdc-outbox prune --older-than 7d --partitions-ahead 7").text
+    done = shell(command, CDC_OUTBOX_DSN=database.dsn)
+    assert (done.stdout, database.execute("SELECT id::text FROM outbox")) == ("public.outbox 1\n", [(young,)])
+    assert "dropped: partition public.outbox_old" in done.stderr
+    relay.terminate()
+    assert relay.wait() == 0
+
+
+def test_no_rows_at_all(
+    database: Database, outbox: Outbox, shell: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    shell("cdc-outbox sql install --apply; cdc-outbox slot create", CDC_OUTBOX_DSN=database.dsn)
+    database.execute(block(PAGE, "CREATE FUNCTION outbox_delete_at_once() RETURNS trigger LANGUAGE plpgsql AS $$").text)
+    written = outbox.add_all([{}, {}, {}])
+    assert database.execute("SELECT count(*) FROM outbox") == [(0,)]
+    outbox.drain()
+    assert ids(outbox.records()) == written

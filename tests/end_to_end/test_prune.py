@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from cdc_outbox.operate.install import InstallOptions, render_install
 from tests.plugins.command import run_command
 from tests.plugins.outbox import ids
 
@@ -89,5 +90,29 @@ def test_a_relay_that_may_not_delete_says_so_and_relays_on(outbox: Outbox) -> No
     outbox.database.execute(refused["cure"].partition(": ")[2].partition("; or,")[0])
     assert relay.wait_for_log("pruned")["rows"] == 2
     assert outbox.database.execute("SELECT count(*) FROM outbox") == [(0,)]
+    relay.terminate()
+    assert relay.wait() == 0
+
+
+def test_a_partitioned_outbox_from_its_first_start_to_its_last_day(outbox: Outbox) -> None:
+    outbox.database.execute(render_install(InstallOptions(partitioned=True)))
+    outbox.database.execute(
+        "CREATE TABLE outbox_old PARTITION OF outbox FOR VALUES FROM ('2026-01-01 00:00Z') TO ('2026-01-02 00:00Z')"
+    )
+    old = [outbox.add(created_at="2026-01-01 12:00Z"), outbox.add(created_at="2020-01-01")]
+    young = outbox.add()
+    relay = outbox.streaming("--prune-after", "1d", "--partitions-ahead", "9")
+    streamed = outbox.add(created_at="2026-01-01 13:00Z")
+    line = relay.wait_for_log("pruned")
+    assert (line["rows"], line["partitions_dropped"], line["partitions_made"]) == (3, 1, 2)
+    assert in_table(outbox) == {young}
+    assert outbox.database.execute("SELECT to_regclass('outbox_old')") == [(None,)]
+    assert set(ids(outbox.records(until=4))) == {*old, young, streamed}
+    replayed = run_command(
+        *("replay", "-b", outbox.kafka.brokers, "--topic", outbox.prefix + "{aggregatetype}", "--all", "--yes"),
+        dsn=outbox.database.dsn,
+    )
+    assert replayed.stdout == "public.outbox 1\n", replayed.stderr
+    assert ids(outbox.records(until=5)).count(young) == 2
     relay.terminate()
     assert relay.wait() == 0

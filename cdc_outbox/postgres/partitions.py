@@ -1,0 +1,187 @@
+"""Partitions of an outbox that is partitioned by time: dropped as a whole when they are old, made before they are needed.
+
+In: a connection, the table, a fence. Out: partitions less, or more, by name.
+Never: a writer of today kept waiting for longer than LOCK_SECONDS, or a partition dropped that has an undelivered row, or may
+still get one. It is locked against writers first (SHARE: readers go on, and so do writers of every other day); so everything in
+it was committed below the LSN that is read then, and once that is confirmed it is dropped.
+
+What is there is found by its bounds, not by its name. Days are those of UTC.
+PostgreSQL manual: 5.12 Table Partitioning; ALTER TABLE … ATTACH PARTITION; 13.3.1 Table-Level Locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg.sql import SQL, Identifier, Literal
+
+from cdc_outbox.errors import AccessRefused, ConfigurationError
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.names import TableName, quote_identifier
+from cdc_outbox.postgres import connect, publication, server
+
+LOCK_SECONDS: Final = 1.0
+"""A lock that we wait for makes writers wait behind us: after this long we let them go, and try again later."""
+
+NAME_BYTES: Final = 63
+"""NAMEDATALEN - 1."""
+
+_DEFAULT_HAS_ROWS: Final = "23514"
+"""SQLSTATE of a partition whose rows are in the default partition already."""
+
+_KEY: Final = """
+SELECT a.attname
+  FROM pg_catalog.pg_partitioned_table p
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+ WHERE p.partrelid = %s::int8::oid AND p.partstrat = 'r' AND p.partnatts = 1
+   AND a.atttypid IN (1184, 1114, 1082)
+"""
+"""timestamptz, timestamp, date: OIDs of pg_type.dat, fixed for ever."""
+
+_OLD: Final = """
+SELECT n.nspname, c.relname, pg_catalog.pg_has_role(c.relowner, 'USAGE')
+  FROM pg_catalog.pg_inherits i
+  JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE i.inhparent = %s::int8::oid
+   AND pg_catalog.substring(pg_catalog.pg_get_expr(c.relpartbound, c.oid), 'TO \\(''([^'']*)''\\)$')::timestamptz
+       <= %s::timestamptz
+ ORDER BY 2
+"""
+
+_MISSING_DAYS: Final = """
+SELECT pg_catalog.to_char(day, 'YYYYMMDD'), day::text, (day + interval '1 day')::text
+  FROM pg_catalog.generate_series(pg_catalog.date_trunc('day', pg_catalog.now()),
+                                  pg_catalog.date_trunc('day', pg_catalog.now()) + pg_catalog.make_interval(days => %s),
+                                  interval '1 day') AS day
+ WHERE NOT EXISTS (
+       SELECT FROM pg_catalog.pg_inherits i
+         JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid,
+         pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid),
+                                 'FROM \\((?:''([^'']*)''|MINVALUE)\\) TO \\((?:''([^'']*)''|MAXVALUE)\\)$') AS bound
+        WHERE i.inhparent = %s::int8::oid
+          AND coalesce(bound[1], '-infinity')::timestamptz < day + interval '1 day'
+          AND coalesce(bound[2], 'infinity')::timestamptz > day
+          AND bound IS NOT NULL)
+ ORDER BY 1
+"""
+
+_OWNER: Final = """
+SELECT r.rolname, pg_catalog.pg_has_role(c.relowner, 'USAGE')
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+ WHERE c.oid = %s::int8::oid
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A partition that is gone, and how many rows it had."""
+
+    name: TableName
+    rows: int
+
+
+def time_key(connection: connect.Connection, table: publication.Table) -> str | None:
+    """The column whose ranges of time the table is partitioned by; None when it is not."""
+    row = connection.execute(_KEY, (table.oid,)).fetchone() if table.partitioned else None
+    return None if row is None else str(row[0])
+
+
+def old(connection: connect.Connection, table: publication.Table, cutoff: str) -> list[TableName]:
+    """Partitions that end at `cutoff` or before, as far as they are ours to drop. Those of others keep their rows to delete."""
+    return [
+        TableName(str(schema), str(name))
+        for schema, name, ours in connection.execute(_OLD, (table.oid, cutoff)).fetchall()
+        if ours is True
+    ]
+
+
+def drop(
+    connection: connect.Connection, names: Sequence[TableName], until_delivered: Callable[[Lsn], None]
+) -> list[Dropped]:
+    """Drop them in one transaction. `until_delivered` waits for a position, and raises if it does not come.
+
+    Raises Unreachable when somebody else's lock is in the way; then nothing is dropped.
+    """
+    dropped = []
+    with _brief_locks(connection):
+        for name in names:
+            connection.execute(SQL("LOCK TABLE ONLY {} IN SHARE MODE").format(_identifier(name)))
+            row = connection.execute(SQL("SELECT count(*) FROM {}").format(_identifier(name))).fetchone()
+            dropped.append(Dropped(name, int(str(row[0])) if row else 0))
+        until_delivered(server.current_lsn(connection))
+        for name in names:
+            connection.execute(SQL("DROP TABLE {}").format(_identifier(name)))
+    return dropped
+
+
+def make_ahead(connection: connect.Connection, table: publication.Table, days: int) -> list[TableName]:
+    """Make the partitions of today and the next `days` days, where nothing has these days yet.
+
+    A day whose rows are in the default partition already is left to it. Raises AccessRefused with the GRANT when the table is
+    not ours, Unreachable when a lock is in the way.
+    """
+    owner, ours = _owner(connection, table)
+    missing = connection.execute(_MISSING_DAYS, (days, table.oid)).fetchall()
+    if missing and not ours:
+        role = quote_identifier(connection.info.user)
+        raise AccessRefused(
+            f"role {connection.info.user} may not make partitions of {table.name}: it belongs to {owner}",
+            cure=f"as an administrator: GRANT {quote_identifier(owner)} TO {role}; or prune as the owner of the table",
+            table=str(table.name),
+        )
+    made = []
+    for day, begin, end in missing:
+        name = _day_name(table.name, str(day))
+        with contextlib.suppress(_DayIsTaken), _brief_locks(connection):
+            _make(connection, table.name, name, owner, (str(begin), str(end)))
+            made.append(name)
+    return made
+
+
+class _DayIsTaken(Exception):
+    """Rows of that day are in the default partition."""
+
+
+def _make(
+    connection: connect.Connection, table: TableName, name: TableName, owner: str, bounds: tuple[str, str]
+) -> None:
+    """By ATTACH, which lets writers write, and not by CREATE … PARTITION OF, which does not."""
+    connection.execute(SQL("SET LOCAL ROLE {}").format(Identifier(owner)))
+    like = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING GENERATED"
+    connection.execute(SQL("CREATE TABLE {} (LIKE {} {})").format(_identifier(name), _identifier(table), SQL(like)))
+    attach = SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})")
+    try:
+        with connect.translated():
+            connection.execute(attach.format(_identifier(table), _identifier(name), *map(Literal, bounds)))
+    except ConfigurationError as error:
+        if error.where.get("sqlstate") == _DEFAULT_HAS_ROWS:
+            raise _DayIsTaken from error
+        raise
+
+
+def _owner(connection: connect.Connection, table: publication.Table) -> tuple[str, bool]:
+    row = connection.execute(_OWNER, (table.oid,)).fetchone()
+    assert row is not None
+    return str(row[0]), row[1] is True
+
+
+@contextlib.contextmanager
+def _brief_locks(connection: connect.Connection) -> Iterator[None]:
+    """A transaction that waits for no lock for long."""
+    with connect.translated(), connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = {LOCK_SECONDS * 1000:.0f}")
+        yield
+
+
+def _day_name(table: TableName, day: str) -> TableName:
+    """`outbox_20260105`; a long name is cut to leave room for the day."""
+    head = table.name.encode()[: NAME_BYTES - len(day) - 1].decode(errors="ignore")
+    return TableName(table.schema, f"{head}_{day}")
+
+
+def _identifier(name: TableName) -> Identifier:
+    return Identifier(name.schema, name.name)

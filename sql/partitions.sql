@@ -1,0 +1,44 @@
+
+-- The partitions: one for each day (of UTC), from today on, and a default one for rows that no other has. The default one
+-- is there so that no insert ever fails: keep it empty by making days before they come, and by dropping them when they are
+-- old and delivered:
+--   cdc-outbox prune --older-than 7d --partitions-ahead 7
+-- A partitioned table needs its partition key in every unique index: the primary key is (seq, created_at).
+DO $body$
+DECLARE
+    outbox_table  constant regclass := 'public.outbox';
+    days_ahead    constant integer := 7;
+    schema_name   name;
+    table_name    name;
+    kind          "char";
+    today         constant timestamp := date_trunc('day', now() AT TIME ZONE 'UTC');
+    day           timestamp;
+    part_name     name;
+BEGIN
+    SELECT nspname, relname, relkind INTO schema_name, table_name, kind
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = outbox_table;
+    IF kind <> 'p' THEN
+        RAISE EXCEPTION USING
+            MESSAGE = 'table ' || outbox_table || ' is there already, and is not partitioned',
+            HINT = 'install without partitions, or under another name';
+    END IF;
+
+    IF (SELECT partdefid FROM pg_partitioned_table WHERE partrelid = outbox_table) = 0 THEN
+        EXECUTE format('CREATE TABLE %I.%I PARTITION OF %s DEFAULT',
+            schema_name, left(table_name, 55) || '_default', outbox_table);
+    END IF;
+
+    FOR day IN SELECT generate_series(today, today + make_interval(days => days_ahead), interval '1 day') LOOP
+        part_name := left(table_name, 54) || to_char(day, '_YYYYMMDD');
+        IF to_regclass(format('%I.%I', schema_name, part_name)) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE TABLE %I.%I PARTITION OF %s FOR VALUES FROM (%L) TO (%L)',
+                    schema_name, part_name, outbox_table,
+                    day AT TIME ZONE 'UTC', (day + interval '1 day') AT TIME ZONE 'UTC');
+            EXCEPTION WHEN check_violation THEN
+                RAISE WARNING 'rows of % are in the default partition of %, and stay there', day::date, outbox_table;
+            END;
+        END IF;
+    END LOOP;
+END
+$body$;
