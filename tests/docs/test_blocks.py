@@ -218,6 +218,20 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         for page, beginnings in MIGRATION_BLOCKS.items()
         for beginning in beginnings
     },
+    **{
+        ("docs/how-to/emit-from-other-languages.md", beginning): ("tests/examples/test_languages.py", test)
+        for test, beginnings in {
+            "test_the_page_shows_what_is_run": ["func register", "async function register", "    static void register"],
+            "test_what_is_only_shown_calls_the_function_as_the_server_knows_it": [
+                "SELECT outbox_emit",
+                "Customer.transaction",
+                "await using var transaction",
+                "$db->beginTransaction",
+                "let mut transaction",
+            ],
+        }.items()
+        for beginning in beginnings
+    },
     ("docs/how-to/consume-once.md", "import os"): (
         APPLICATION,
         "test_the_loop_killed_again_and_again_has_each_effect_once",
