@@ -16,8 +16,7 @@ from tests.plugins.outbox import ended, event_id, ids, insert
 
 if TYPE_CHECKING:
     from tests.plugins.kafka import Record
-    from tests.plugins.metrics import metrics
-from tests.plugins.outbox import Outbox
+    from tests.plugins.outbox import Outbox
 
 MESSAGE: Final = ("--source", "message")
 BOTH: Final = ("--source", "both")
