@@ -260,7 +260,7 @@ def test_a_server_with_everything_wrong_is_told_all_of_it(poor_server: SimpleNam
     found.warned("database.wal-limit", "64.0 MiB", "ALTER SYSTEM SET max_slot_wal_keep_size", "pg_reload_conf")
     found.warned("database.timeouts", "wal_sender_timeout is 1 s", "ALTER SYSTEM SET wal_sender_timeout = '60s'")
     found.warned("database.transactions", "order''s two phases", "ROLLBACK PREPARED 'order''s two phases'")
-    found.warned("slot.failover", "other", "--failover")
+    found.warned("slot.failover", "other", "fail-over.md")
     fresh.execute("ROLLBACK PREPARED 'order''s two phases'")
     bench.check().fine("database.transactions")
 

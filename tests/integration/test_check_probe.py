@@ -9,6 +9,9 @@ import pytest
 
 from cdc_outbox.config import Secret
 from cdc_outbox.operate.check import probe
+from cdc_outbox.postgres.replication import ReplicationSession
+from cdc_outbox.postgres.stream import ReplicationStream
+from cdc_outbox.stop import Stop
 from tests.integration.test_check import Bench, Checked
 from tests.plugins.command import run_command
 from tests.plugins.outbox import Outbox, event_id
@@ -139,6 +142,22 @@ def test_a_broker_that_confirms_nothing_ends_the_wait_and_the_row_is_gone(
     finally:
         broker.resume()
     found.failed("probe.delivery", "Kafka has not confirmed the record", "not within 8 s", "replicas in sync")
+    assert rows(bench) == 0
+
+
+def test_a_relay_that_streams_and_does_not_confirm_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.create_slot()
+    stop = Stop()
+    stream = ReplicationStream.start(
+        ReplicationSession(bench.database.dsn, stop), stop, slot=bench.settings.slot, publication="cdc_outbox"
+    )
+    monkeypatch.setattr(probe, "PROBE_SECONDS", 6.0)
+    try:
+        found = probed(bench)
+    finally:
+        stream.close()
+    found.only("probe.delivery", "ok")
+    found.failed("probe.relay", bench.settings.slot, "has not confirmed the event", "/readyz")
     assert rows(bench) == 0
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import CdcOutboxError
+from cdc_outbox.errors import AccessRefused, CdcOutboxError
 from cdc_outbox.operate.check.database import size
 from cdc_outbox.operate.check.recent import Recent
 from cdc_outbox.operate.check.report import Report
@@ -95,13 +95,15 @@ def check_topics(
             report.not_checked(f"which topics are needed is not known, since {why}", *CHECKS)
         for topic, largest in sorted(wanted.items())[:MOST_TOPICS]:
             _check_topic(cluster, topic, largest, Limits(settings, properties), report)
+        if len(wanted) > MOST_TOPICS:
+            report.not_checked(f"{len(wanted) - MOST_TOPICS} more topics", "kafka.topic")
 
 
 def check_write(cluster: Cluster, topic: str, report: Report) -> Topic | None:
-    """Whether the topic is there, and ours to write to. None when it is not there, or not to be seen."""
+    """Whether the topic is there, and ours to write to. None when it is not there, or not to be seen. Raises Unreachable."""
     try:
         found = cluster.catalog.describe(topic)
-    except CdcOutboxError as error:
+    except AccessRefused as error:
         report.fail_with("kafka.write", error)
         return None
     if found is None:

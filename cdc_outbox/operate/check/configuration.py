@@ -101,8 +101,16 @@ def _check_kafka(settings: Settings, report: Report) -> dict[str, str] | None:
 
 def _try_out(properties: Mapping[str, str]) -> None:
     """Have librdkafka read its settings and files, with no address to connect to. Raises ConfigurationError."""
-    publisher = Publisher({**properties, "bootstrap.servers": "", "log_level": "0"}, Counters())
+    alone = {**properties, "bootstrap.servers": "", "log_level": "0"}
+    if _mechanism(properties) == "OAUTHBEARER":  # a client that is made with it asks for a token at once
+        alone = {name: value for name, value in alone.items() if not name.startswith("sasl.")}
+        alone["security.protocol"] = alone.get("security.protocol", "plaintext").lower().removeprefix("sasl_")
+    publisher = Publisher(alone, Counters())
     publisher.abandon()
+
+
+def _mechanism(properties: Mapping[str, str]) -> str:
+    return (properties.get("sasl.mechanism") or properties.get("sasl.mechanisms") or "").upper()
 
 
 def _check_kafka_tls(settings: Settings, properties: Mapping[str, str], report: Report) -> None:

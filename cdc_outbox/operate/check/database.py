@@ -111,7 +111,7 @@ def _check_version(connection: Connection, report: Report) -> None:
 def _check_free_slots(connection: Connection, settings: Settings, around: Server, report: Report) -> None:
     used = int(_value(connection, "SELECT count(*) FROM pg_catalog.pg_replication_slots"))
     limit = int(_setting(connection, "max_replication_slots"))
-    needed = SLOTS_OF_A_FIRST_START if settings.snapshot else 1
+    needed = SLOTS_OF_A_FIRST_START if settings.snapshot and settings.tables else 1
     told = f"{limit - used} of {limit} replication slots are free"
     cures = (
         around.platform.set("max_replication_slots", limit + needed, restart=True),

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from cdc_outbox.config import Secret, Settings
+from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CannotConnect, ConfigurationError
 from cdc_outbox.operate.check import cluster, configuration, database, platforms, report, run_check
 from cdc_outbox.postgres import connect
@@ -115,6 +116,30 @@ def test_the_way_to_kafka(properties: dict[str, Any], status: str, words: str) -
     found = offline(settings("host=127.0.0.1", "kafka.example.com:9092", **properties))["config.kafka-tls"]
     assert (found.status, words in found.what) == (status, True), found
     assert found.cures
+
+
+def test_a_token_is_not_asked_for_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka would fetch one as soon as a client is made."""
+    login = {
+        "sasl.mechanism": "OAUTHBEARER",
+        "security.protocol": "sasl_plaintext",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": "http://127.0.0.1:1/token",
+        "sasl.oauthbearer.client.id": "relay",
+        "sasl.oauthbearer.client.secret": "tell-nobody",
+    }
+    chosen = Settings(brokers="127.0.0.1:9092", dsn=Secret.of("host=127.0.0.1"), kafka=lambda: login)
+    made: list[dict[str, str]] = []
+    original = configuration.Publisher
+
+    def make(properties: dict[str, str], counters: Counters) -> Any:
+        made.append(properties)
+        return original(properties, counters)
+
+    monkeypatch.setattr(configuration, "Publisher", make)
+    assert offline(chosen)["config.kafka"].status == "ok"
+    assert not [name for name in made[0] if name.startswith("sasl.")]
+    assert made[0]["security.protocol"] == "plaintext"
 
 
 def test_hosts_of_brokers_are_found_in_whatever_form_they_are_named() -> None:
