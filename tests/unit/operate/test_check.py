@@ -194,6 +194,34 @@ def test_an_old_server_fails() -> None:
     assert (found.status, "13.14 is older than 14" in found.what) == ("fail", True)
 
 
+class Answers:
+    """A connection that knows the answers to two questions."""
+
+    def __init__(self, idle: str, sender: str) -> None:
+        self._idle, self._sender = idle, sender
+
+    def execute(self, query: bytes) -> SimpleNamespace:
+        row = (self._idle if b"idle_replication_slot_timeout" in query else self._sender,)
+        return SimpleNamespace(fetchone=lambda: row)
+
+
+@pytest.mark.parametrize(
+    ("idle", "sender", "status", "cure"),
+    [
+        ("10min", "60000", "warn", "ALTER SYSTEM SET idle_replication_slot_timeout = '0'"),
+        ("0", "0", "warn", "ALTER SYSTEM SET wal_sender_timeout = '60s'"),
+        ("", "2000", "warn", "ALTER SYSTEM SET wal_sender_timeout = '60s'"),
+        ("", "60000", "ok", ""),
+    ],
+)
+def test_timeouts_of_the_server(idle: str, sender: str, status: str, cure: str) -> None:
+    """An empty idle timeout is a server before 18, which knows no such setting."""
+    told = report.Report()
+    database._check_timeouts(cast("connect.Connection", Answers(idle, sender)), platforms.POSTGRESQL, told)
+    [found] = told.findings
+    assert (found.status, cure in "".join(found.cures)) == (status, True), found
+
+
 def test_a_pooler_is_told_as_such() -> None:
     refusal = psycopg.OperationalError("connection failed: FATAL: unsupported startup parameter: options")
     error = connect.translate(refusal)
