@@ -54,6 +54,12 @@ cdc-outbox prune --older-than 7d --dry-run"""
     default="60s",
     help="Time for the slot to confirm what was committed before the start, then the end (75), with nothing deleted.",
 )
+@click.option(
+    "--also-slot",
+    multiple=True,
+    metavar="NAME",
+    help="One more slot that must have confirmed the rows, such as another shard's; may be repeated.",
+)
 @dsn_option
 @slot_option
 @publication_option
@@ -66,6 +72,7 @@ def command(
     publication: str,
     table: tuple[TableName, ...],
     older_than: float,
+    also_slot: tuple[str, ...],
     batch_size: int,
     wait: float,
     timestamp_column: str | None,
@@ -94,6 +101,7 @@ def command(
         batch_size,
         wait,
         dry_run=dry_run,
+        also=also_slot,
         partitions_ahead=partitions_ahead,
     )
     try:

@@ -52,6 +52,8 @@ class PruneOrder:
     wait: float = 60.0
     """How long the slot may take to reach the fence. An idle slot moves on every ten seconds."""
     dry_run: bool = False
+    also: tuple[str, ...] = ()
+    """More slots that have to have confirmed it: those of other shards, say."""
     partitions_ahead: int | None = None
     """For a table that is partitioned by time: make the partitions of so many days to come. None: make none."""
 
@@ -115,11 +117,11 @@ def prune(
             for table in found:
                 if partitions.time_key(connection, table) is not None:
                     result.made += partitions.make_ahead(connection, table, order.partitions_ahead)
-        guard = retention.SlotGuard(connection, order.slot)
+        guards = [retention.SlotGuard(connection, name) for name in (order.slot, *order.also)]
         fence = retention.take_fence(connection, order.older_than)
 
         def until_delivered(lsn: Lsn) -> None:
-            _wait(guard, lsn, order.wait, stop, watcher, delivered)
+            _wait(guards, lsn, order.wait, stop, watcher, delivered)
 
         if not order.dry_run:
             until_delivered(fence.lsn)
@@ -141,7 +143,7 @@ def _require_published(connection: connect.Connection, order: PruneOrder) -> lis
 
 
 def _wait(
-    guard: retention.SlotGuard,
+    guards: list[retention.SlotGuard],
     lsn: Lsn,
     seconds: float,
     stop: Stop,
@@ -149,14 +151,16 @@ def _wait(
     delivered: Callable[[Lsn], bool],
 ) -> None:
     rounds = max(1, round(seconds / POLL_SECONDS))
+    behind = guards
     for turn in range(rounds + 1):
-        if guard.has_confirmed(lsn) and delivered(lsn):
+        behind = [guard for guard in guards if not guard.has_confirmed(lsn)]
+        if not behind and delivered(lsn):
             return
         if not turn:
             watcher.waiting(lsn)
         if turn < rounds and stop.wait(POLL_SECONDS):
             raise Stopped
-    raise guard.undelivered(lsn, seconds)
+    raise (behind or guards)[0].undelivered(lsn, seconds)
 
 
 def _drop_partitions(

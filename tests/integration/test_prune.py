@@ -177,9 +177,19 @@ def test_rows_of_a_savepoint_in_an_open_transaction_stay(shop: Shop) -> None:
     assert shop.prune().total == 2
 
 
+def test_every_slot_that_is_named_must_have_confirmed_it(shop: Shop) -> None:
+    other = f"{shop.slot}_1"
+    shop.database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [other])
+    shop.write(3)
+    with pytest.raises(Undelivered, match=other):
+        shop.prune(also=(other,), wait=1.0)
+    assert shop.rows() == 3
+    with contextlib.closing(StandIn(shop.database, other)):
+        assert shop.prune(also=(other,)).total == 3
+
+
 def test_what_the_caller_knows_counts_as_well(shop: Shop) -> None:
     shop.write(1)
-    shop.deliver()
     with pytest.raises(Undelivered):
         shop.prune(lambda _: False, wait=0.3)
     assert shop.rows() == 1
@@ -244,7 +254,6 @@ def test_a_table_that_is_not_published_is_not_pruned(shop: Shop) -> None:
 
 def test_a_table_that_leaves_the_publication_while_it_waits_is_not_pruned(shop: Shop) -> None:
     shop.write(1)
-    shop.deliver()
 
     def meanwhile(_: Lsn) -> bool:
         shop.database.execute("ALTER PUBLICATION cdc_outbox DROP TABLE outbox")
@@ -284,7 +293,6 @@ def test_times_that_an_application_sets_neither_hide_old_rows_behind_them_nor_yo
 def test_the_walk_ends_where_the_young_rows_begin(shop: Shop) -> None:
     shop.write(20)
     shop.write(1000, age="1 hour")
-    shop.deliver()
     steps: list[object] = []
 
     class Counting(Watcher):
@@ -298,7 +306,6 @@ def test_the_walk_ends_where_the_young_rows_begin(shop: Shop) -> None:
 
 def test_a_stop_ends_it_between_two_batches_and_what_is_deleted_stays_so(shop: Shop) -> None:
     shop.write(30)
-    shop.deliver()
     stop = Stop()
 
     class Stopping(Watcher):
@@ -312,7 +319,6 @@ def test_a_stop_ends_it_between_two_batches_and_what_is_deleted_stays_so(shop: S
 
 def test_two_at_once_delete_each_row_once(shop: Shop) -> None:
     shop.write(5000)
-    shop.deliver()
     with shop.relayed(), ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: shop.prune_alone(batch=50), range(2)))
     assert sum(pruned.total for pruned in both) == 5000
@@ -332,7 +338,6 @@ def test_a_table_of_another_shape_is_walked_by_its_blocks(database: Database, co
         f"INSERT INTO \"Out%s{{x}}\" (payload, {name}) SELECT repeat('x', 500), now() - n * interval '1 day'"
         " FROM generate_series(1, 100) n"
     )
-    shop.deliver()
     table = (parse_table('"Out%s{x}"'),)
     named = name.strip('"')
     age_column = named if named.startswith("W") else None
@@ -369,7 +374,6 @@ def test_partitions_are_pruned_through_their_root(database: Database) -> None:
 
 def test_a_role_without_rights_is_told_the_grant_and_the_pruner_has_what_it_needs(shop: Shop) -> None:
     shop.write(3)
-    shop.deliver()
     apply_roles(shop.database.dsn, InstallOptions(), pytest.fail)
     role, password = f"p_{secrets.token_hex(4)}", secrets.token_hex(8)
     shop.database.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'; GRANT cdc_outbox_relay TO {role}")
@@ -385,7 +389,6 @@ def test_a_role_without_rights_is_told_the_grant_and_the_pruner_has_what_it_need
 
 def test_rows_that_a_policy_hides_are_not_taken_for_gone(shop: Shop) -> None:
     shop.write(3)
-    shop.deliver()
     role, password = f"p_{secrets.token_hex(4)}", secrets.token_hex(8)
     shop.database.execute(
         f"CREATE ROLE {role} LOGIN PASSWORD '{password}'; GRANT SELECT, DELETE ON outbox TO {role};"
