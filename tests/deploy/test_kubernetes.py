@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -13,11 +15,13 @@ import pytest
 import yaml
 
 from cdc_outbox.config import OPTIONS
+from tests.docs import pages
 from tests.plugins.absence import absent
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "deploy" / "kubernetes"
 RECIPES: Final = ("base", "overlays/standby-pair", "overlays/sidecar")
+PAGE: Final = "docs/how-to/deploy-on-kubernetes.md"
 VERSIONS: Final = ("1.29", "1.33", "1.37")
 """Of Kubernetes: native sidecars are switched on since the first, stable in the second; the third is the newest known."""
 
@@ -26,12 +30,17 @@ Manifest = dict[str, Any]
 
 @cache
 def built(recipe: str) -> list[Manifest]:
+    """What `kubectl apply -k` would send for a recipe of ours."""
+    return build(FOLDER / recipe)
+
+
+def build(folder: Path) -> list[Manifest]:
     """What `kubectl apply -k` would send."""
     kubectl, kustomize = shutil.which("kubectl"), shutil.which("kustomize")
     if kubectl is None and kustomize is None:
         absent("kubectl and kustomize are missing")
     command = [kustomize, "build"] if kubectl is None else [kubectl, "kustomize"]
-    done = subprocess.run([*command, FOLDER / recipe], check=False, capture_output=True, text=True)
+    done = subprocess.run([*command, folder], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
@@ -152,6 +161,24 @@ def test_prometheus_finds_the_pods_their_port_and_their_job() -> None:
 def test_the_cluster_gets_the_alert_rules_that_promtool_has_tested() -> None:
     tested = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
     assert one("overlays/standby-pair", "PrometheusRule")["spec"] == tested
+
+
+def test_the_overlays_of_the_page_are_built_as_they_stand_there(tmp_path: Path) -> None:
+    ours = os.path.relpath(FOLDER / "overlays" / "standby-pair", tmp_path)
+    overlay, several = (block.text for block in pages.read(PAGE).blocks if block.language == "yaml")
+    whole, replaced = re.subn(r"https://\S+/overlays/standby-pair\S*", ours, overlay + several)
+    assert replaced == 1
+    (tmp_path / "kustomization.yaml").write_text(whole)
+    manifests = build(tmp_path)
+    for manifest in of_kubernetes(manifests):
+        kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
+    (deployment,) = [each for each in manifests if each["kind"] == "Deployment"]
+    assert (deployment["metadata"]["namespace"], deployment["metadata"]["name"]) == ("shop", "cdc-outbox-billing")
+    template = deployment["spec"]["template"]
+    assert template["spec"]["containers"][0]["image"].startswith("registry.internal/cdc-outbox@sha256:")
+    assert template["metadata"]["labels"]["app.kubernetes.io/instance"] == "cdc-outbox-billing"
+    (settings,) = [each for each in manifests if each["kind"] == "ConfigMap"]
+    assert settings["data"]["CDC_OUTBOX_KAFKA_SECURITY_PROTOCOL"] == "SSL"
 
 
 def test_every_folder_with_manifests_is_checked_here() -> None:

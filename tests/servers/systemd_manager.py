@@ -11,7 +11,10 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROGRAM: Final = Path("/lib/systemd/systemd")
 STANDARD_UNITS: Final = Path("/usr/lib/systemd/user")
@@ -19,6 +22,9 @@ STANDARD_UNITS: Final = Path("/usr/lib/systemd/user")
 UP_SECONDS: Final = 10.0
 CALL_SECONDS: Final = 30.0
 """The longest that one systemctl may take."""
+
+CLEAN_SECONDS: Final = 2.0
+"""Its processes are killed; until the kernel has buried them, their control group cannot be removed."""
 
 _CGROUPS: Final = [Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
 
@@ -69,9 +75,9 @@ class SystemdManager:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-        for cgroup in _CGROUPS:
-            with contextlib.suppress(OSError):
-                (cgroup / "init.scope").rmdir()
+        deadline = time.monotonic() + CLEAN_SECONDS
+        while any(_left_behind()) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def systemctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One systemctl, in the manager's namespaces, to its end."""
@@ -100,3 +106,13 @@ class SystemdManager:
             self._namespace = int(children.read_text().split()[0])
             return self.systemctl("is-active", "empty.target").stdout.strip() == "active"
         return False
+
+
+def _left_behind() -> Iterator[Path]:
+    """Control groups of the manager that are still there; removes those that are empty."""
+    for cgroup in _CGROUPS:
+        scope = cgroup / "init.scope"
+        with contextlib.suppress(OSError):
+            scope.rmdir()
+        if scope.exists():
+            yield scope
