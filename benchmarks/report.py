@@ -18,7 +18,7 @@ from typing import Final
 
 import confluent_kafka
 
-from benchmarks.contenders import DEBEZIUM
+from benchmarks.contenders import CONTENDERS, DEBEZIUM
 from benchmarks.drained import Drained
 from benchmarks.latency import Latency, Rest
 from benchmarks.memory import Memory
@@ -89,7 +89,7 @@ def summarize_drains(drains: Sequence[Drained]) -> list[Row]:
 
 
 def medians(found: Iterable[object], by: tuple[str, ...]) -> list[Row]:
-    """One row for each combination of `by`, in the order of the first of each; the median of every other number."""
+    """One row for each combination of `by`; the median of every other number."""
     groups: dict[tuple[object, ...], list[dict[str, object]]] = {}
     for one in found:
         values = asdict(one)  # type: ignore[call-overload]  # all of them are dataclasses
@@ -104,7 +104,16 @@ def medians(found: Iterable[object], by: tuple[str, ...]) -> list[Row]:
             elif name not in by and not isinstance(members[0][name], tuple):
                 row[name] = None
         rows.append({**row, "turns": len(members)})
-    return rows
+    groups_of = list(dict.fromkeys(tuple(row[name] for name in by if name != "contender") for row in rows))
+    return sorted(
+        rows, key=lambda row: (groups_of.index(tuple(row[name] for name in by if name != "contender")), _rank(row))
+    )
+
+
+def _rank(row: Row) -> int:
+    """Yardsticks first, then the contenders as the command line lists them, whatever order they ran in."""
+    names = [contender.name for contender in CONTENDERS.values()]
+    return names.index(str(row["contender"])) if row["contender"] in names else -1
 
 
 def table(document: Mapping[str, object]) -> str:

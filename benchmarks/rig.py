@@ -134,6 +134,10 @@ class Rig:
         """A new outbox with this backlog before `MASTER_SLOT`."""
         self.drop_slot(MASTER_SLOT)
         self.install()
+        return self.fill_backlog(rows, per_transaction, payload_bytes, seed)
+
+    def fill_backlog(self, rows: int, per_transaction: int, payload_bytes: int, seed: int) -> Backlog:
+        """This backlog before `MASTER_SLOT`, in the outbox that is there."""
         self.make_slot(MASTER_SLOT)
         whole = rows // per_transaction * per_transaction
         self.fill(whole, per_transaction, payload_bytes, seed)

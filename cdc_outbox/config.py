@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from cdc_outbox import values
 from cdc_outbox.masking import masked_dsn, remember_dsn
 from cdc_outbox.names import TableName
+from cdc_outbox.shards import OwnRows, Shard, parse_shard
 from cdc_outbox.values import Kind
 
 T = TypeVar("T")
@@ -104,6 +105,13 @@ class Settings:
     http: str = "127.0.0.1:8420"
     log_format: str = "auto"
     log_level: str = "info"
+    shard: Shard | None = None
+    """`slot` and `publication` are this shard's."""
+
+    @property
+    def own_rows(self) -> OwnRows | None:
+        """Which rows of the tables are ours; None: all."""
+        return None if self.shard is None else OwnRows(self.shard, self.columns.key)
 
     @property
     def reads_messages(self) -> bool:
@@ -153,6 +161,7 @@ DSN: Final = Kind(
     lambda value: masked_dsn(_as(Secret, value).reveal()),
 )
 HEADER: Final = Kind("COLUMN[:NAME]", "column or column:header-name", parse_header, show_header)
+SHARD: Final = Kind("I/N", "a shard, such as 0/2", parse_shard)
 PROPERTY: Final = Kind("KEY=VALUE", "property=value", parse_property)
 
 
@@ -207,6 +216,14 @@ _ALL: Final = (
     ),
     Option("slot", values.SLOT, _POSTGRES, "Replication slot: the relay's only state.", "cdc_outbox"),
     Option("publication", values.NAME, _POSTGRES, "Publication that the outbox table belongs to.", "cdc_outbox"),
+    Option(
+        "shard",
+        SHARD,
+        _POSTGRES,
+        "One of several relays on one outbox (sql install --shards N): 0/2 sends the rows of its half of the keys. Slot and "
+        "publication are those with _0_of_2 behind their names.",
+        example="0/2",
+    ),
     Option(
         "create-slot",
         values.SWITCH,
@@ -444,12 +461,14 @@ def preset_values(columns: str) -> dict[str, object]:
 
 def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[], Mapping[str, str]]) -> Settings:
     """Settings from one parsed value for each option (by `Option.key`), the preset already applied."""
+    shard = None if chosen["shard"] is None else _as(Shard, chosen["shard"])
     return Settings(
         brokers=brokers,
         dsn=_as(Secret, chosen["dsn"] or Secret.of("")),
         kafka=kafka,
-        slot=_as(str, chosen["slot"]),
-        publication=_as(str, chosen["publication"]),
+        slot=_of(shard, chosen["slot"]),
+        publication=_of(shard, chosen["publication"]),
+        shard=shard,
         create_slot=_as(bool, chosen["create_slot"]),
         snapshot=_as(bool, chosen["snapshot"]),
         failover=_as(bool, chosen["failover"]),
@@ -477,6 +496,11 @@ def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[]
         log_format=_as(str, chosen["log_format"]),
         log_level=_as(str, chosen["log_level"]),
     )
+
+
+def _of(shard: Shard | None, base: object) -> str:
+    name = _as(str, base)
+    return name if shard is None else shard.name(name)
 
 
 def _columns(chosen: Mapping[str, object]) -> Columns:

@@ -113,7 +113,9 @@ class FirstStart:
         created = slot.create(self._session, temporary, temporary=True, snapshot=True)
         assert created.snapshot is not None
         self._rows.time = int(time.time() * 1000)
-        with rows.open_snapshot(self._settings.dsn.reveal(), created.snapshot, self._stop) as snapshot:
+        with rows.open_snapshot(
+            self._settings.dsn.reveal(), created.snapshot, self._stop, self._settings.own_rows
+        ) as snapshot:
             self._send_tables(snapshot)
         self._rows.finish()
         old = None

@@ -216,7 +216,9 @@ class Generations:
             current = server.current_lsn(connection)
             published = publication.inspect(connection, settings.publication)
             found = slot.inspect(connection, settings.slot)
-            publication.require_published(published, settings.publication, tables, older_slot=found is not None)
+            publication.require_published(
+                published, settings.publication, tables, older_slot=found is not None, own=settings.own_rows
+            )
             if found is not None and self._was_served_by_another(connection, found):
                 self._shared = True
                 log.info(

@@ -109,7 +109,9 @@ class CatalogWatch:
             try:
                 tables = publication.find_tables(connection, settings.tables, self._table_oids, settings.publication)
                 published = publication.inspect(connection, settings.publication)
-                publication.require_published(published, settings.publication, tables, older_slot=info is not None)
+                publication.require_published(
+                    published, settings.publication, tables, older_slot=info is not None, own=settings.own_rows
+                )
             except ConfigurationError as error:
                 error.where["lsn"] = _confirmed(info) or "unknown"
                 raise

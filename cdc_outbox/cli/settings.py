@@ -55,5 +55,12 @@ def settings_of(ctx: click.Context, *, brokers_needed: bool = True) -> Settings:
         raise click.UsageError("--on-poison dead-letter needs a topic to send them to: --dead-letter-topic TOPIC.", ctx)
     if chosen["format"].value != "debezium" and chosen["ce-source"].value is None:
         raise click.UsageError("CloudEvents need a source: --ce-source /shop/{aggregatetype}, for instance.", ctx)
+    if chosen["shard"].value is not None and chosen["source"].value != "table":
+        raise click.UsageError("--shard is for rows of a table: a publication does not filter logical messages.", ctx)
+    if chosen["shard"].value is not None and chosen["prune-after"].value is not None:
+        raise click.UsageError(
+            "--shard and --prune-after do not go together: a shard's slot does not tell what the others have delivered.",
+            ctx,
+        )
     values = {OPTIONS[name].key: one.value for name, one in chosen.items()}
     return settings_from(values, "" if brokers is None else str(brokers), kafka)

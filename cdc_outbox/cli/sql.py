@@ -39,6 +39,11 @@ def command() -> None:
     show_default=True,
     help="Type of the payload column. json and text keep every byte, jsonb reorders keys.",
 )
+@click.option(
+    "--shards",
+    type=click.IntRange(2, 64),
+    help="Publications for so many relays besides, each with the rows of its share of the keys (PostgreSQL 15 and later).",
+)
 @click.option("--partitioned", is_flag=True, help="Partition the table by day: prune drops whole days then.")
 @publication_option
 @option("message-prefix")
@@ -52,6 +57,7 @@ def install(
     message_prefix: str,
     publication: str,
     payload_type: PayloadType,
+    shards: int | None,
     *,
     apply: bool,
     partitioned: bool,
@@ -68,6 +74,7 @@ def install(
         payload_type=payload_type,
         source=source,
         message_prefix=message_prefix,
+        shards=shards or 0,
         partitioned=partitioned,
     )
     if not apply:

@@ -25,6 +25,7 @@ from cdc_outbox.config import DEFAULT_TABLE
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError
 from cdc_outbox.names import TableName, quote_identifier, quote_literal
 from cdc_outbox.postgres import connect
+from cdc_outbox.shards import Shard
 
 PayloadType: TypeAlias = Literal["json", "jsonb", "text", "bytea"]
 
@@ -66,6 +67,8 @@ class InstallOptions:
     source: str = "table"
     """`message`: without a table, only its name, from which the function has its own. Anything else: with it."""
     message_prefix: str = DEFAULT_PREFIX
+    shards: int = 0
+    """So many publications besides, one for each shard of the keys; 0: none."""
     partitioned: bool = False
     """By day, over created_at."""
 
@@ -74,6 +77,12 @@ class InstallOptions:
         _check_name("table", self.table.name, NAME_BYTES - len(EMIT_SUFFIX))
         _check_name("publication", self.publication)
         _check_name("prefix", self.message_prefix, PREFIX_BYTES)
+        if self.shards:
+            Shard(self.shards - 1, self.shards).name(self.publication)
+            if self.source == "message":
+                raise ConfigurationError(
+                    "logical messages have no shards: a publication does not filter them", cure="leave out --shards"
+                )
         if not re.fullmatch(rf"[a-z0-9_]{{1,{NAME_BYTES}}}", self.slot):
             raise ConfigurationError(
                 f"not a name for a slot: {self.slot!r}",
@@ -92,11 +101,11 @@ def emit_function(table: TableName) -> TableName:
 
 
 def render_install(options: InstallOptions) -> str:
-    """`outbox.sql`: table, emit function, publication. Or `message.sql`: without the table."""
+    """`outbox.sql`: table, emit function, publication; `shards.sql` after it. Or `message.sql`: without the table."""
     text = _render("message" if options.source == "message" else "outbox", options)
     if options.partitioned:
         text = _partitioned(text) + _render("partitions", options)
-    return text
+    return text + (f"\n{_render('shards', options)}" if options.shards else "")
 
 
 def _partitioned(text: str) -> str:
@@ -182,6 +191,8 @@ def _places(options: InstallOptions) -> list[_Place]:
             _Place("PUBLICATION (?:IF EXISTS )?", DEFAULT_NAME, quote_identifier(options.publication)),
             _declared("publication_name", DEFAULT_NAME, options.publication),
         ]
+    if options.shards:
+        places.append(_Place(r"shards\s+constant integer := ", "2", str(options.shards)))
     return [*places, _declared("relay_slot", DEFAULT_NAME, options.slot)]
 
 

@@ -9,12 +9,13 @@ PostgreSQL manual: 52.42 pg_publication; 52.18 pg_publication_tables; CREATE PUB
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.names import TableName, quote_identifier
 from cdc_outbox.postgres.connect import Connection
+from cdc_outbox.shards import OwnRows
 
 LOCK_SECONDS: Final = 5.0
 """pg_publication_tables waits for a table that is locked (a migration). For those who ask: after this long try again later."""
@@ -154,11 +155,17 @@ def _name_of(connection: Connection, oid: int) -> TableName | None:
 
 
 def require_published(
-    publication: Publication | None, name: str, tables: Sequence[Table], *, older_slot: bool = False
+    publication: Publication | None,
+    name: str,
+    tables: Sequence[Table],
+    *,
+    older_slot: bool = False,
+    own: OwnRows | None = None,
 ) -> None:
     """Raise ConfigurationError, with the SQL that cures, unless `publication` sends every insert into `tables`.
 
     `older_slot`: there is a slot, which will not stream what is hidden now even after the cure; so the cure says more.
+    `own`: of a shard, it must send exactly the inserts of these rows.
     """
     if not tables:  # logical messages are not filtered by it, but a slot cannot be streamed from without one
         if publication is None:
@@ -170,11 +177,40 @@ def require_published(
             )
         return
     try:
+        if own is not None:
+            publication = _without_own_filter(publication, name, own, tables)
         _require_published(publication, name, tables)
     except ConfigurationError as error:
         if older_slot and "slot recover" not in error.cure:
             error.cure += f". {_HIDDEN}"
         raise
+
+
+def _without_own_filter(
+    publication: Publication | None, name: str, own: OwnRows, tables: Sequence[Table]
+) -> Publication:
+    """The publication as if it sent every row, where a table's filter is the shard's own. Raises ConfigurationError."""
+    install = f"cdc-outbox sql install --shards {own.shard.count} | psql …"
+    if publication is None:
+        raise ConfigurationError(
+            f"publication {name} of shard {own.shard} does not exist",
+            cure=f"{install}. Rows written while it was missing are not streamed by a slot that is older: cdc-outbox slot "
+            "recover sends them from the table",
+            publication=name,
+        )
+    ours = {table.name for table in tables}
+    for table in publication.tables:
+        if table.name in ours and not own.is_own(table.row_filter or ""):
+            raise ConfigurationError(
+                f"publication {name} does not send just the rows of shard {own.shard} of {table.name}: "
+                f"WHERE {table.row_filter or 'true'}",
+                cure=f"DROP PUBLICATION {quote_identifier(name)}, then {install}; it would be WHERE "
+                f"({own.shard.condition(own.keys[0])})",
+                publication=name,
+                table=str(table.name),
+            )
+    bare = (replace(table, row_filter=None) if table.name in ours else table for table in publication.tables)
+    return replace(publication, tables=tuple(bare))
 
 
 def _require_published(publication: Publication | None, name: str, tables: Sequence[Table]) -> None:

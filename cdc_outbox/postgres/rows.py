@@ -21,6 +21,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from cdc_outbox.errors import AccessRefused
 from cdc_outbox.names import TableName
 from cdc_outbox.postgres import connect
+from cdc_outbox.shards import OwnRows
 from cdc_outbox.stop import Stop
 
 BATCH_ROWS: Final = 200
@@ -59,8 +60,9 @@ SELECT a.attname, a.atttypid::int8
 class SnapshotRows:
     """A transaction that sees an exported snapshot. Use `open_snapshot`."""
 
-    def __init__(self, connection: connect.Connection) -> None:
+    def __init__(self, connection: connect.Connection, own: OwnRows | None = None) -> None:
         self._connection = connection
+        self._own = own
 
     def shape(self, table: TableName) -> TableShape:
         """Describe the table as this snapshot sees it. Raises our errors."""
@@ -71,7 +73,9 @@ class SnapshotRows:
 
     def count(self, table: TableName, where: Composed = EVERY_ROW) -> int:
         """How many rows the snapshot has. Raises AccessRefused, with the GRANT, when the role may not read."""
-        query = SQL("SELECT count(*) FROM {} WHERE {}").format(_sql_name(table), where)
+        query = SQL("SELECT count(*) FROM {} WHERE {}").format(
+            _sql_name(table), self._own_too(self.shape(table), where)
+        )
         with connect.translated(), self._may_read(table):
             row = self._connection.execute(query).fetchone()
         return int(str(row[0])) if row else 0
@@ -101,7 +105,7 @@ class SnapshotRows:
         """
         names = [name for name, _ in shape.columns]
         query = SQL("DECLARE outbox_rows NO SCROLL CURSOR FOR SELECT {} FROM {} WHERE {}").format(
-            SQL(", ").join(map(Identifier, names)), _sql_name(shape.table), where
+            SQL(", ").join(map(Identifier, names)), _sql_name(shape.table), self._own_too(shape, where)
         )
         ordered = next((name for name in order if name in names), None)
         if ordered is not None:
@@ -115,6 +119,11 @@ class SnapshotRows:
                 fitting = BATCH_BYTES * len(batch) // max(1, size_of(batch))
                 wanted = max(1, min(BATCH_ROWS, 2 * wanted, fitting))
             self._connection.execute("CLOSE outbox_rows")
+
+    def _own_too(self, shape: TableShape, where: Composed) -> Composed:
+        """Rows that `where` selects, and of a shard, only its own of them."""
+        condition = None if self._own is None else self._own.condition(name for name, _ in shape.columns)
+        return where if condition is None else Composed([SQL("("), where, SQL(f") AND {condition}")])
 
     def _fetch(self, count: int) -> Sequence[Cells]:
         cursor = self._connection.cursor()
@@ -161,16 +170,16 @@ def size_of(batch: Sequence[Cells]) -> int:
 
 
 @contextlib.contextmanager
-def open_snapshot(dsn: str, snapshot: str | None, stop: Stop) -> Iterator[SnapshotRows]:
+def open_snapshot(dsn: str, snapshot: str | None, stop: Stop, own: OwnRows | None = None) -> Iterator[SnapshotRows]:
     """Open a transaction that sees what `snapshot` sees (None: the present), until the end of the block.
 
-    Raises our errors, Stopped on a stop.
+    `own`: of a shard, only its rows are there. Raises our errors, Stopped on a stop.
     """
     with connect.open_connection(dsn, stop) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         if snapshot is not None:
             connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
-        yield SnapshotRows(connection)
+        yield SnapshotRows(connection, own)
 
 
 def _sql_name(table: TableName) -> Identifier:

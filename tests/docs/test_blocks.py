@@ -69,7 +69,17 @@ APPLICATION_PAGES: Final = {
 }
 """Below docs/how-to, for application teams: the test that follows the page, and how its blocks begin."""
 
+SHARDS: Final = "tests/end_to_end/test_shards.py"
+
 RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
+    ("docs/scaling.md", 'cdc-outbox sql install --shards 2 | psql "$DSN"     #'): (
+        SHARDS,
+        "test_two_shards_send_all_there_was_and_all_that_comes_in_order_of_each_key_though_one_is_killed",
+    ),
+    ("docs/scaling.md", 'cdc-outbox sql install --shards 2 | psql "$DSN"\ncdc-outbox slot create'): (
+        SHARDS,
+        "test_from_one_relay_to_two_nothing_is_lost_and_each_key_keeps_its_order",
+    ),
     ("README.md", "BEGIN;"): (README, "test_the_three_snippets_in_order_end_with_the_record_that_is_shown"),
     ("README.md", 'cdc-outbox run --dsn "$DSN" --brokers "$BROKERS"'): (
         README,
@@ -261,8 +271,10 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
     ("docs/tutorial.md", "python -m venv"): "needs a package index; the Makefile has installed what is tested here",
     ("README.md", "make test"): "runs this very test; that the target exists is checked",
     ("README.md", "pip install ."): "needs a package index; the Makefile has installed the package that is tested here",
+    ("docs/scaling.md", "CREATE PUBLICATION cdc_outbox_0_of_2"): "what sql/shards.sql makes; that it is SQL is checked",
     ("CONTRIBUTING.md", "make help"): "developers' tools; that the targets exist is checked",
     ("docs/how-to/monitor.md", "kubectl port-forward"): "needs a Kubernetes cluster",
+    ("docs/benchmarks.md", "make bench"): "minutes to an hour long; that the target exists is checked",
     ("docs/reliability.md", "make chaos"): "hours long; tests/faults/test_chaos.py plays a few seeds the same way",
 }
 """By page and the beginning of the block: why nobody runs it."""

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cdc_outbox import values
-from cdc_outbox.config import DSN, HEADER, OPTIONS, Option
+from cdc_outbox.config import DSN, HEADER, OPTIONS, SHARD, Option
 from cdc_outbox.values import SWITCH, Kind
 
 SAMPLES: dict[Kind, tuple[str, str, str]] = {
@@ -20,6 +20,7 @@ SAMPLES: dict[Kind, tuple[str, str, str]] = {
     values.SECONDS_OR_ZERO: ("1s", "2s", "3s"),
     values.SLOT: ("flag", "variable", "file"),
     values.NAME: ("flag", "variable", "file"),
+    SHARD: ("0/2", "1/2", "2/3"),
     values.ADDRESS: ("flag:1", "variable:1", "file:1"),
     values.TABLE: ("a.flag", "a.variable", "a.file"),
     values.COLUMN: ("flag", "variable", "file"),

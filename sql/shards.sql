@@ -1,0 +1,33 @@
+-- Publications for several relays on one outbox: one for each shard, with the rows of its share of the keys.
+--
+-- Needs PostgreSQL 15 or newer. Run it after outbox.sql, as the role that owns the table, as often as you like: a
+-- publication that is there already stays as it is. Each relay is told which shard it is (cdc-outbox run --shard 0/2), and
+-- finds its publication by its name: cdc_outbox_0_of_2.
+--
+-- The file as it is shipped is for two shards. To have it printed after outbox.sql for others:
+--   cdc-outbox sql install --shards 4
+
+DO $body$
+DECLARE
+    publication_name  constant name := 'cdc_outbox';
+    outbox_table      constant regclass := 'public.outbox';
+    shards            constant integer := 2;
+    shard_name        name;
+BEGIN
+    IF current_setting('server_version_num')::integer < 150000 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'feature_not_supported',
+            MESSAGE = 'publications have row filters since PostgreSQL 15',
+            HINT = 'use one relay, or a newer server';
+    END IF;
+    FOR shard IN 0 .. shards - 1 LOOP
+        shard_name := publication_name || '_' || shard || '_of_' || shards;
+        CONTINUE WHEN EXISTS (SELECT FROM pg_publication WHERE pubname = shard_name);
+        EXECUTE format(
+            'CREATE PUBLICATION %I FOR TABLE %s'
+            ' WHERE (mod(hashtext(coalesce(aggregateid, '''')) & 2147483647, %s) = %s)'
+            ' WITH (publish = ''insert'', publish_via_partition_root = true)',
+            shard_name, outbox_table, shards, shard);
+    END LOOP;
+END
+$body$;
