@@ -45,7 +45,11 @@ cdc-outbox tail --from-now | jq 'select(.headers.type == "OrderPlaced") | .value
 @option("type-column")
 @option("payload-column")
 @option("timestamp-column")
+@option("span-context-column")
 @option("header")
+@option("format")
+@option("ce-source")
+@option("content-type")
 @click.pass_context
 def command(ctx: click.Context, /, limit: int | None, *, from_now: bool, **_options: object) -> None:
     """Print events as JSON lines, until Ctrl-C: the rows that are in the table, then what is committed from now on.

@@ -254,3 +254,17 @@ def test_a_server_that_goes_away_is_an_error_with_its_exit_code(installed: Datab
         )
         assert tail.wait() == 69, tail.report
     assert "error:" in "".join(tail.stderr)
+
+
+def test_messages_are_shown_as_the_records_that_run_would_send_and_what_is_none_as_an_error(database: Database) -> None:
+    apply_install(database.dsn, InstallOptions(source="message"), print)
+    arguments = ["--source", "message", "--format", "cloudevents", "--ce-source", "/shop", "--limit", "2"]
+    with started_command("tail", *arguments, dsn=database.dsn) as tail:
+        eventually(lambda: tails(database, streaming=True), "the tail streams")
+        database.execute("SELECT pg_logical_emit_message(true, 'outbox', 'no JSON')")
+        wanted = emit(database)
+        assert tail.wait() == 0, tail.report
+    broken, event = parsed(tail.stdout)
+    assert (broken["reason"], broken["table"]) == ("bad-message", "message:outbox")
+    assert (event["headers"]["ce_id"], event["headers"]["ce_source"]) == (wanted, "/shop")
+    assert event["table"] == "message:outbox"
