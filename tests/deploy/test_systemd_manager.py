@@ -45,7 +45,7 @@ def install(manager: SystemdManager, outbox: Outbox, *more: str) -> None:
     command = f"{sys.executable} -m cdc_outbox run --http off --topic {outbox.prefix}order"
     text = "\n".join(["[Service]", *life, *more])
     text = text.replace("/opt/cdc-outbox/bin/cdc-outbox run", command)
-    text = text.replace("WatchdogSec=30s", "WatchdogSec=3s").replace("RestartSec=5s", "RestartSec=100ms")
+    text = text.replace("WatchdogSec=30s", "WatchdogSec=6s").replace("RestartSec=5s", "RestartSec=100ms")
     secrets = manager.units / "environment"
     secrets.write_text(f"CDC_OUTBOX_DSN={outbox.database.dsn}\nCDC_OUTBOX_BROKERS={outbox.kafka.brokers}\n")
     (manager.units / "cdc-outbox.service").write_text(f"{text}\nEnvironmentFile={secrets}\n")
@@ -65,7 +65,7 @@ def test_systemd_starts_it_watches_it_and_knows_when_a_restart_is_of_no_use(
     eventually(lambda: "streaming, " in manager.show("cdc-outbox")["StatusText"], "the status says how it is")
 
     manager.freeze("cdc-outbox")
-    eventually(lambda: manager.show("cdc-outbox")["NRestarts"] == "1", "the watchdog ends it, and it is started again")
+    eventually(lambda: manager.show("cdc-outbox")["NRestarts"] != "0", "the watchdog ends it, and it is started again")
     eventually(lambda: manager.show("cdc-outbox")["SubState"] == "running", "it streams again")
 
     assert manager.systemctl("stop", "cdc-outbox").returncode == 0
