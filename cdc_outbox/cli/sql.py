@@ -159,6 +159,29 @@ def uninstall(
 
 
 @command.command()
+@apply_option
+@publication_option
+@table_option
+@dsn_option
+def upgrade(dsn: Secret | None, table: TableName, publication: str, *, apply: bool) -> None:
+    """From the version that the database has to the newest. Keeps rows and grants; nothing to do is fine.
+
+    Asks the database what it has, and prints the script that is missing, if one is. The relay may run meanwhile.
+    """
+    from cdc_outbox.operate.install import InstallOptions, apply_install
+    from cdc_outbox.operate.upgrade import find_upgrade
+
+    found = find_upgrade(reveal(dsn), InstallOptions(table=table, publication=publication))
+    if found.script is None:
+        _say(f"nothing to do: table {table} has version {found.version}")
+    elif not apply:
+        click.echo(found.script, nl=False)
+    else:
+        apply_install(reveal(dsn), found.options, _warn)
+        _say(f"upgraded: table {table} from version {found.version or 'unknown'} to {found.newest}")
+
+
+@command.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @publication_option
 @option("source")
