@@ -9,8 +9,10 @@ import pytest
 
 from cdc_outbox.config import Secret
 from cdc_outbox.operate.check import probe
+from cdc_outbox.operate.install import InstallOptions, apply_install
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
+from cdc_outbox.shards import Shard
 from cdc_outbox.stop import Stop
 from tests.integration.test_check import Bench, Checked
 from tests.plugins.command import run_command
@@ -108,6 +110,18 @@ def test_a_role_that_may_not_write_gets_the_grant_and_then_the_function_is_used(
     bench.database.execute(f"GRANT EXECUTE ON FUNCTION outbox_emit TO {role}")
     probed(bench, dsn=Secret.of(dsn)).only("probe.delivery", "ok", "its row stays in the table")
     assert rows(bench) == 1
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_shard_is_checked_and_probed_by_an_event_of_its_own(bench: Bench, index: int) -> None:
+    apply_install(bench.database.dsn, InstallOptions(shards=2), lambda _warning: None)
+    shard = Shard(index, 2)
+    bench.add(key="whose?")
+    found = probed(bench, shard=shard, publication=shard.name("cdc_outbox"))
+    found.only("publication.table", "ok", f"every row of shard {index}/2")
+    found.only("probe.delivery", "ok")
+    [record] = bench.kafka.consume(f"^{bench.prefix}", 1)
+    assert (record.key or b"").startswith(b"cdc-outbox-probe-")
 
 
 def test_what_failed_before_is_to_be_cured_first(bench: Bench) -> None:

@@ -57,7 +57,10 @@ SLOT_PREFIX: Final = "cdc_outbox_probe_"
 """Whoever finds it in pg_replication_slots knows whose it is."""
 
 NAME: Final = "cdc-outbox-probe"
-"""Key of the event, and what stands in the topic's template."""
+"""Key of the event, or its beginning, and what stands in the topic's template."""
+
+KEYS_TRIED: Final = 10_000
+"""Until one is this shard's: of 64 shards, the most that there can be, each has its share of them."""
 
 EVENT_TYPE: Final = "cdc-outbox.probe"
 HEADER: Final = "outbox.probe"
@@ -112,6 +115,7 @@ def check_probe(
     over = threading.Event()
     try:
         with _deadline(stop, over, PROBE_SECONDS):
+            probe.find_key()
             if probe.is_harmless(report, shared_topic=shared_topic):
                 with connect.translated():
                     probe.run(report)
@@ -170,6 +174,7 @@ class Probe:
         self._lanes = Lanes(settings)
         self._messages = self._lanes.messages(Counters())
         self._id = str(uuid.uuid4())
+        self._key = NAME
         self._values = self._event_values()
         self.delivered = False
         self.waits_for = "there is no slot for the probe yet"
@@ -177,6 +182,17 @@ class Probe:
         self.cure = (
             "see database.transactions above: a slot begins when every open transaction that has written is over"
         )
+
+    def find_key(self) -> None:
+        """Of a shard: a key whose rows are this shard's, since others do not come out of its publication. Raises our errors."""
+        own = self._settings.own_rows
+        if own is None:
+            return
+        named = "SELECT %s::text || n AS key FROM pg_catalog.generate_series(1, %s) AS n"
+        query = f"SELECT named.key FROM ({named}) AS named WHERE {own.shard.condition('key')} LIMIT 1"  # noqa: S608 - quoted
+        with connect.open_connection(self._settings.dsn.reveal(), self._stop) as connection:
+            [(key,)] = connection.execute(query.encode(), (f"{NAME}-", KEYS_TRIED)).fetchall()
+        self._key = self._values[self._key_column] = str(key)
 
     @property
     def topic(self) -> str:
@@ -267,10 +283,10 @@ class Probe:
 
         values = dict.fromkeys(TopicTemplate(self._settings.topic).columns, NAME)
         values |= dict.fromkeys((name for name in _AGGREGATE_TYPES if name in names), NAME)
-        self._id_column = first(columns.id)
+        self._id_column, self._key_column = first(columns.id), first(columns.key)
         values |= {
             self._id_column: self._id,
-            first(columns.key): NAME,
+            self._key_column: self._key,
             first(columns.type): EVENT_TYPE,
             first(columns.payload): PAYLOAD,
         }
@@ -297,7 +313,7 @@ class Probe:
             self._emit(table, refused)
 
     def _emit(self, table: TableName, refused: AccessRefused) -> None:
-        event = NewEvent(NAME, NAME, EVENT_TYPE, PAYLOAD.encode(), json.dumps({HEADER: "true"}))
+        event = NewEvent(NAME, self._key, EVENT_TYPE, PAYLOAD.encode(), json.dumps({HEADER: "true"}))
         try:
             self._id = emit_event(self._settings.dsn.reveal(), table, event)
         except CdcOutboxError as error:

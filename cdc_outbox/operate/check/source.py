@@ -192,16 +192,14 @@ def _check_published(
         publication.require_published(
             published, name, [table], older_slot=around.slot is not None, own=settings.own_rows
         )
-        report.ok("publication.table", f"publication {name} sends every row inserted into {table.name}")
+        which = "every row" if settings.shard is None else f"every row of shard {settings.shard}"
+        report.ok("publication.table", f"publication {name} sends {which} inserted into {table.name}")
     if published is None or report.count("fail") > before:
         report.not_checked("the table is not published as it must be", "publication.columns")
         return
     with report.judging("publication.columns"):
         publication.require_columns(published, table.name, used_columns(settings, [one for one, _ in shape.columns]))
         report.ok("publication.columns", f"of {table.name} none that is used is left out")
-
-
-_WAITING_ROWS: Final = "SELECT greatest(reltuples, 0)::int8 FROM pg_catalog.pg_class WHERE oid = %s::int8::oid"
 
 
 def _check_first_start(connection: Connection, settings: Settings, report: Report) -> None:
