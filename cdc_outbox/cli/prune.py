@@ -141,6 +141,7 @@ def _prune(order: PruneOrder, stop: Stop) -> Pruned:
             _say(f"waiting until slot {order.slot} has confirmed {format_lsn(lsn)}")
 
         def begins(self, table: TableName, rows: int) -> None:
+            self.close()
             self._bar = click.progressbar(length=rows, label=str(table), file=sys.stderr, show_pos=True)
             self._bar.render_progress()
 
@@ -152,7 +153,16 @@ def _prune(order: PruneOrder, stop: Stop) -> Pruned:
                 self._line_at = time.monotonic() + LINE_SECONDS
                 _say(f"{table}: {self._rows:,} rows so far")
 
-    return prune(order, stop, Told())
+        def close(self) -> None:
+            if self._bar is not None:
+                self._bar.render_finish()
+            self._bar = None
+
+    told = Told()
+    try:
+        return prune(order, stop, told)
+    finally:
+        told.close()
 
 
 def _say(words: str) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pty
 import secrets
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +24,7 @@ from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.postgres.wire import KEEPALIVE, XLOGDATA_HEADER_BYTES, parse_keepalive
 from cdc_outbox.stop import Stop, Stopped
+from tests.plugins.command import DSN, environment
 from tests.plugins.waiting import eventually
 
 if TYPE_CHECKING:
@@ -302,6 +307,29 @@ def test_the_walk_ends_where_the_young_rows_begin(shop: Shop) -> None:
     with shop.relayed():
         prune(replace(shop.order, batch=10), Stop(), Counting())
     assert steps == [10, 10, 0]
+
+
+def test_on_a_terminal_a_bar_is_drawn_and_the_cursor_comes_back(shop: Shop) -> None:
+    shop.write(2500)
+    terminal, its_end = pty.openpty()
+    with shop.relayed():
+        command = [sys.executable, "-m", "cdc_outbox", "prune", "--older-than", "7d", "--slot", shop.slot]
+        done = subprocess.run(
+            command,
+            stderr=its_end,
+            stdout=subprocess.PIPE,
+            env=environment({DSN: shop.database.dsn}),
+            check=True,
+            text=True,
+        )
+    os.close(its_end)
+    drawn = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert done.stdout == "public.outbox 2500\n"
+    assert "0/2500" in drawn
+    assert "2500/2500" in drawn
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
+    assert drawn.splitlines()[-1].endswith("deleted: 2,500 rows")
 
 
 def test_a_stop_ends_it_between_two_batches_and_what_is_deleted_stays_so(shop: Shop) -> None:
