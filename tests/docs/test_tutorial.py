@@ -100,6 +100,8 @@ def start_of(each: Block) -> str:
 def test_the_tutorial_from_top_to_bottom(
     database: Database, kafka: KafkaCluster, shell: Shell, tmp_path: Path, postgres_binaries: Path
 ) -> None:
+    if kafka.server is None:
+        pytest.skip("its topics have names that are not the test's own, and must be empty")
     parts = psycopg.conninfo.conninfo_to_dict(database.dsn)
     url = sa.URL.create(
         "postgresql",

@@ -77,6 +77,8 @@ def comes_from_a_column(record: dict[str, Any], case: Case) -> bool:
 def test_records_are_those_that_debezium_made_of_the_same_rows_but_for_what_is_listed(
     case: Case, database: Database, kafka: KafkaCluster, relay: Callable[..., Relay]
 ) -> None:
+    if kafka.server is None:
+        pytest.skip("its topics have names that are not the test's own, and must be empty")
     ours, theirs = relayed(case, database, kafka, relay), recording()["records"][case.name]
 
     assert len(theirs) == rows_of(case)
