@@ -7,6 +7,7 @@ id, by which many mail systems drop the second.
 
 from __future__ import annotations
 
+import logging
 import os
 import smtplib
 from email.message import EmailMessage
@@ -15,6 +16,8 @@ from examples.registration.consumer import Connection, Event, consume
 
 SMTP_SECONDS = 10.0
 """A mail server that says nothing for so long has failed."""
+
+logger = logging.getLogger(__name__)
 
 
 def welcome(event: Event) -> EmailMessage:
@@ -29,10 +32,25 @@ def welcome(event: Event) -> EmailMessage:
 
 
 def user_registered(_: Connection, event: Event) -> None:
-    """Hand the mail to the server. Raises what smtplib raises when the server does not take it."""
+    """Hand the mail to the server. Raises what smtplib raises when the server does not take it now.
+
+    What it will never take (550, no such mailbox) is logged and left: tried for ever, it would hold up all that come after.
+    """
     host, port = os.environ["SMTP"].split(":")
-    with smtplib.SMTP(host, int(port), timeout=SMTP_SECONDS) as server:
-        server.send_message(welcome(event))
+    try:
+        with smtplib.SMTP(host, int(port), timeout=SMTP_SECONDS) as server:
+            server.send_message(welcome(event))
+    except smtplib.SMTPException as error:
+        if not refused_for_good(error):
+            raise
+        logger.warning("%s: no mail to %s: %s", event.id, event.data["email"], error)
+
+
+def refused_for_good(error: smtplib.SMTPException) -> bool:
+    """Whether the answer was a 5xx: permanent, by RFC 5321, 4.2.1."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return all(code >= 500 for code, _ in error.recipients.values())
+    return isinstance(error, smtplib.SMTPResponseException) and error.smtp_code >= 500
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Postbox:
         """How many were not."""
         self.before_answer: Callable[[], object] = lambda: None
         """Called when a mail was taken, and its sender does not know it yet."""
+        self.unknown: set[str] = set()
+        """Addresses that there are not: 550."""
         self._refusals: Counter[str] = Counter()
         self._controller = Controller(self, hostname="127.0.0.1", port=free_port())
 
@@ -44,6 +46,8 @@ class Postbox:
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  (its name)
         """Called by aiosmtpd with each mail."""
         recipient = envelope.rcpt_tos[0]
+        if recipient in self.unknown:
+            return "550 no such mailbox"
         if self._refusals[recipient] > 0:
             self._refusals[recipient] -= 1
             self.refused += 1

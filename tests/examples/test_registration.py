@@ -80,3 +80,11 @@ def test_a_mailer_killed_between_the_mail_server_and_the_commit_sends_the_mail_a
     assert first["Message-ID"] == second["Message-ID"] == f"<{event_id}@registration.example>"
     stage.wait_for("the others", stage.all_consumed)
     assert stage.query("rewards", "SELECT points FROM accounts") == [(100,)]
+
+    # while it is there: an address that does not exist holds nobody up
+    stage.postbox.unknown.add(address("Nobody"))
+    assert stage.register("Nobody").status == 201
+    stage.wait_for("the record", lambda: len(stage.record_ids()) == 2)
+    stage.wait_for("the mailer", stage.all_consumed)
+    assert f"no mail to {address('Nobody')}" in mailer.log
+    assert stage.postbox.sent_to(address("Nobody")) == []
