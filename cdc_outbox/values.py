@@ -79,8 +79,10 @@ def parse_positive_duration(text: str) -> float:
 
 
 def show_duration(value: object) -> str:
-    """Seconds, without digits that say nothing."""
-    return f"{_as(float, value):.6g}s"
+    """Seconds, without digits that say nothing; whole days as days."""
+    seconds = _as(float, value)
+    days, rest = divmod(seconds, _UNIT_SECONDS["d"])
+    return f"{days:.6g}d" if days and not rest else f"{seconds:.6g}s"
 
 
 def parse_count(text: str) -> int:
