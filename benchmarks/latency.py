@@ -114,7 +114,7 @@ def latency(
                 found = [_at_rate(rig, listener, contender.name, rate, seconds, seed) for rate in rates]
                 rest = _rest(rig, child, contender.name)
                 single = [_write(rig, listener, 20, 0.05, seed, _silence(listener))[0] for _ in range(probes)]
-                found.append(_summary(contender.name, 0, single))
+                found.append(summary(contender.name, 0, single))
                 child.require_alive()
                 child.terminate()
     finally:
@@ -126,7 +126,7 @@ def latency(
 
 def _at_rate(rig: Rig, listener: Listener, name: str, rate: float, seconds: float, seed: int) -> Latency:
     late = _write(rig, listener, rate, seconds + WARM_UP_SECONDS, seed, len(listener.seen))
-    return _summary(name, rate, late[int(rate * WARM_UP_SECONDS) :])
+    return summary(name, rate, late[int(rate * WARM_UP_SECONDS) :])
 
 
 def _write(rig: Rig, listener: Listener, rate: float, seconds: float, seed: int, first: int) -> list[float]:
@@ -157,7 +157,8 @@ def _rest(rig: Rig, child: Child, name: str) -> Rest:
     )
 
 
-def _summary(name: str, rate: float, late: list[float]) -> Latency:
+def summary(name: str, rate: float, late: list[float]) -> Latency:
+    """Milliseconds to median, p99 and maximum."""
     ordered = sorted(late)
     return Latency(name, rate, len(late), _quantile(ordered, 0.5), _quantile(ordered, 0.99), ordered[-1])
 

@@ -1,0 +1,76 @@
+"""What a run prints, draws and publishes: every figure is the run's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks.chart import draw
+from benchmarks.drained import Drained
+from benchmarks.latency import summary
+from benchmarks.publish import BEGIN, DOCS, END
+from benchmarks.report import Results, summarize_drains, table
+
+PUBLISHED = json.loads((DOCS / "benchmarks.json").read_text())
+
+
+def drained(contender: str, rate: float, *, per_transaction: int = 10) -> Drained:
+    return Drained(contender, per_transaction, 1000, rate, 5.0, 6.0, 3.0, 60.0, 0.3, 0, 0.1)
+
+
+def test_a_rate_is_held_against_the_better_of_the_two_raw_readers_of_the_same_shape() -> None:
+    rows = summarize_drains(
+        [
+            drained("cdc-outbox", 150.0),
+            drained("cdc-outbox", 150.0, per_transaction=1),
+            drained("pg_recvlogical", 180.0),
+            drained("bare loop", 200.0),
+            drained("pg_recvlogical", 120.0, per_transaction=1),
+            drained("cdc-outbox", 190.0),
+            drained("cdc-outbox", 160.0),
+        ]
+    )
+    assert [(row["per_transaction"], row["contender"], row["rows_per_second"], row["ratio"]) for row in rows] == [
+        (10, "raw slot", 200.0, 1.0),
+        (10, "cdc-outbox", 160.0, 0.8),  # the median of three
+        (1, "raw slot", 120.0, 1.0),
+        (1, "cdc-outbox", 150.0, 1.25),
+    ]
+
+
+def test_of_a_hundred_latencies_the_p99_is_exceeded_by_one() -> None:
+    found = summary("cdc-outbox", 1000, [float(number) for number in range(1, 101)])
+    assert (found.p50, found.p99, found.max) == (50.0, 99.0, 100.0)
+    assert summary("cdc-outbox", 0, [3.0]).p99 == 3.0
+
+
+def test_what_is_left_out_is_said() -> None:
+    results = Results({"rows": 1, "repeat": 1, "payload_bytes": 200}, "18.6", left_out={"Debezium": "no Java here"})
+    results.drains.append(drained("cdc-outbox", 150.0))
+    assert "Left out: Debezium, since no Java here" in table(results.document())
+
+
+def test_the_chart_is_an_image_that_reads_on_light_and_on_dark_and_shows_every_contender() -> None:
+    text = draw(PUBLISHED)
+    root = ET.fromstring(text)
+    words = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert "prefers-color-scheme: dark" in text
+    assert {str(row["contender"]) for row in PUBLISHED["summary"]["drain"]} <= words
+
+
+def test_a_run_of_one_scenario_has_a_chart_too() -> None:
+    results = Results({"rows": 1, "repeat": 1, "payload_bytes": 200}, "18.6")
+    results.drains.append(drained("cdc-outbox", 150.0))
+    assert "INSERT to consumer" not in draw(results.document())
+
+
+@pytest.mark.parametrize("name", ["benchmarks.svg", "benchmarks.md"])
+def test_what_the_documents_show_is_made_of_the_published_figures(name: str) -> None:
+    text = Path(DOCS / name).read_text()
+    if name.endswith("svg"):
+        assert text == draw(PUBLISHED)
+    else:
+        assert table(PUBLISHED) in text.partition(BEGIN)[2].partition(END)[0]
