@@ -3,7 +3,7 @@
     python scripts/generate.py           write
     python scripts/generate.py --check   write nothing; say what is out of date, and end with 1
 
-In: the commands, `config.OPTIONS`, the errors, deploy/prometheus/rules.yml. Out: the files of `FILES`.
+In: the commands, `options.OPTIONS`, the errors, deploy/prometheus/rules.yml. Out: the files of `FILES`.
 Never: a sentence that the program itself does not say, apart from each page's first paragraph.
 """
 
@@ -18,7 +18,7 @@ import click
 
 from cdc_outbox import cli, errors
 from cdc_outbox.cli.options import CONTEXT
-from cdc_outbox.config import OPTIONS, PRESETS, Option
+from cdc_outbox.options import OPTIONS, PRESETS, Option
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -228,6 +228,8 @@ spec:
 
 FILES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/exit-codes.md": exit_codes,
+    "docs/reference/cli.md": command_line,
+    "docs/reference/configuration.md": configuration,
     "deploy/kubernetes/monitoring/prometheusrule.yaml": prometheus_rule,
 }
 """By path from the root: what makes it."""
