@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import click
 
 from cdc_outbox.cli.options import CONTEXT, Chosen, SettingsCommand, all_options, choose, config_file
-from cdc_outbox.config import OPTIONS, Option
+from cdc_outbox.options import OPTIONS, Option
 from cdc_outbox.values import COUNT, SWITCH
 
 Rows: TypeAlias = dict[str, tuple[str | None, Chosen]]

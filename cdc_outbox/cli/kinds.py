@@ -1,4 +1,4 @@
-"""A `values.Kind` for options that only one command has, and that are not in the table of `config.OPTIONS`."""
+"""A `values.Kind` for options that only one command has, and that are not in the table of `options.OPTIONS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Click options made from the one table in `config.OPTIONS`: same name, variable, default and help in every command.
+"""Click options made from the one table in `options.OPTIONS`: same name, variable, default and help in every command.
 
 In: the command line, the environment, the TOML file. Out: parsed values, each with where it came from.
 Never: a second place where an option's name, variable or default is written.
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
-from cdc_outbox.config import OPTIONS, Option, Secret, dsn_secret, preset_values
+from cdc_outbox.config import Secret
+from cdc_outbox.options import OPTIONS, Option, dsn_secret, preset_values
 from cdc_outbox.values import SWITCH, split_list
 
 if TYPE_CHECKING:

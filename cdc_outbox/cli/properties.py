@@ -20,9 +20,9 @@ from cdc_outbox.cli.java_properties import read_properties
 from cdc_outbox.cli.options import Chosen
 from cdc_outbox.cli.secret_files import SecretFile
 from cdc_outbox.cli.toml_file import TomlFile
-from cdc_outbox.config import OPTIONS
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.masking import is_secret_property, remember
+from cdc_outbox.options import OPTIONS
 
 PREFIX: Final = "CDC_OUTBOX_KAFKA_"
 

@@ -15,7 +15,7 @@ import click
 from cdc_outbox.cli.kinds import KindType
 from cdc_outbox.cli.options import CONTEXT, F, SettingsCommand, option
 from cdc_outbox.cli.settings import settings_of
-from cdc_outbox.config import OPTIONS
+from cdc_outbox.options import OPTIONS
 from cdc_outbox.values import COUNT, Kind
 
 if TYPE_CHECKING:

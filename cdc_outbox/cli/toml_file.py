@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 
-from cdc_outbox.config import OPTIONS, Option, dsn_secret
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.masking import is_secret_property
+from cdc_outbox.options import OPTIONS, Option, dsn_secret
 
 Table: TypeAlias = Mapping[str, object]
 

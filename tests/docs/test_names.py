@@ -57,6 +57,7 @@ def test_the_design_names_every_module_of_the_pipeline() -> None:
         "lsn.py",
         "masking.py",
         "names.py",
+        "options.py",
         "shards.py",
         "stop.py",
         "values.py",

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_outbox import values
-from cdc_outbox.config import HEADER, HeaderColumn, parse_header, parse_property
+from cdc_outbox.config import HeaderColumn
+from cdc_outbox.options import HEADER, parse_header, parse_property
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cdc_outbox import values
-from cdc_outbox.config import DSN, HEADER, OPTIONS, SHARD, Option
+from cdc_outbox.options import DSN, HEADER, OPTIONS, SHARD, Option
 from cdc_outbox.values import SWITCH, Kind
 
 SAMPLES: dict[Kind, tuple[str, str, str]] = {
