@@ -275,7 +275,10 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
     ("CONTRIBUTING.md", "make help"): "developers' tools; that the targets exist is checked",
     ("docs/how-to/monitor.md", "kubectl port-forward"): "needs a Kubernetes cluster",
     ("docs/benchmarks.md", "make bench"): "minutes to an hour long; that the target exists is checked",
-    ("docs/reliability.md", "make prune-soak"): "an hour long; tests/end_to_end/test_prune.py does the same for seconds",
+    (
+        "docs/reliability.md",
+        "make prune-soak",
+    ): "an hour long; tests/end_to_end/test_prune.py does the same for seconds",
     ("docs/reliability.md", "make chaos"): "hours long; tests/faults/test_chaos.py plays a few seeds the same way",
 }
 """By page and the beginning of the block: why nobody runs it."""
