@@ -1,5 +1,7 @@
 """Only the list of fixture families; each is its own file in tests/plugins."""
 
+import signal
+
 pytest_plugins = [
     "tests.plugins.postgres",
     "tests.plugins.kafka",
@@ -12,3 +14,7 @@ pytest_plugins = [
     "tests.plugins.pair",
     "tests.plugins.browser",
 ]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that puts us into the background has SIGINT ignored, here and in every program that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

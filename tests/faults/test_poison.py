@@ -371,6 +371,7 @@ def test_a_relay_killed_around_a_dead_letter_sends_it_again(frozen: str, closed:
     closed.kafka.create_topic(closed.prefix + "order")
     policy = ("--on-poison", "dead-letter", "--dead-letter-topic", topic)
     victim = closed.streaming(*policy)
+    closed.add()  # so that the producer has found its broker before nothing comes through any more
     closed.confirm()
     assert closed.kafka.proxy is not None
     closed.kafka.proxy.freeze(Direction.TO_SERVER if frozen == "on its way" else Direction.TO_CLIENT)
