@@ -30,6 +30,9 @@ ENVIRONMENT: Final = "CDC_OUTBOX_TEST_DSN"
 RELEASE_SECONDS: Final = 10.0
 """How long a terminated walsender may take to let go of its slot."""
 
+STRATEGY_SINCE: Final = 150000
+"""server_version_num from which a database can be made by copying files: where nothing is flushed, 40 ms instead of 190."""
+
 Row = tuple[Any, ...]
 
 
@@ -99,6 +102,8 @@ class PostgresServer:
         """`options` is what may follow CREATE DATABASE name: `TEMPLATE template0 ENCODING 'LATIN1'`."""
         name = f"t_{uuid.uuid4().hex[:12]}"
         with self.connect() as admin:
+            if admin.info.server_version >= STRATEGY_SINCE:
+                options = f"{options or 'TEMPLATE template0'} STRATEGY FILE_COPY"
             admin.execute(f"CREATE DATABASE {name} {options}".encode())
         return Database(self, name)
 
