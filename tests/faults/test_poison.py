@@ -240,7 +240,7 @@ def test_two_culprits_in_one_transaction_are_left_out_and_the_rest_of_it_arrives
 
 
 def test_a_culprit_in_a_transaction_of_two_thousand_rows_is_found(outbox: Outbox, witness: Witness) -> None:
-    rows = [{"aggregatetype": "small", "aggregateid": str(number % 7)} for number in range(2000)]
+    rows = [{"aggregatetype": "small", "aggregateid": f"key {number % 7}"} for number in range(2000)]
     rows[1234] = {"aggregatetype": "small", "payload": _noise(3 * LIMIT)}
     culprit = outbox.add_all(rows)[1234]
     relay = outbox.streaming("--on-poison", "skip")
