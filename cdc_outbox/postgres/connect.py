@@ -1,11 +1,11 @@
-"""Connections to PostgreSQL, and the one place where the driver's errors become ours.
+"""Connections to PostgreSQL.
 
 In: a conninfo string or URL, as libpq takes it; what is left out comes from libpq's own environment (`PGHOST`, …).
 Out: psycopg connections with pinned session settings, so that no default of a role or a database changes what a value
 looks like; errors of `cdc_outbox.errors`, each with its cure. For `sslrootcert=system`: SSL_CERT_FILE in the environment.
-Never: a conninfo in a message. libpq quotes pieces of a string it cannot parse, so those messages are not passed on.
+Never: an error of the driver's; `translation` makes them ours.
 
-PostgreSQL manual: 32.1 Database Connection Control Functions; appendix A, Error Codes.
+PostgreSQL manual: 32.1 Database Connection Control Functions.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -25,15 +24,10 @@ from psycopg import conninfo as psycopg_conninfo
 from psycopg import pq
 
 from cdc_outbox.errors import (
-    AccessRefused,
-    CannotConnect,
     CdcOutboxError,
     ConfigurationError,
-    ConnectionLost,
-    ShuttingDown,
-    SlotBusy,
-    Unreachable,
 )
+from cdc_outbox.postgres.translation import translate, translated
 from cdc_outbox.stop import Stop, Stopped
 
 Connection: TypeAlias = psycopg.Connection[tuple[object, ...]]
@@ -222,205 +216,3 @@ def _cancelled_by(stop: Stop | None, connection: Connection) -> Iterator[None]:
         raise
     finally:
         over.set()
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn the driver's errors inside the block into ours."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise translate(error) from error
-
-
-def translate(error: psycopg.Error) -> CdcOutboxError:
-    """The error of ours that says what to do about `error`: by SQLSTATE, or by its text while there is no session."""
-    if error.sqlstate is None:
-        return _refused_connection(error)
-    return from_sqlstate(error.sqlstate, error.diag.message_primary or str(error), error.diag.message_hint or "")
-
-
-def from_sqlstate(sqlstate: str, message: str, hint: str = "") -> CdcOutboxError:
-    """The error for a server's report. Its hint is the cure where we know none. Appendix A of the manual names the codes."""
-    for prefix, make in _BY_SQLSTATE:
-        if sqlstate.startswith(prefix):
-            error = make(message)
-            error.cure = error.cure or hint
-            return error
-    return ConfigurationError(f"PostgreSQL says: {message}", cure=hint, sqlstate=sqlstate)
-
-
-def _refused_connection(error: psycopg.Error) -> CdcOutboxError:
-    """A connection that never came about has no SQLSTATE: libpq gives words only."""
-    message = _attempts(error.diag.message_primary or str(error))
-    for pattern, make in _BY_WORDS:
-        if re.search(pattern, message):
-            return make(message)
-    if isinstance(error, psycopg.ProgrammingError):
-        return ConfigurationError(
-            "the connection string holds something that libpq does not know",
-            cure="compare its keywords with the manual, 32.1.2 Parameter Key Words",
-        )
-    return Unreachable(f"PostgreSQL cannot be reached: {message}", cure="check host, port, DNS and firewall")
-
-
-def _attempts(text: str) -> str:
-    """What each host and address said, in one line and once."""
-    _, several, attempts = text.partition("All failures were:")
-    lines = attempts.split("\n- ")[1:] if several else [text]
-    told = (re.sub(r"^.*?connection (failed|is bad): (connection to )?", "", " ".join(line.split())) for line in lines)
-    return re.sub(r" Is the server running [^?]*\?", "", "; ".join(dict.fromkeys(told)))
-
-
-Maker: TypeAlias = Callable[[str], CdcOutboxError]
-
-
-def _config(what: str, cure: str) -> Maker:
-    return lambda message: ConfigurationError(f"{what}: {message}", cure=cure)
-
-
-def _refused(what: str, cure: str) -> Maker:
-    return lambda message: AccessRefused(f"{what}: {message}", cure=cure)
-
-
-def _cannot_connect(what: str, cure: str) -> Maker:
-    return lambda message: CannotConnect(f"{what}: {message}", cure=cure)
-
-
-def _wait(what: str, cure: str = "") -> Maker:
-    return lambda message: Unreachable(f"{what}: {message}", cure=cure)
-
-
-def _lost(message: str) -> CdcOutboxError:
-    return ConnectionLost(f"PostgreSQL ended the connection: {message}")
-
-
-def _busy(message: str) -> CdcOutboxError:
-    return SlotBusy(message)
-
-
-_PASSWORD: Final = _refused(
-    "PostgreSQL refuses the login",
-    "check user and password (CDC_OUTBOX_DSN_FILE, PGPASSWORD or a passfile keep it out of the command line)",
-)
-_REPLICATION: Final = _refused(
-    "the role may not stream",
-    "as an administrator: ALTER ROLE <the relay's role> REPLICATION; (RDS: GRANT rds_replication)",
-)
-
-_FULL: Final = _wait(
-    "PostgreSQL has no free connection",
-    "it is waited for; if it stays: max_connections, max_wal_senders, CONNECTION LIMIT of the role or the database",
-)
-
-_BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
-    ("the database system is shutting down", lambda message: ShuttingDown(f"PostgreSQL is shutting down: {message}")),
-    ("too many connections|too many clients|connection slots are reserved|standby connections exceeds", _FULL),
-    ("password authentication failed|no password supplied", _PASSWORD),
-    (
-        "no pg_hba.conf entry|pg_hba.conf rejects",
-        _refused(
-            "pg_hba.conf does not admit us",
-            "add a `host` line for this user, database and address, and reload; a `hostssl` line asks for sslmode=verify-full",
-        ),
-    ),
-    (
-        'role ".*" (does not exist|is not permitted)',
-        _refused("PostgreSQL refuses the login", "cdc-outbox sql roles | psql"),
-    ),
-    ("permission denied to start WAL sender|superuser or replication role", _REPLICATION),
-    (
-        "permission denied for database",
-        _refused(
-            "the role may not connect", "as an administrator: GRANT CONNECT ON DATABASE <it> TO <the relay's role>;"
-        ),
-    ),
-    ('database ".*" does not exist', _cannot_connect("no such database", "name an existing one in --dsn (dbname=…)")),
-    (
-        "root certificate file",
-        _cannot_connect(
-            "there is no CA to verify the server's certificate with",
-            "sslrootcert=FILE with the CA that signed it, or sslrootcert=system for a public one",
-        ),
-    ),
-    (
-        "certificate verify failed|does not match host name|certificate has expired",
-        _cannot_connect(
-            "the server's certificate does not verify",
-            "sslrootcert must hold the CA that signed it, host be a name in it, and it must not have expired; which it is: "
-            "openssl s_client -starttls postgres -connect HOST:PORT -verify_hostname HOST -CAfile FILE </dev/null",
-        ),
-    ),
-    (
-        "requires a valid client certificate|certificate authentication failed",
-        _refused(
-            "PostgreSQL wants a client certificate of this user",
-            "sslcert=FILE sslkey=FILE, issued by a CA of the server's ssl_ca_file; its common name is the user",
-        ),
-    ),
-    (
-        "(tlsv1|tlsv13|sslv3|ssl/tls) alert",
-        _cannot_connect(
-            "PostgreSQL ends the TLS handshake", "sslcert and sslkey: a certificate that the server's ssl_ca_file knows"
-        ),
-    ),
-    (
-        "private key file|certificate file",
-        _cannot_connect(
-            "the client certificate cannot be used",
-            "sslcert and sslkey must belong together; the key is ours alone (chmod 600), or root's and our group's (640)",
-        ),
-    ),
-    (
-        "server does not support SSL",
-        _cannot_connect("the server has no TLS", "turn ssl on in the server, or choose another sslmode"),
-    ),
-    (
-        "authentication method requirement|channel binding",
-        _cannot_connect(
-            "the server wants another login than --dsn allows",
-            "compare require_auth and channel_binding in --dsn with the method in pg_hba.conf",
-        ),
-    ),
-    (
-        "unsupported startup parameter|RDS Proxy",
-        _cannot_connect(
-            "a pooler answers, which passes neither our session settings nor a replication stream",
-            "name PostgreSQL's own host and port in --dsn, not those of PgBouncer, a pooled endpoint or a proxy",
-        ),
-    ),
-    ("authentication failed", _PASSWORD),
-    (
-        "session is read-only|in hot standby mode",
-        _wait(
-            "no server takes writes",
-            "a standby takes over when it is promoted: name all hosts in --dsn, with target_session_attrs=read-write",
-        ),
-    ),
-    (
-        "is starting up|not (yet |currently )?accepting connections|in recovery mode",
-        _wait("PostgreSQL is not ready", "it is waited for; its log tells how far it is"),
-    ),
-    (
-        r"weak sslmode|invalid \S+ value|invalid connection option|invalid port|invalid integer|Servname not supported",
-        _cannot_connect("a wrong setting in --dsn", "see the manual, 32.1.2 Parameter Key Words"),
-    ),
-)
-"""Before a session exists: patterns, the first that is found counts; with several hosts, whichever of them said it.
-The words are English unless the server's lc_messages says otherwise: then Unreachable."""
-
-_BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
-    ("28", _PASSWORD),
-    ("3D000", _config("no such database", "name an existing database in --dsn (dbname=…)")),
-    ("42501", _refused("a privilege is missing", "as an administrator: cdc-outbox sql roles | psql")),
-    ("55006", _busy),
-    ("55P03", _wait("a table is locked by somebody else, a migration perhaps")),
-    ("42704", _config("PostgreSQL does not know it", "see cdc-outbox slot status")),
-    ("57P01", _lost),
-    ("57P02", _lost),
-    ("57P03", _wait("PostgreSQL is not ready")),
-    ("53400", _config("no free replication slot", "raise max_replication_slots, or drop a slot nobody uses")),
-    ("53300", _FULL),
-    ("53", _wait("PostgreSQL is out of a resource")),
-    ("08", _lost),
-)

@@ -22,6 +22,7 @@ from cdc_outbox.errors import AccessRefused, ConfigurationError
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.names import TableName, quote_identifier
 from cdc_outbox.postgres import connect, publication, server
+from cdc_outbox.postgres.translation import translated
 
 LOCK_SECONDS: Final = 1.0
 """A lock that we wait for makes writers wait behind us: after this long we let them go, and try again later."""
@@ -155,7 +156,7 @@ def _make(
     connection.execute(SQL("CREATE TABLE {} (LIKE {} {})").format(_identifier(name), _identifier(table), SQL(like)))
     attach = SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})")
     try:
-        with connect.translated():
+        with translated():
             connection.execute(attach.format(_identifier(table), _identifier(name), *map(Literal, bounds)))
     except ConfigurationError as error:
         if error.where.get("sqlstate") == _DEFAULT_HAS_ROWS:
@@ -172,7 +173,7 @@ def _owner(connection: connect.Connection, table: publication.Table) -> tuple[st
 @contextlib.contextmanager
 def _brief_locks(connection: connect.Connection) -> Iterator[None]:
     """A transaction that waits for no lock for long."""
-    with connect.translated(), connection.transaction():
+    with translated(), connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = {LOCK_SECONDS * 1000:.0f}")
         yield
 

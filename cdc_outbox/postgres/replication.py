@@ -21,6 +21,7 @@ from psycopg import pq
 
 from cdc_outbox.errors import CdcOutboxError, ConnectionLost, Unreachable
 from cdc_outbox.postgres import connect
+from cdc_outbox.postgres.translation import from_sqlstate, translate
 from cdc_outbox.stop import Stop, Stopped
 
 log = structlog.get_logger(__name__)
@@ -75,7 +76,7 @@ class ReplicationSession:
             self._cancel()
             raise
         except psycopg.Error as error:
-            raise connect.translate(error) from error
+            raise translate(error) from error
 
     def _cancel(self) -> None:
         """Have the server end the command as well. A slot being created waits for others, and does not notice that we left."""
@@ -135,4 +136,4 @@ def result_error(result: pq.abc.PGresult) -> CdcOutboxError:
     )
     if sqlstate is None:
         return ConnectionLost(f"PostgreSQL ended the connection: {result.get_error_message()}")
-    return connect.from_sqlstate(sqlstate.decode(), primary, hint)
+    return from_sqlstate(sqlstate.decode(), primary, hint)

@@ -28,6 +28,7 @@ from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName, quote_identifier
 from cdc_outbox.postgres import connect, publication, server, slot
+from cdc_outbox.postgres.translation import translated
 
 AGE_COLUMNS: Final = ("created_at", "timestamp")
 """Where a row's age is looked for unless an option names the column: sql/outbox.sql's name, and that of Debezium's examples."""
@@ -324,7 +325,7 @@ def _integers(connection: connect.Connection, query: Composed) -> list[int]:
 @contextlib.contextmanager
 def _may_delete(connection: connect.Connection, table: TableName) -> Iterator[None]:
     try:
-        with connect.translated():
+        with translated():
             yield
     except AccessRefused as error:
         raise _refused(connection, table, error.what) from error

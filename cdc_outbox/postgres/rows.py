@@ -21,6 +21,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from cdc_outbox.errors import AccessRefused
 from cdc_outbox.names import TableName
 from cdc_outbox.postgres import connect
+from cdc_outbox.postgres.translation import translated
 from cdc_outbox.shards import OwnRows
 from cdc_outbox.stop import Stop
 
@@ -66,7 +67,7 @@ class SnapshotRows:
 
     def shape(self, table: TableName) -> TableShape:
         """Describe the table as this snapshot sees it. Raises our errors."""
-        with connect.translated():
+        with translated():
             oid = self._oid(table)
             rows = self._connection.execute(_COLUMNS, (oid,)).fetchall()
         return TableShape(table, oid, tuple((str(name), int(str(type_oid))) for name, type_oid in rows))
@@ -76,7 +77,7 @@ class SnapshotRows:
         query = SQL("SELECT count(*) FROM {} WHERE {}").format(
             _sql_name(table), self._own_too(self.shape(table), where)
         )
-        with connect.translated(), self._may_read(table):
+        with translated(), self._may_read(table):
             row = self._connection.execute(query).fetchone()
         return int(str(row[0])) if row else 0
 
@@ -86,14 +87,14 @@ class SnapshotRows:
         if not {"seq", "created_at"} <= names:
             return None
         query = SQL("SELECT seq, created_at::text FROM {} ORDER BY seq LIMIT 1").format(_sql_name(shape.table))
-        with connect.translated(), self._may_read(shape.table):
+        with translated(), self._may_read(shape.table):
             row = self._connection.execute(query).fetchone()
         return str(row[1]) if row is not None and int(str(row[0])) > 1 else None
 
     def require_readable(self, shape: TableShape) -> None:
         """Raise AccessRefused, with the GRANT, when the role may not read the table, or a policy hides rows from it."""
         query = SQL("SELECT FROM {} LIMIT 1").format(_sql_name(shape.table))
-        with connect.translated(), self._may_read(shape.table):
+        with translated(), self._may_read(shape.table):
             self._connection.execute(query)
 
     def read(
@@ -110,7 +111,7 @@ class SnapshotRows:
         ordered = next((name for name in order if name in names), None)
         if ordered is not None:
             query += SQL(" ORDER BY {}").format(Identifier(ordered)) + SQL(" DESC" if newest_first else "")
-        with connect.translated():
+        with translated():
             with self._may_read(shape.table):
                 self._connection.execute(query)
             wanted = FIRST_ROWS
@@ -150,7 +151,7 @@ class SnapshotRows:
     def _may_read(self, table: TableName) -> Iterator[None]:
         """Name the GRANT when reading is refused."""
         try:
-            with connect.translated():
+            with translated():
                 yield
         except AccessRefused as error:
             role = self._connection.info.user

@@ -12,6 +12,7 @@ from cdc_outbox.lsn import format_lsn
 from cdc_outbox.postgres import connect, slot
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
+from cdc_outbox.postgres.translation import translated
 from cdc_outbox.stop import Stop
 from tests.plugins.waiting import eventually
 
@@ -132,7 +133,7 @@ def test_a_slot_in_use_is_not_dropped_and_a_free_one_is(database: Database, conn
     stream_session = ReplicationSession(database.dsn, stop)
     slot.create(stream_session, "mine")
     stream = ReplicationStream.start(stream_session, stop, slot="mine", publication="p")
-    with pytest.raises(SlotBusy), connect.translated():
+    with pytest.raises(SlotBusy), translated():
         slot.drop(connection, "mine")
     found = slot.inspect(connection, "mine")
     assert found is not None

@@ -40,6 +40,7 @@ from cdc_outbox.operate.slots import create_patiently
 from cdc_outbox.postgres import connect, rows, server, slot, wire
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
+from cdc_outbox.postgres.translation import translated
 from cdc_outbox.publish.errors import failed_delivery
 from cdc_outbox.publish.producer import Publisher
 from cdc_outbox.route import KafkaRecord, TopicTemplate
@@ -117,7 +118,7 @@ def check_probe(
         with _deadline(stop, over, PROBE_SECONDS):
             probe.find_key()
             if probe.is_harmless(report, shared_topic=shared_topic):
-                with connect.translated():
+                with translated():
                     probe.run(report)
     except Stopped:
         if not over.is_set():
@@ -307,7 +308,7 @@ class Probe:
         places = ", ".join(["%s"] * len(self._values))
         insert = f"INSERT INTO {table.quoted} ({listed}) VALUES ({places})"  # noqa: S608 - quoted
         try:
-            with connect.translated():
+            with translated():
                 connection.execute(insert.encode(), list(self._values.values()))
         except AccessRefused as refused:
             self._emit(table, refused)
@@ -327,7 +328,7 @@ class Probe:
         column = quote_identifier(self._id_column)
         delete = f"DELETE FROM {self._shape.table.quoted} WHERE {column}::text = %s"  # noqa: S608 - quoted
         try:
-            with connect.translated():
+            with translated():
                 connection.execute(delete.encode(), (self._id,))
         except CdcOutboxError:
             return False

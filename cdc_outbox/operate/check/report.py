@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.postgres import connect
+from cdc_outbox.postgres.translation import translated
 
 Status: TypeAlias = Literal["ok", "warn", "fail", "not-checked"]
 
@@ -64,7 +64,7 @@ class Report:
         the error's own, which knows less of where the server stands.
         """
         try:
-            with connect.translated():
+            with translated():
                 yield
         except CdcOutboxError as error:
             self.fail_with(check, error, *cures)

@@ -15,6 +15,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CannotConnect, ConfigurationError
 from cdc_outbox.operate.check import cluster, configuration, database, platforms, report, run_check
 from cdc_outbox.postgres import connect
+from cdc_outbox.postgres.translation import translate
 from cdc_outbox.publish.topics import Topic
 from cdc_outbox.stop import Stop
 
@@ -224,7 +225,7 @@ def test_timeouts_of_the_server(idle: str, sender: str, status: str, cure: str) 
 
 def test_a_pooler_is_told_as_such() -> None:
     refusal = psycopg.OperationalError("connection failed: FATAL: unsupported startup parameter: options")
-    error = connect.translate(refusal)
+    error = translate(refusal)
     assert isinstance(error, CannotConnect)
     assert "PgBouncer" in error.cure
 
