@@ -12,6 +12,7 @@ from typing import Final
 
 from cdc_outbox.names import TableName
 from cdc_outbox.shards import OwnRows, Shard
+from cdc_outbox.values import expect, expect_all
 
 DEFAULT_TABLE: Final = TableName("public", "outbox")
 
@@ -110,3 +111,61 @@ class Settings:
     def reads_messages(self) -> bool:
         """Whether logical messages are events."""
         return self.source != "table"
+
+
+def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[], Mapping[str, str]]) -> Settings:
+    """Settings from one parsed value for each option (by its name as an identifier), the preset already applied."""
+    shard = None if chosen["shard"] is None else expect(Shard, chosen["shard"])
+    return Settings(
+        brokers=brokers,
+        dsn=expect(Secret, chosen["dsn"] or Secret.of("")),
+        kafka=kafka,
+        slot=_of(shard, chosen["slot"]),
+        publication=_of(shard, chosen["publication"]),
+        shard=shard,
+        create_slot=expect(bool, chosen["create_slot"]),
+        snapshot=expect(bool, chosen["snapshot"]),
+        failover=expect(bool, chosen["failover"]),
+        source=expect(str, chosen["source"]),
+        message_prefix=expect(str, chosen["message_prefix"]),
+        tables=() if chosen["source"] == "message" else expect_all(TableName, chosen["table"]),
+        topic=expect(str, chosen["topic"]),
+        columns=_columns(chosen),
+        headers=expect_all(HeaderColumn, chosen["header"]),
+        format=expect(str, chosen["format"]),
+        ce_source=None if chosen["ce_source"] is None else expect(str, chosen["ce_source"]),
+        content_type=expect(str, chosen["content_type"]),
+        on_poison=expect(str, chosen["on_poison"]),
+        dead_letter_topic=None if chosen["dead_letter_topic"] is None else expect(str, chosen["dead_letter_topic"]),
+        on_slot_busy=expect(str, chosen["on_slot_busy"]),
+        on_slot_lost=expect(str, chosen["on_slot_lost"]),
+        max_in_flight_events=expect(int, chosen["max_in_flight_events"]),
+        max_in_flight_bytes=expect(int, chosen["max_in_flight_bytes"]),
+        until_caught_up=chosen["until"] == "caught-up",
+        partitions_ahead=None if chosen["partitions_ahead"] is None else expect(int, chosen["partitions_ahead"]),
+        prune_after=None if chosen["prune_after"] is None else expect(float, chosen["prune_after"]),
+        shutdown_timeout=expect(float, chosen["shutdown_timeout"]),
+        startup_timeout=expect(float, chosen["startup_timeout"]),
+        http=expect(str, chosen["http"]),
+        log_format=expect(str, chosen["log_format"]),
+        log_level=expect(str, chosen["log_level"]),
+    )
+
+
+def _of(shard: Shard | None, base: object) -> str:
+    name = expect(str, base)
+    return name if shard is None else shard.name(name)
+
+
+def _columns(chosen: Mapping[str, object]) -> Columns:
+    timestamp, partition = chosen["timestamp_column"], chosen["partition_column"]
+    span_context = chosen["span_context_column"]
+    return Columns(
+        id=expect_all(str, chosen["id_column"]),
+        key=expect_all(str, chosen["key_column"]),
+        type=expect_all(str, chosen["type_column"]),
+        payload=expect_all(str, chosen["payload_column"]),
+        timestamp=None if timestamp is None else expect(str, timestamp),
+        partition=None if partition is None else expect(str, partition),
+        span_context=None if span_context is None else expect(str, span_context),
+    )

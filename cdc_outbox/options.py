@@ -1,7 +1,8 @@
 """What the relay can be told: one table of options.
 
 In: values that somebody chose (flag > environment > TOML file > default; the command line does the choosing).
-Out: `OPTIONS`, from which flags, variables, TOML keys, `config show` and `config example` are all made; `Settings`.
+Out: `OPTIONS`, from which flags, variables, TOML keys, `config show` and `config example` are all made. What was chosen
+becomes `config.Settings`.
 Never: a connection, a file, a secret shown.
 """
 
@@ -10,16 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from cdc_outbox import values
-from cdc_outbox.config import DEFAULT_TABLE, Columns, HeaderColumn, Secret, Settings
+from cdc_outbox.config import DEFAULT_TABLE, HeaderColumn, Secret
 from cdc_outbox.masking import masked_dsn, remember_dsn
-from cdc_outbox.names import TableName
-from cdc_outbox.shards import Shard, parse_shard
-from cdc_outbox.values import Kind
-
-T = TypeVar("T")
+from cdc_outbox.shards import parse_shard
+from cdc_outbox.values import Kind, expect
 
 
 def parse_header(text: str) -> HeaderColumn:
@@ -33,7 +31,7 @@ def parse_header(text: str) -> HeaderColumn:
 
 def show_header(value: object) -> str:
     """As `parse_header` reads it."""
-    header = _as(HeaderColumn, value)
+    header = expect(HeaderColumn, value)
     column = values.show_column(header.column)
     return column if header.name == header.column else f"{column}:{header.name}"
 
@@ -61,7 +59,7 @@ DSN: Final = Kind(
     "DSN",
     "a connection string",
     lambda text: dsn_secret(lambda: text),
-    lambda value: masked_dsn(_as(Secret, value).reveal()),
+    lambda value: masked_dsn(expect(Secret, value).reveal()),
 )
 HEADER: Final = Kind("COLUMN[:NAME]", "column or column:header-name", parse_header, show_header)
 SHARD: Final = Kind("I/N", "a shard, such as 0/2", parse_shard)
@@ -360,70 +358,3 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
 def preset_values(columns: str) -> dict[str, object]:
     """By option name, the defaults that this `--columns` puts in place of the table's."""
     return {name: OPTIONS[name].kind.parse(text) for name, text in PRESETS[columns].items()}
-
-
-def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[], Mapping[str, str]]) -> Settings:
-    """Settings from one parsed value for each option (by `Option.key`), the preset already applied."""
-    shard = None if chosen["shard"] is None else _as(Shard, chosen["shard"])
-    return Settings(
-        brokers=brokers,
-        dsn=_as(Secret, chosen["dsn"] or Secret.of("")),
-        kafka=kafka,
-        slot=_of(shard, chosen["slot"]),
-        publication=_of(shard, chosen["publication"]),
-        shard=shard,
-        create_slot=_as(bool, chosen["create_slot"]),
-        snapshot=_as(bool, chosen["snapshot"]),
-        failover=_as(bool, chosen["failover"]),
-        source=_as(str, chosen["source"]),
-        message_prefix=_as(str, chosen["message_prefix"]),
-        tables=() if chosen["source"] == "message" else _all(TableName, chosen["table"]),
-        topic=_as(str, chosen["topic"]),
-        columns=_columns(chosen),
-        headers=_all(HeaderColumn, chosen["header"]),
-        format=_as(str, chosen["format"]),
-        ce_source=None if chosen["ce_source"] is None else _as(str, chosen["ce_source"]),
-        content_type=_as(str, chosen["content_type"]),
-        on_poison=_as(str, chosen["on_poison"]),
-        dead_letter_topic=None if chosen["dead_letter_topic"] is None else _as(str, chosen["dead_letter_topic"]),
-        on_slot_busy=_as(str, chosen["on_slot_busy"]),
-        on_slot_lost=_as(str, chosen["on_slot_lost"]),
-        max_in_flight_events=_as(int, chosen["max_in_flight_events"]),
-        max_in_flight_bytes=_as(int, chosen["max_in_flight_bytes"]),
-        until_caught_up=chosen["until"] == "caught-up",
-        partitions_ahead=None if chosen["partitions_ahead"] is None else _as(int, chosen["partitions_ahead"]),
-        prune_after=None if chosen["prune_after"] is None else _as(float, chosen["prune_after"]),
-        shutdown_timeout=_as(float, chosen["shutdown_timeout"]),
-        startup_timeout=_as(float, chosen["startup_timeout"]),
-        http=_as(str, chosen["http"]),
-        log_format=_as(str, chosen["log_format"]),
-        log_level=_as(str, chosen["log_level"]),
-    )
-
-
-def _of(shard: Shard | None, base: object) -> str:
-    name = _as(str, base)
-    return name if shard is None else shard.name(name)
-
-
-def _columns(chosen: Mapping[str, object]) -> Columns:
-    timestamp, partition = chosen["timestamp_column"], chosen["partition_column"]
-    span_context = chosen["span_context_column"]
-    return Columns(
-        id=_all(str, chosen["id_column"]),
-        key=_all(str, chosen["key_column"]),
-        type=_all(str, chosen["type_column"]),
-        payload=_all(str, chosen["payload_column"]),
-        timestamp=None if timestamp is None else _as(str, timestamp),
-        partition=None if partition is None else _as(str, partition),
-        span_context=None if span_context is None else _as(str, span_context),
-    )
-
-
-def _as(kind: type[T], value: object) -> T:
-    assert isinstance(value, kind), f"{type(value).__name__} is no {kind.__name__}"
-    return value
-
-
-def _all(kind: type[T], value: object) -> tuple[T, ...]:
-    return tuple(_as(kind, item) for item in _as(tuple, value))

@@ -54,7 +54,7 @@ def parse_size(text: str) -> int:
 
 def show_size(value: object) -> str:
     """Bytes in the largest binary unit that leaves no rest."""
-    size: int = _as(int, value)
+    size: int = expect(int, value)
     for bits, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
         if size and size % (1 << bits) == 0:
             return f"{size >> bits}{unit}"
@@ -80,7 +80,7 @@ def parse_positive_duration(text: str) -> float:
 
 def show_duration(value: object) -> str:
     """Seconds, without digits that say nothing; whole days as days."""
-    seconds = _as(float, value)
+    seconds = expect(float, value)
     days, rest = divmod(seconds, _UNIT_SECONDS["d"])
     return f"{days:.6g}d" if days and not rest else f"{seconds:.6g}s"
 
@@ -177,13 +177,13 @@ def parse_columns(text: str) -> tuple[str, ...]:
 
 def show_column(value: object) -> str:
     """A column's name, in quotes where a comma, a colon, a quote or space would be misread."""
-    name = _as(str, value)
+    name = expect(str, value)
     return '"' + name.replace('"', '""') + '"' if re.search(r'[",:]|^\s|\s$', name) else name
 
 
 def show_columns(value: object) -> str:
     """The names as `parse_columns` reads them."""
-    return ",".join(show_column(name) for name in _as(tuple, value))
+    return ",".join(show_column(name) for name in expect(tuple, value))
 
 
 def choice(*words: str) -> Kind:
@@ -198,9 +198,15 @@ def choice(*words: str) -> Kind:
     return Kind("[" + "|".join(words) + "]", expected, parse)
 
 
-def _as(kind: type[T], value: object) -> T:
-    assert isinstance(value, kind), f"{value!r} is no {kind.__name__}"
+def expect(kind: type[T], value: object) -> T:
+    """`value`, which is one of these as it was parsed by a `Kind`: for the type checker, and an assertion."""
+    assert isinstance(value, kind), f"{type(value).__name__} is no {kind.__name__}"
     return value
+
+
+def expect_all(kind: type[T], value: object) -> tuple[T, ...]:
+    """As `expect`, for each of several."""
+    return tuple(expect(kind, item) for item in expect(tuple, value))
 
 
 TEXT: Final = Kind("TEXT", "a text", parse_text)

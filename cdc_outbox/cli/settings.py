@@ -14,8 +14,8 @@ import click
 
 from cdc_outbox.cli.options import Chosen, SettingOption, choose, config_file
 from cdc_outbox.cli.properties import KafkaProperties
-from cdc_outbox.config import Settings
-from cdc_outbox.options import OPTIONS, settings_from
+from cdc_outbox.config import Settings, settings_from
+from cdc_outbox.options import OPTIONS
 
 _RANK: Final = ("default", "file", "environment", "flag")
 

@@ -21,7 +21,8 @@ from cdc_outbox.cli.options import (
     tables_option,
     topic_option,
 )
-from cdc_outbox.options import OPTIONS, settings_from
+from cdc_outbox.config import settings_from
+from cdc_outbox.options import OPTIONS
 
 if TYPE_CHECKING:
     from cdc_outbox.config import Settings

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from cdc_outbox.config import Columns, HeaderColumn, Secret, Settings
+from cdc_outbox.config import Columns, HeaderColumn, Secret, Settings, settings_from
 from cdc_outbox.names import TableName
-from cdc_outbox.options import DSN, OPTIONS, PRESETS, preset_values, settings_from
+from cdc_outbox.options import DSN, OPTIONS, PRESETS, preset_values
 
 
 def chosen(**given: object) -> dict[str, object]:
