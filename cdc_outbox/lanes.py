@@ -16,12 +16,22 @@ from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode.messages import MessagePlan
 from cdc_outbox.decode.outbox import OutboxEvent, OutboxPlan, Plan, compile_plan
-from cdc_outbox.decode.pgoutput import LogicalMessage, Relation
+from cdc_outbox.decode.pgoutput import INSERT_TUPLE_OFFSET, LogicalMessage, Relation
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.names import TableName
+from cdc_outbox.postgres import wire
 from cdc_outbox.route import KafkaRecord, Route, TopicTemplate, header_names
 
 log = structlog.get_logger(__name__)
+
+PGOUTPUT_AT: Final = wire.XLOGDATA_HEADER_BYTES
+"""Where the pgoutput message begins in an XLogData message; of an Insert also …"""
+
+ROW_OID: Final = slice(PGOUTPUT_AT + 1, PGOUTPUT_AT + 5)
+"""… where the OID of its relation stands, which finds its lane, …"""
+
+ROW_AT: Final = PGOUTPUT_AT + INSERT_TUPLE_OFFSET
+"""… and where the tuple begins, which the lane reads."""
 
 TOLD_PREFIXES: Final = 100
 """Prefixes that are named in the log, once each: somebody may put an id into every one."""

@@ -23,7 +23,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.feedback import Feedback
-from cdc_outbox.lanes import Lanes, MessageLane, RowLane
+from cdc_outbox.lanes import PGOUTPUT_AT, ROW_AT, ROW_OID, Lanes, MessageLane, RowLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.outlet import Outlet
@@ -62,9 +62,6 @@ _XLOGDATA: Final = wire.XLOGDATA
 _INSERT: Final = pgoutput.INSERT
 _BEGIN: Final = pgoutput.BEGIN
 _COMMIT: Final = pgoutput.COMMIT
-_INSERT_AT: Final = wire.XLOGDATA_HEADER_BYTES
-_OID: Final = slice(_INSERT_AT + 1, _INSERT_AT + 5)
-_TUPLE_AT: Final = _INSERT_AT + pgoutput.INSERT_TUPLE_OFFSET
 
 
 class Suspected(Exception):
@@ -212,7 +209,7 @@ class Relay:
         for message in self._inbox:
             if message[0] == _XLOGDATA:
                 try:
-                    kind = message[_INSERT_AT]
+                    kind = message[PGOUTPUT_AT]
                 except IndexError:
                     raise ProtocolError(f"an XLogData message of {len(message)} bytes has nothing in it") from None
                 if kind == _INSERT:
@@ -232,22 +229,22 @@ class Relay:
 
     def _insert(self, message: bytes) -> bool:
         """Send one row on its way; False when it is held."""
-        lane = self._lanes.get(message[_OID])
+        lane = self._lanes.get(message[ROW_OID])
         if lane is None:
             lane = self._find_lane(message)
             if lane is None:
                 return True
         lane.received += 1
-        return self._outlet.send(lane, lane.read(message, _TUPLE_AT))
+        return self._outlet.send(lane, lane.read(message, ROW_AT))
 
     def _begin(self, message: bytes) -> None:
-        begin = pgoutput.read_begin(message, _INSERT_AT)
-        milliseconds = begin.commit_time // 1000 + wire.POSTGRES_EPOCH_SECONDS * 1000
+        begin = pgoutput.read_begin(message, PGOUTPUT_AT)
+        milliseconds = wire.unix_milliseconds(begin.commit_time)
         transaction = self._transaction = self._ledger.begin(milliseconds / 1000, begin.final_lsn)
         self._outlet.begin(transaction, milliseconds, alone=begin.final_lsn in self._errand.suspects)
 
     def _commit(self, message: bytes) -> None:
-        commit = pgoutput.read_commit(message, _INSERT_AT)
+        commit = pgoutput.read_commit(message, PGOUTPUT_AT)
         announced = self._transaction.lsn if self._transaction is not None else UNSET
         if commit.commit_lsn != announced:
             raise ProtocolError(
@@ -267,7 +264,7 @@ class Relay:
 
     def _other(self, message: bytes) -> bool:
         """Take a message that is no row: most say nothing to an outbox. False when it is an event that is held."""
-        decoded = pgoutput.decode(message, _INSERT_AT)
+        decoded = pgoutput.decode(message, PGOUTPUT_AT)
         if isinstance(decoded, pgoutput.Relation):
             self._relations[decoded.oid] = decoded
             self._count_received()
@@ -291,7 +288,7 @@ class Relay:
 
     def _find_lane(self, message: bytes) -> RowLane | None:
         """Compile the lane for a relation's first row; None when its rows are not for us, which is counted and logged."""
-        oid = int.from_bytes(message[_OID], "big")
+        oid = int.from_bytes(message[ROW_OID], "big")
         relation = self._relations.get(oid)
         if relation is None:
             raise ProtocolError(f"an Insert of relation {oid}, which was never described")
@@ -300,7 +297,7 @@ class Relay:
             table = self._renamed(table, self._errand.table_oids[oid])
         if self._lanes_of.is_outbox(table):
             try:
-                lane = self._lanes[message[_OID]] = self._lanes_of.compile(
+                lane = self._lanes[message[ROW_OID]] = self._lanes_of.compile(
                     relation._replace(schema=table.schema, name=table.name)
                 )
             except ConfigurationError as error:

@@ -256,21 +256,7 @@ def compile_reader(
         "  end = len(data) - 4",
     ]
     for position in range(count):
-        keep = position in wanted
-        # A cell's kind and length in one step. A NULL has no length: reading one behind it must not run over the end,
-        # which only the last cells can, since each of those that follow has a byte at least.
-        near_end = count - position < _CELL_HEAD.size
-        lines += [
-            f"  kind, length = head_at(data, at){' if at < end else (data[at], 0)' if near_end else ''}",
-            "  if kind == 116:",  # 't', text
-            "   start = at + 5",
-            "   at = start + length",
-            *([f"   c{position} = data[start:at]"] if keep else []),
-            "  elif kind == 110:",  # 'n', NULL
-            "   at += 1",
-            *([f"   c{position} = None"] if keep else []),
-            "  else: raise malformed(data, at)",
-        ]
+        lines += _cell_source(position, keep=position in wanted, near_end=count - position < _CELL_HEAD.size)
     lines += [
         "  if at != end + 4: raise malformed(data, at)",
         " except (IndexError, error) as problem: raise malformed(data, at) from problem",
@@ -288,3 +274,22 @@ def compile_reader(
     reader = names["reader"]
     assert callable(reader)
     return reader
+
+
+def _cell_source(position: int, *, keep: bool, near_end: bool) -> list[str]:
+    """Source that steps over one cell, and keeps its text if somebody wants it.
+
+    Kind and length come in one step. A NULL has no length: reading one behind it must not run over the end, which only the
+    last cells can, since each of those that follow has a byte at least.
+    """
+    return [
+        f"  kind, length = head_at(data, at){' if at < end else (data[at], 0)' if near_end else ''}",
+        "  if kind == 116:",  # 't', text
+        "   start = at + 5",
+        "   at = start + length",
+        *([f"   c{position} = data[start:at]"] if keep else []),
+        "  elif kind == 110:",  # 'n', NULL
+        "   at += 1",
+        *([f"   c{position} = None"] if keep else []),
+        "  else: raise malformed(data, at)",
+    ]

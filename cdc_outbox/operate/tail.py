@@ -25,7 +25,7 @@ from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.decode.pgoutput import Column, LogicalMessage, Relation
 from cdc_outbox.errors import AccessRefused, ConnectionLost, PoisonEvent, ProtocolError
 from cdc_outbox.feedback import Feedback
-from cdc_outbox.lanes import Lane, Lanes, MessageLane, RowLane
+from cdc_outbox.lanes import PGOUTPUT_AT, ROW_AT, ROW_OID, Lane, Lanes, MessageLane, RowLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.operate.event_lines import event_line, poison_line
@@ -46,10 +46,6 @@ FAREWELL_SECONDS: Final = 1.0
 
 SLOT_PREFIX: Final = "cdc_outbox_tail_"
 """Whoever finds it in pg_replication_slots knows whose it is."""
-
-_AT: Final = wire.XLOGDATA_HEADER_BYTES
-_OID: Final = slice(_AT + 1, _AT + 5)
-_TUPLE_AT: Final = _AT + pgoutput.INSERT_TUPLE_OFFSET
 
 
 class Output:
@@ -228,27 +224,27 @@ class Tail:
                 self._feedback.keepalive(keepalive)
 
     def _take(self, message: bytes) -> None:
-        kind = message[_AT]
+        kind = message[PGOUTPUT_AT]
         if kind == pgoutput.INSERT:
-            lane = self._lane(message[_OID])
+            lane = self._lane(message[ROW_OID])
             if lane is not None:
-                self._print(_line_of(lane, lane.read(message, _TUPLE_AT), self._commit_time, self._commit_lsn))
+                self._print(_line_of(lane, lane.read(message, ROW_AT), self._commit_time, self._commit_lsn))
         elif kind == pgoutput.BEGIN:
-            begin = pgoutput.read_begin(message, _AT)
-            self._commit_time = begin.commit_time // 1000 + wire.POSTGRES_EPOCH_SECONDS * 1000
+            begin = pgoutput.read_begin(message, PGOUTPUT_AT)
+            self._commit_time = wire.unix_milliseconds(begin.commit_time)
             self._commit_lsn = begin.final_lsn
             self._ledger.begin(self._commit_time / 1000)
         elif kind == pgoutput.COMMIT:
-            commit = pgoutput.read_commit(message, _AT)
+            commit = pgoutput.read_commit(message, PGOUTPUT_AT)
             self._ledger.commit(commit.end_lsn)
             self._feedback.commit(commit.end_lsn)
         elif kind == pgoutput.RELATION:
-            relation = pgoutput.decode(message, _AT)
+            relation = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(relation, Relation)
             self._relations[relation.oid.to_bytes(4, "big")] = relation
             self._found.pop(relation.oid.to_bytes(4, "big"), None)
         elif kind == pgoutput.MESSAGE and self._messages is not None:
-            logical = pgoutput.decode(message, _AT)
+            logical = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(logical, LogicalMessage)
             self._take_logical(logical, self._messages)
 

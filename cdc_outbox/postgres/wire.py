@@ -49,3 +49,8 @@ def encode_status(*, write: int, flush: int, unix_time: float, reply_requested: 
     """A standby status update. `write`: received; `flush`: delivered, also sent as apply. `unix_time` in seconds."""
     clock = int((unix_time - POSTGRES_EPOCH_SECONDS) * 1_000_000)
     return _STATUS.pack(b"r", write, flush, flush, clock, reply_requested)
+
+
+def unix_milliseconds(postgres_microseconds: int) -> int:
+    """A timestamp of PostgreSQL's, microseconds since 2000, as Unix milliseconds."""
+    return postgres_microseconds // 1000 + POSTGRES_EPOCH_SECONDS * 1000

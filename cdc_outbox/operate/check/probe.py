@@ -30,7 +30,7 @@ from cdc_outbox.decode import pgoutput
 from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.decode.pgoutput import LogicalMessage, Relation
 from cdc_outbox.errors import AccessRefused, CdcOutboxError
-from cdc_outbox.lanes import Lane, Lanes, RowLane
+from cdc_outbox.lanes import PGOUTPUT_AT, ROW_AT, ROW_OID, Lane, Lanes, RowLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName, quote_identifier
 from cdc_outbox.operate.check.cluster import Cluster
@@ -81,10 +81,6 @@ _ELSEWHERE: Final = (
     "kafka.replication",
 )
 """Failures that do not forbid a probe: they are about other events, or about safety."""
-
-_AT: Final = wire.XLOGDATA_HEADER_BYTES
-_OID: Final = slice(_AT + 1, _AT + 5)
-_TUPLE_AT: Final = _AT + pgoutput.INSERT_TUPLE_OFFSET
 
 
 class Parcel:
@@ -344,10 +340,10 @@ class Probe:
                 if message[0] != wire.XLOGDATA:
                     self._answer(stream, message)
                     continue
-                kind = message[_AT]
+                kind = message[PGOUTPUT_AT]
                 if kind == pgoutput.BEGIN:
-                    begin = pgoutput.read_begin(message, _AT)
-                    commit_time = begin.commit_time // 1000 + wire.POSTGRES_EPOCH_SECONDS * 1000
+                    begin = pgoutput.read_begin(message, PGOUTPUT_AT)
+                    commit_time = wire.unix_milliseconds(begin.commit_time)
                 elif kind == pgoutput.RELATION:
                     self._describe(message, lanes)
                 elif (found := self._ours(message, kind, lanes)) is not None:
@@ -356,18 +352,18 @@ class Probe:
         raise Stopped
 
     def _describe(self, message: bytes, lanes: dict[bytes, RowLane]) -> None:
-        relation = pgoutput.decode(message, _AT)
+        relation = pgoutput.decode(message, PGOUTPUT_AT)
         assert isinstance(relation, Relation)
         if self._lanes.is_outbox(TableName(relation.schema, relation.name)):
             lanes[relation.oid.to_bytes(4, "big")] = self._lanes.compile(relation)
 
     def _ours(self, message: bytes, kind: int, lanes: dict[bytes, RowLane]) -> tuple[Lane, OutboxEvent] | None:
         """Our event, and the lane that it came by."""
-        if kind == pgoutput.INSERT and (lane := lanes.get(message[_OID])) is not None:
-            event = lane.read(message, _TUPLE_AT)
+        if kind == pgoutput.INSERT and (lane := lanes.get(message[ROW_OID])) is not None:
+            event = lane.read(message, ROW_AT)
             return (lane, event) if event.id == self._id.encode() else None
         if kind == pgoutput.MESSAGE and self._messages is not None:
-            logical = pgoutput.decode(message, _AT)
+            logical = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(logical, LogicalMessage)
             if self._messages.takes(logical):
                 event, _ = self._messages.read(logical.content)
