@@ -16,26 +16,25 @@ that position. Both copies have the same id. A relay that starts later sends its
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from cdc_outbox.acknowledge import Transaction
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
 from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.decode.pgoutput import LogicalMessage, Relation
-from cdc_outbox.errors import AccessRefused, CdcOutboxError
+from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.lanes import PGOUTPUT_AT, ROW_AT, ROW_OID, Lane, Lanes, RowLane
-from cdc_outbox.lsn import UNSET, Lsn, format_lsn
-from cdc_outbox.names import TableName, quote_identifier
+from cdc_outbox.lsn import UNSET, format_lsn
+from cdc_outbox.names import TableName
 from cdc_outbox.operate.check.cluster import Cluster
+from cdc_outbox.operate.check.probe_event import EVENT_TYPE, ProbeEvent
 from cdc_outbox.operate.check.report import Report
-from cdc_outbox.operate.emit import NewEvent, emit_event
 from cdc_outbox.operate.slots import create_patiently
 from cdc_outbox.postgres import connect, rows, server, slot, wire
 from cdc_outbox.postgres.replication import ReplicationSession
@@ -57,19 +56,6 @@ MESSAGES_PER_READ: Final = 1000
 SLOT_PREFIX: Final = "cdc_outbox_probe_"
 """Whoever finds it in pg_replication_slots knows whose it is."""
 
-NAME: Final = "cdc-outbox-probe"
-"""Key of the event, or its beginning, and what stands in the topic's template."""
-
-KEYS_TRIED: Final = 10_000
-"""Until one is this shard's: of 64 shards, the most that there can be, each has its share of them."""
-
-EVENT_TYPE: Final = "cdc-outbox.probe"
-HEADER: Final = "outbox.probe"
-PAYLOAD: Final = '{"probe": "cdc-outbox check --probe"}'
-
-_AGGREGATE_TYPES: Final = ("aggregatetype", "aggregate_type")
-"""Columns that want a value also where they do not name the topic."""
-
 CHECKS: Final = ("probe.delivery", "probe.relay")
 
 _ELSEWHERE: Final = (
@@ -81,15 +67,6 @@ _ELSEWHERE: Final = (
     "kafka.replication",
 )
 """Failures that do not forbid a probe: they are about other events, or about safety."""
-
-
-class Parcel:
-    """What the record is counted on until it is delivered."""
-
-    def __init__(self, lsn: Lsn) -> None:
-        self.lsn = lsn
-        self.events = 0
-        self.outstanding = 0
 
 
 def check_probe(
@@ -112,7 +89,7 @@ def check_probe(
     over = threading.Event()
     try:
         with _deadline(stop, over, PROBE_SECONDS):
-            probe.find_key()
+            probe.event.find_key(stop)
             if probe.is_harmless(report, shared_topic=shared_topic):
                 with translated():
                     probe.run(report)
@@ -166,13 +143,10 @@ class Probe:
         self._cluster = cluster
         self._settings = settings
         self._properties = properties
-        self._shape = shapes[0] if shapes else None
+        self.event = ProbeEvent(settings, shapes[0] if shapes else None)
         self._stop = stop
         self._lanes = Lanes(settings)
         self._messages = self._lanes.messages(Counters())
-        self._id = str(uuid.uuid4())
-        self._key = NAME
-        self._values = self._event_values()
         self.delivered = False
         self.waits_for = "there is no slot for the probe yet"
         """What has not come yet, in words."""
@@ -180,26 +154,9 @@ class Probe:
             "see database.transactions above: a slot begins when every open transaction that has written is over"
         )
 
-    def find_key(self) -> None:
-        """Of a shard: a key whose rows are this shard's, since others do not come out of its publication. Raises our errors."""
-        own = self._settings.own_rows
-        if own is None:
-            return
-        named = "SELECT %s::text || n AS key FROM pg_catalog.generate_series(1, %s) AS n"
-        query = f"SELECT named.key FROM ({named}) AS named WHERE {own.shard.condition('key')} LIMIT 1"  # noqa: S608 - quoted
-        with connect.open_connection(self._settings.dsn.reveal(), self._stop) as connection:
-            [(key,)] = connection.execute(query.encode(), (f"{NAME}-", KEYS_TRIED)).fetchall()
-        self._key = self._values[self._key_column] = str(key)
-
-    @property
-    def topic(self) -> str:
-        """Where the record will go."""
-        template = TopicTemplate(self._settings.topic)
-        return template.fill(tuple(self._values[column].encode() for column in template.columns))
-
     def is_harmless(self, report: Report, *, shared_topic: bool) -> bool:
         """Whether a relay that runs can deliver this event, and nobody reads it who does not expect it. Raises our errors."""
-        topic, cluster = self.topic, self._cluster
+        topic, cluster = self.event.topic, self._cluster
         if not TopicTemplate(self._settings.topic).columns and not shared_topic:
             report.fail(
                 CHECKS[0],
@@ -244,7 +201,7 @@ class Probe:
     def _send(
         self, connection: connect.Connection, stream: ReplicationStream, publisher: Publisher, report: Report
     ) -> None:
-        self._write(connection)
+        self.event.write(connection)
         committed = time.monotonic()
         lsn = format_lsn(server.current_lsn(connection))
         try:
@@ -259,76 +216,16 @@ class Probe:
             self._deliver(publisher, record)
             done = time.monotonic()
         finally:
-            gone = self._delete(connection)
+            gone = self.event.delete(connection)
         self.delivered = True
         report.ok(
             CHECKS[0],
             f"delivered to {record.topic} {_ms(done - committed)} after its commit ({_ms(read - committed)} until it was "
-            f"read, {_ms(done - read)} in Kafka), id {self._id}{'' if gone else '; its row stays in the table'}",
+            f"read, {_ms(done - read)} in Kafka), id {self.event.id}{'' if gone else '; its row stays in the table'}",
         )
         self._await_relay(connection, lsn, committed, report)
 
     # -- PostgreSQL
-
-    def _event_values(self) -> dict[str, str]:
-        """By column, as text."""
-        columns = self._settings.columns
-        names = [] if self._shape is None else [name for name, _ in self._shape.columns]
-
-        def first(wanted: tuple[str, ...]) -> str:
-            return next((name for name in wanted if name in names), wanted[0])
-
-        values = dict.fromkeys(TopicTemplate(self._settings.topic).columns, NAME)
-        values |= dict.fromkeys((name for name in _AGGREGATE_TYPES if name in names), NAME)
-        self._id_column, self._key_column = first(columns.id), first(columns.key)
-        values |= {
-            self._id_column: self._id,
-            self._key_column: self._key,
-            first(columns.type): EVENT_TYPE,
-            first(columns.payload): PAYLOAD,
-        }
-        if self._shape is None or first(columns.headers) in names:
-            values[first(columns.headers)] = json.dumps({HEADER: "true"})
-        return values
-
-    def _write(self, connection: connect.Connection) -> None:
-        """Commit it: as a row, by the emit function where a plain INSERT is refused; as a message where there is no table."""
-        if self._shape is None:
-            prefix = self._settings.message_prefix
-            connection.execute(
-                "SELECT pg_catalog.pg_logical_emit_message(true, %s, %s::text)", (prefix, json.dumps(self._values))
-            )
-            return
-        table = self._shape.table
-        listed = ", ".join(map(quote_identifier, self._values))
-        places = ", ".join(["%s"] * len(self._values))
-        insert = f"INSERT INTO {table.quoted} ({listed}) VALUES ({places})"  # noqa: S608 - quoted
-        try:
-            with translated():
-                connection.execute(insert.encode(), list(self._values.values()))
-        except AccessRefused as refused:
-            self._emit(table, refused)
-
-    def _emit(self, table: TableName, refused: AccessRefused) -> None:
-        event = NewEvent(NAME, self._key, EVENT_TYPE, PAYLOAD.encode(), json.dumps({HEADER: "true"}))
-        try:
-            self._id = emit_event(self._settings.dsn.reveal(), table, event)
-        except CdcOutboxError as error:
-            refused.cure = error.cure or refused.cure
-            raise refused from error
-
-    def _delete(self, connection: connect.Connection) -> bool:
-        """Take the row away again; False when it stays: this role may not, as a rule."""
-        if self._shape is None:
-            return True
-        column = quote_identifier(self._id_column)
-        delete = f"DELETE FROM {self._shape.table.quoted} WHERE {column}::text = %s"  # noqa: S608 - quoted
-        try:
-            with translated():
-                connection.execute(delete.encode(), (self._id,))
-        except CdcOutboxError:
-            return False
-        return True
 
     def _read(self, stream: ReplicationStream) -> KafkaRecord:
         """Wait for our event among whatever else is committed, and make its record."""
@@ -361,13 +258,13 @@ class Probe:
         """Our event, and the lane that it came by."""
         if kind == pgoutput.INSERT and (lane := lanes.get(message[ROW_OID])) is not None:
             event = lane.read(message, ROW_AT)
-            return (lane, event) if event.id == self._id.encode() else None
+            return (lane, event) if event.id == self.event.id.encode() else None
         if kind == pgoutput.MESSAGE and self._messages is not None:
             logical = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(logical, LogicalMessage)
             if self._messages.takes(logical):
                 event, _ = self._messages.read(logical.content)
-                return (self._messages, event) if event.id == self._id.encode() else None
+                return (self._messages, event) if event.id == self.event.id.encode() else None
         return None
 
     @staticmethod
@@ -398,7 +295,7 @@ class Probe:
     # -- Kafka
 
     def _deliver(self, publisher: Publisher, record: KafkaRecord) -> None:
-        parcel = Parcel(UNSET)
+        parcel = Transaction(0.0)
         taken = publisher.produce(record, parcel)
         assert taken, "the queue of a new producer has room"
         publisher.hurry()
