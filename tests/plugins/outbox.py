@@ -94,8 +94,10 @@ class Outbox:
         return self.database.execute(query) == [(True,)]
 
     def current_lsn(self) -> str:
-        """Where the server writes."""
-        return str(self.database.execute("SELECT pg_current_wal_insert_lsn()::text")[0][0])
+        """The end of what the server has written out: at least that of the caller's last commit, and a place that the flush
+        LSN can reach (the insert position may stand behind a page's header, where no record ends).
+        """
+        return str(self.database.execute("SELECT pg_current_wal_flush_lsn()::text")[0][0])
 
     # -- the relay
 
@@ -118,10 +120,13 @@ class Outbox:
         return relay
 
     def confirm(self) -> None:
-        """Wait until the running relay has confirmed all that is committed by now, by one event more."""
-        before = self.current_lsn()
+        """Wait until the running relay has confirmed all that is committed by now, and one event more.
+
+        Up to that event's end: a keepalive may lead past everything before it, and a stop would then leave it for later.
+        """
         self.add()
-        eventually(lambda: self.confirmed_past(before), f"the flush LSN passes {before}")
+        end = self.current_lsn()
+        eventually(lambda: self.confirmed_past(end), f"the flush LSN reaches {end}")
 
     # -- Kafka
 
