@@ -27,6 +27,12 @@ READ_SECONDS: Final = 120.0
 METADATA_SECONDS: Final = 30.0
 """For a new topic's partitions to have their leaders, and for a broker that was started to know its own."""
 
+LEADER_SECONDS: Final = 0.05
+"""Between two looks for the leaders: they are there within a few tenths of a second, before anything is measured."""
+
+RETRY_SECONDS: Final = 0.1
+"""Between two tries of `count` while a broker comes back: that takes seconds, and a try is a request to it."""
+
 _SILENT: Final = logging.getLogger("benchmarks.silent")
 """A broker that is taken away is part of a scenario, no news."""
 _SILENT.disabled = True
@@ -55,14 +61,19 @@ class Topic:
     """One topic of one turn, made anew and deleted at the end."""
 
     def __init__(self, brokers: str, name: str) -> None:
+        """Raises TimeoutError when its partitions get no leaders."""
         self.name = name
         self._brokers = brokers
         self._admin = AdminClient({"bootstrap.servers": brokers, "log_level": 0}, logger=_SILENT)
         made = NewTopic(name, PARTITIONS, 1, config={"message.timestamp.type": "LogAppendTime"})
         self._admin.create_topics([made])[name].result(30)
         deadline = time.monotonic() + METADATA_SECONDS
-        while any(part.leader < 0 for part in self._partitions().values()) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        while (led := sum(part.leader >= 0 for part in self._partitions().values())) < PARTITIONS:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{name}: {led} of {PARTITIONS} partitions have a leader after {METADATA_SECONDS:g} s"
+                )
+            time.sleep(LEADER_SECONDS)
 
     def _partitions(self) -> dict[int, PartitionMetadata]:
         return self._admin.list_topics(self.name, timeout=10).topics[self.name].partitions
@@ -78,7 +89,7 @@ class Topic:
             except KafkaException:  # a partition without its leader yet, a broker that comes back
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.1)
+                time.sleep(RETRY_SECONDS)
 
     def delete(self) -> None:
         """Remove it."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape
 
+from benchmarks.report import conditions
+
 WIDTH: Final = 820
 LABEL: Final = 150
 """Pixels that names take, left of the bars."""
@@ -129,12 +131,10 @@ def _draw(panel: Panel, top: int) -> str:
 
 
 def _about(document: Mapping[str, object]) -> str:
-    machine, versions, options = document["machine"], document["versions"], document["options"]
-    assert isinstance(machine, dict)
-    assert isinstance(versions, dict)
-    assert isinstance(options, dict)
+    taken = conditions(document)
+    versions = taken.versions
     return (
-        f"{str(document['taken'])[:10]} · {machine['cores']} cores, everything on one machine · PostgreSQL "
+        f"{taken.day} · {taken.machine['cores']} cores, everything on one machine · PostgreSQL "
         f"{versions['PostgreSQL']}, Apache Kafka {versions['Apache Kafka']}, Debezium {versions['Debezium']} · "
-        f"{options['rows']:,} rows"
+        f"{taken.options['rows']:,} rows"
     )

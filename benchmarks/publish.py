@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.chart import draw
-from benchmarks.report import table
+from benchmarks.report import conditions, table
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 
@@ -32,13 +32,11 @@ def publish(document: Mapping[str, object]) -> None:
 
 def _about(document: Mapping[str, object]) -> str:
     """When, on what, with what."""
-    machine, versions, options = document["machine"], document["versions"], document["options"]
-    assert isinstance(machine, dict)
-    assert isinstance(versions, dict)
-    assert isinstance(options, dict)
+    taken = conditions(document)
+    machine, options = taken.machine, taken.options
     return (
-        f"{str(document['taken'])[:10]}, {machine['cores']} cores of {machine['cpu']}, {machine['memory_gigabytes']} GB, "
+        f"{taken.day}, {machine['cores']} cores of {machine['cpu']}, {machine['memory_gigabytes']} GB, "
         f"{machine['system']}; load average before the run {machine['load_average_before']:.1f}. "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + ", ".join(f"{name} {version}" for name, version in taken.versions.items())
         + f". {options['rows']:,} rows, {options['payload_bytes']} B of json each, medians of {options['repeat']}."
     )

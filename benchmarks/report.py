@@ -68,6 +68,29 @@ class Results:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a run's figures were taken under, as its document says."""
+
+    day: str
+    """ISO 8601."""
+    machine: Mapping[str, object]
+    versions: Mapping[str, object]
+    options: Mapping[str, object]
+
+
+def conditions(document: Mapping[str, object]) -> Conditions:
+    """When, on what, with what."""
+    machine, versions, options = (_mapping(document, name) for name in ("machine", "versions", "options"))
+    return Conditions(str(document["taken"])[:10], machine, versions, options)
+
+
+def _mapping(document: Mapping[str, object], name: str) -> Mapping[str, object]:
+    member = document[name]
+    assert isinstance(member, dict), f"{name} is no object"
+    return member
+
+
 Row = dict[str, str | float | None]
 
 

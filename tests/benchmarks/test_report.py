@@ -12,7 +12,7 @@ from benchmarks.chart import draw
 from benchmarks.drained import Drained
 from benchmarks.latency import summary
 from benchmarks.publish import BEGIN, DOCS, END
-from benchmarks.report import Results, summarize_drains, table
+from benchmarks.report import Results, conditions, summarize_drains, table
 
 PUBLISHED = json.loads((DOCS / "benchmarks.json").read_text())
 
@@ -59,6 +59,15 @@ def test_the_chart_is_an_image_that_reads_on_light_and_on_dark_and_shows_every_c
     words = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
     assert "prefers-color-scheme: dark" in text
     assert {str(row["contender"]) for row in PUBLISHED["summary"]["drain"]} <= words
+
+
+def test_page_and_chart_tell_of_the_same_run() -> None:
+    page = (DOCS / "benchmarks.md").read_text().partition(BEGIN)[2].partition(END)[0]
+    taken = conditions(PUBLISHED)
+    for text in (page, draw(PUBLISHED)):
+        assert taken.day in text
+        assert f"{taken.options['rows']:,} rows" in text
+        assert all(str(taken.versions[name]) in text for name in ("PostgreSQL", "Apache Kafka", "Debezium"))
 
 
 def test_a_run_of_one_scenario_has_a_chart_too() -> None:
