@@ -2,7 +2,8 @@
 
     CdcOutboxError
     ├── ConfigurationError   78  change a setting, the database or the topic; a restart does not help
-    │   └── CannotConnect    78  one that no connection comes about with: TLS, the database's name
+    │   ├── CannotConnect    78  one that no connection comes about with: TLS, the database's name
+    │   └── StreamGap        78  rows that the slot cannot give us any more: only the table has them
     ├── AccessRefused        77  a wrong password, or a privilege that is missing
     ├── PoisonEvent          65  one event can never be delivered; the policy is to stop
     ├── Unreachable          69  a server does not answer; waiting helps
@@ -47,6 +48,13 @@ class CannotConnect(ConfigurationError):
     """No connection comes about as things are set: a certificate that does not verify, a database that does not exist.
 
     Final at start. Later it may pass by itself: certificates are renewed, and a failover ends.
+    """
+
+
+class StreamGap(ConfigurationError):
+    """Rows were committed that the slot cannot give us any more: it is lost, gone or not the same, or they were not published.
+
+    What was not delivered can only be read from the table: the cure names `slot recover`.
     """
 
 

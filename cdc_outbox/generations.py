@@ -24,8 +24,8 @@ from cdc_outbox.errors import (
     AccessRefused,
     CannotConnect,
     CdcOutboxError,
-    ConfigurationError,
     SlotBusy,
+    StreamGap,
     Undelivered,
     Unreachable,
 )
@@ -56,7 +56,6 @@ STANDBY_SECONDS: Final = 0.5
 
 GOOD_SECONDS: Final = 10.0
 """A generation that lasted this long makes the next pause short again."""
-
 
 NOT_IN_A_TABLE: Final = (
     "Events written as messages are in no table: those that were not delivered before are lost, so look there first "
@@ -155,7 +154,7 @@ class Generations:
             self._drop_publisher()
             return False
         except CdcOutboxError as error:
-            if self._settings.reads_messages and "slot recover" in error.cure and NOT_IN_A_TABLE not in error.cure:
+            if self._settings.reads_messages and isinstance(error, StreamGap) and NOT_IN_A_TABLE not in error.cure:
                 error.cure += f". {NOT_IN_A_TABLE}"
             self._counters.last_error = str(error)
             self._disconnected()
@@ -234,14 +233,14 @@ class Generations:
         return Surroundings(self._table_oids, current, found)
 
     def _require_slot(self, found: slot.SlotInfo | None) -> None:
-        """Raise ConfigurationError unless the slot can be streamed from, or may be made."""
+        """Raise ConfigurationError unless the slot can be streamed from, or may be made; StreamGap when it is not the same."""
         settings = self._settings
         recovers = settings.on_slot_lost == "recover"
         if found is not None:
             slot.require_usable(found, lost_is_fine=recovers)
             self._require_same_slot(found)
         elif self._streamed and not recovers:
-            raise ConfigurationError(
+            raise StreamGap(
                 f"slot {settings.slot} is gone: somebody dropped it while the relay was running",
                 cure="cdc-outbox slot recover, or simply a new start: both make a new slot and first send every row that is "
                 "still in the table; nothing is skipped, and what was delivered comes again with the same ids",
@@ -263,11 +262,11 @@ class Generations:
         return found.active or slot.decoded_transactions(connection, found.name) >= max(1, self._counters.transactions)
 
     def _require_same_slot(self, found: slot.SlotInfo) -> None:
-        """Raise ConfigurationError when the slot stands where nobody acknowledged anything: it is another one."""
+        """Raise StreamGap when the slot stands where nobody acknowledged anything: it is another one."""
         confirmed = found.confirmed_flush_lsn or UNSET
         known = self._known()
         if self._streamed and not self._shared and known != UNSET and confirmed > known:
-            raise ConfigurationError(
+            raise StreamGap(
                 f"slot {found.name} stands at {format_lsn(confirmed)}, but {format_lsn(known)} is the last that was "
                 "acknowledged: somebody dropped it and made it again, or advanced it, and what lies between is not streamed",
                 cure="cdc-outbox slot recover sends what is in the table; if another relay has streamed from the slot "

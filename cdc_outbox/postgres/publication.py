@@ -1,6 +1,7 @@
 """What a publication publishes, and how; and whether that is what an outbox needs.
 
-In: a connection, the publication's name, the outbox tables. Out: `Publication`, or ConfigurationError with the SQL that cures.
+In: a connection, the publication's name, the outbox tables. Out: `Publication`, or ConfigurationError with the SQL that cures;
+StreamGap where rows were written meanwhile that no slot will stream.
 Never: a change of the publication.
 
 PostgreSQL manual: 52.42 pg_publication; 52.18 pg_publication_tables; CREATE PUBLICATION.
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.errors import ConfigurationError, StreamGap
 from cdc_outbox.names import TableName, quote_identifier
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.shards import OwnRows
@@ -115,7 +116,7 @@ def find_tables(
 ) -> list[Table]:
     """Look the outbox tables up. `known`: by OID, the tables that they were before, as far as we know.
 
-    Raises ConfigurationError when one is not there, was renamed, or was made again.
+    Raises ConfigurationError when one is not there or was renamed, StreamGap when it was made again.
     """
     oids = {name: oid for oid, name in known.items()}
     found = []
@@ -126,7 +127,7 @@ def find_tables(
             now = _name_of(connection, oids.get(name, 0))
             raise (renamed(name, now) if now is not None else error) from None
         if oids.get(name, table.oid) != table.oid:
-            raise ConfigurationError(
+            raise StreamGap(
                 f"table {name} was dropped and made again under the same name: its rows were not streamed",
                 cure=f"publish it (ALTER PUBLICATION {quote_identifier(publication)} ADD TABLE {name.quoted}), then "
                 "cdc-outbox slot recover sends what is in it",
@@ -164,7 +165,7 @@ def require_published(
 ) -> None:
     """Raise ConfigurationError, with the SQL that cures, unless `publication` sends every insert into `tables`.
 
-    `older_slot`: there is a slot, which will not stream what is hidden now even after the cure; so the cure says more.
+    `older_slot`: there is a slot, which will not stream what is hidden now even after the cure; so it is a StreamGap.
     `own`: of a shard, it must send exactly the inserts of these rows.
     """
     if not tables:  # logical messages are not filtered by it, but a slot cannot be streamed from without one
@@ -181,9 +182,12 @@ def require_published(
             publication = _without_own_filter(publication, name, own, tables)
         _require_published(publication, name, tables)
     except ConfigurationError as error:
-        if older_slot and "slot recover" not in error.cure:
-            error.cure += f". {_HIDDEN}"
-        raise
+        raise (_also_hidden(error) if older_slot else error) from None
+
+
+def _also_hidden(error: ConfigurationError) -> StreamGap:
+    """The error, with what its cure does not heal: rows that an older slot has passed, or will pass."""
+    return StreamGap(error.what, cure=f"{error.cure}. {_HIDDEN}", **error.where)
 
 
 def _without_own_filter(
@@ -194,8 +198,7 @@ def _without_own_filter(
     if publication is None:
         raise ConfigurationError(
             f"publication {name} of shard {own.shard} does not exist",
-            cure=f"{install}. Rows written while it was missing are not streamed by a slot that is older: cdc-outbox slot "
-            "recover sends them from the table",
+            cure=install,
             publication=name,
         )
     ours = {table.name for table in tables}
@@ -219,8 +222,7 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
         raise ConfigurationError(
             f"publication {name} does not exist",
             cure=f"cdc-outbox sql install | psql …; or: CREATE PUBLICATION {quote_identifier(name)} FOR TABLE {listed} "
-            "WITH (publish = 'insert', publish_via_partition_root = true). Rows written while it was missing are not "
-            "streamed by a slot that is older: cdc-outbox slot recover sends them from the table",
+            "WITH (publish = 'insert', publish_via_partition_root = true)",
             publication=name,
         )
     alter = f"ALTER PUBLICATION {quote_identifier(name)}"
@@ -240,8 +242,7 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
         if table.name not in published:
             raise ConfigurationError(
                 f"publication {name} does not publish table {table.name}",
-                cure=f"{alter} ADD TABLE {table.name.quoted}. Rows written before that are not streamed by a slot that is "
-                "older: cdc-outbox slot recover sends them from the table",
+                cure=f"{alter} ADD TABLE {table.name.quoted}",
                 publication=name,
                 table=str(table.name),
             )
@@ -254,18 +255,24 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
             )
 
 
-def require_columns(publication: Publication, name: TableName, used: Sequence[str]) -> None:
-    """Raise ConfigurationError, with the SQL that cures, when the publication leaves out columns that are `used`."""
+def require_columns(
+    publication: Publication, name: TableName, used: Sequence[str], *, older_slot: bool = False
+) -> None:
+    """Raise ConfigurationError, with the SQL that cures, when the publication leaves out columns that are `used`.
+
+    `older_slot`: as above.
+    """
     published = next((table.columns for table in publication.tables if table.name == name), None)
     hidden = [column for column in used if published is not None and column not in published]
     if hidden:
-        raise ConfigurationError(
+        error = ConfigurationError(
             f"publication {publication.name} leaves out columns of {name}: {', '.join(hidden)}",
             cure=f"ALTER PUBLICATION {quote_identifier(publication.name)} SET TABLE "
-            f"{_listed(publication, without_columns=name)}. {_HIDDEN}",
+            f"{_listed(publication, without_columns=name)}",
             publication=publication.name,
             table=str(name),
         )
+        raise _also_hidden(error) if older_slot else error
 
 
 def _listed(

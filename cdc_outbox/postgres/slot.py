@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cdc_outbox.errors import ConfigurationError, SlotBusy
+from cdc_outbox.errors import ConfigurationError, SlotBusy, StreamGap
 from cdc_outbox.lsn import Lsn, parse_lsn
 from cdc_outbox.names import quote_identifier, quote_literal
 from cdc_outbox.postgres.connect import Connection
@@ -101,7 +101,7 @@ def inspect(connection: Connection, name: str) -> SlotInfo | None:
 
 
 def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
-    """Raise ConfigurationError when the slot cannot be ours: another kind, plugin or database, or lost."""
+    """Raise ConfigurationError when the slot cannot be ours: another kind, plugin or database; StreamGap when it is lost."""
     if info.slot_type != "logical" or info.plugin != PLUGIN:
         kind = f"a logical slot of plugin {info.plugin}" if info.slot_type == "logical" else "a physical slot"
         raise ConfigurationError(
@@ -116,7 +116,7 @@ def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
             slot=info.name,
         )
     if info.wal_status == LOST and not lost_is_fine:
-        raise ConfigurationError(
+        raise StreamGap(
             f"slot {info.name} is lost: the server has removed WAL that it still needed",
             cure="what it did not send can only be read from the table again: cdc-outbox slot recover makes a new slot and "
             "sends every row that is still there (run --on-slot-lost recover does it by itself); consumers drop what they know",

@@ -20,7 +20,7 @@ from typing import Final
 import psycopg
 from psycopg import pq
 
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost
+from cdc_outbox.errors import CdcOutboxError, ConnectionLost, StreamGap
 from cdc_outbox.names import quote_identifier, quote_literal
 from cdc_outbox.postgres import wire
 from cdc_outbox.postgres.replication import ReplicationSession, result_error
@@ -97,7 +97,7 @@ class ReplicationStream:
         """Give what has arrived, at most `limit` messages or about 1 MiB. Empty when there is nothing.
 
         Raises ConnectionLost when the wire is dead, the server's own error when it ended the copy with one, and
-        ConfigurationError when it says that it skipped a publication: never with a message from behind that in hand.
+        StreamGap when it says that it skipped a publication: never with a message from behind that in hand.
         """
         if self._skipping():
             raise _gap(self._slot, self._skipped)
@@ -213,9 +213,9 @@ class ReplicationStream:
         return ConnectionLost("PostgreSQL ended the stream: it is shutting down, or its connection was cut")
 
 
-def _gap(slot: str, words: str) -> ConfigurationError:
+def _gap(slot: str, words: str) -> StreamGap:
     """The server cannot tell which rows written while a publication was missing belonged to it. They are in the table."""
-    return ConfigurationError(
+    return StreamGap(
         f"the publication was missing while rows were written, and they cannot be streamed any more: {words}",
         cure="make sure that the publication exists and has the table (cdc-outbox sql install), then close the gap from the "
         "table: cdc-outbox slot recover",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.errors import ConfigurationError, StreamGap
 from cdc_outbox.names import TableName
 from cdc_outbox.postgres import connect, publication
 
@@ -67,6 +67,32 @@ def test_a_view_is_no_outbox(database: Database, connection: connect.Connection)
     database.execute("CREATE VIEW seen AS SELECT * FROM outbox")
     with pytest.raises(ConfigurationError, match=r"public\.seen"):
         publication.find_table(connection, TableName("public", "seen"))
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        "SELECT 1",
+        "CREATE PUBLICATION p FOR TABLE outbox WITH (publish = 'update')",
+        'CREATE PUBLICATION p FOR TABLE app."Other Box"',
+        "CREATE PUBLICATION p FOR TABLE outbox WHERE (n > 1)",
+    ],
+)
+def test_rows_that_are_not_published_are_a_gap_for_a_slot_that_is_there_and_for_no_other(
+    database: Database, connection: connect.Connection, arrange: str
+) -> None:
+    database.execute(arrange)
+    found = [publication.find_table(connection, OUTBOX)]
+    published = publication.inspect(connection, "p")
+    with pytest.raises(ConfigurationError) as without:
+        publication.require_published(published, "p", found)
+    with pytest.raises(StreamGap) as with_slot:
+        publication.require_published(published, "p", found, older_slot=True)
+    assert not isinstance(without.value, StreamGap)
+    assert "slot recover" not in without.value.cure
+    assert str(with_slot.value) == str(without.value)
+    assert with_slot.value.cure.startswith(without.value.cure)
+    assert with_slot.value.cure.count("cdc-outbox slot recover") == 1
 
 
 def test_a_missing_publication_is_cured_by_what_the_message_says(

@@ -10,6 +10,7 @@ from cdc_outbox.errors import CdcOutboxError
 DOCUMENTED_EXIT_CODES = {
     errors.ConfigurationError: 78,
     errors.CannotConnect: 78,
+    errors.StreamGap: 78,
     errors.AccessRefused: 77,
     errors.PoisonEvent: 65,
     errors.Unreachable: 69,

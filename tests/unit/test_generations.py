@@ -6,8 +6,8 @@ import pytest
 
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import Undelivered
-from cdc_outbox.generations import Generations
+from cdc_outbox.errors import ConfigurationError, StreamGap, Undelivered
+from cdc_outbox.generations import NOT_IN_A_TABLE, Generations
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.relay import Suspected
 from tests.plugins.scripted import Clock, ScriptedStop
@@ -33,3 +33,26 @@ def test_while_a_relay_connects_no_loop_is_missed(monkeypatch: pytest.MonkeyPatc
     Generations(Settings(brokers="b"), counters, ScriptedStop(Clock())).run()
 
     assert counters.last_turn_monotonic is None
+
+
+@pytest.mark.parametrize("source", ["table", "message", "both"])
+def test_of_a_gap_it_is_said_that_messages_are_in_no_table_where_messages_are_read(
+    monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    def lost(_self: Generations) -> None:
+        raise StreamGap("slot s is lost", cure="cdc-outbox slot recover")
+
+    monkeypatch.setattr(Generations, "_generation", lost)
+    with pytest.raises(StreamGap) as ended:
+        Generations(Settings(brokers="b", source=source), Counters(), ScriptedStop(Clock())).run()
+    assert (NOT_IN_A_TABLE in ended.value.cure) == (source != "table")
+
+
+def test_of_other_errors_it_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(_self: Generations) -> None:
+        raise ConfigurationError("wal_level is replica", cure="not this: cdc-outbox slot recover")
+
+    monkeypatch.setattr(Generations, "_generation", wrong)
+    with pytest.raises(ConfigurationError) as ended:
+        Generations(Settings(brokers="b", source="both"), Counters(), ScriptedStop(Clock())).run()
+    assert ended.value.cure == "not this: cdc-outbox slot recover"
