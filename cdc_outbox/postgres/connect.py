@@ -23,10 +23,7 @@ import psycopg
 from psycopg import conninfo as psycopg_conninfo
 from psycopg import pq
 
-from cdc_outbox.errors import (
-    CdcOutboxError,
-    ConfigurationError,
-)
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError
 from cdc_outbox.postgres.translation import translate, translated
 from cdc_outbox.stop import Stop, Stopped
 
