@@ -63,5 +63,10 @@ def settings_of(ctx: click.Context, *, brokers_needed: bool = True) -> Settings:
             "--shard and --prune-after do not go together: a shard's slot does not tell what the others have delivered.",
             ctx,
         )
+    if chosen["source"].value == "message" and chosen["prune-after"].value is not None:
+        raise click.UsageError(
+            "--source message and --prune-after do not go together: messages are in no table, so there is nothing to delete.",
+            ctx,
+        )
     values = {OPTIONS[name].key: one.value for name, one in chosen.items()}
     return settings_from(values, "" if brokers is None else str(brokers), kafka)
