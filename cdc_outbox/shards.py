@@ -56,6 +56,30 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedShard:
+    """A shard, and the name that those of its kind have in common."""
+
+    base: str
+    shard: Shard
+
+
+def named_shard(name: str) -> NamedShard | None:
+    """The shard whose slot or publication has this name: `cdc_outbox_0_of_2`. None when it is not called like one."""
+    match = re.fullmatch(r"(.+)_(0|[1-9][0-9]?)_of_([1-9][0-9]?)", name)
+    if match is None or not 2 <= int(match[3]) <= MOST or int(match[2]) >= int(match[3]):
+        return None
+    return NamedShard(match[1], Shard(int(match[2]), int(match[3])))
+
+
+def with_siblings(name: str) -> tuple[str, ...]:
+    """The slots that rows are shared by: of a shard's slot those of all shards, else the one that has this name."""
+    found = named_shard(name)
+    if found is None:
+        return (name,)
+    return tuple(Shard(index, found.shard.count).name(found.base) for index in range(found.shard.count))
+
+
+@dataclass(frozen=True, slots=True)
 class OwnRows:
     """A shard, and the names that the key column may have."""
 

@@ -58,7 +58,7 @@ cdc-outbox prune --older-than 7d --dry-run"""
     "--also-slot",
     multiple=True,
     metavar="NAME",
-    help="One more slot that must have confirmed the rows, such as another shard's; may be repeated.",
+    help="One more slot that must have confirmed the rows; may be repeated. Those of other shards count by themselves.",
 )
 @dsn_option
 @slot_option

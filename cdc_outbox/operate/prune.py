@@ -19,6 +19,7 @@ from cdc_outbox.errors import ConnectionLost, Unreachable
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.postgres import connect, partitions, publication, retention, server
+from cdc_outbox.shards import with_siblings
 from cdc_outbox.stop import Stop, Stopped
 
 POLL_SECONDS: Final = 0.1
@@ -53,9 +54,14 @@ class PruneOrder:
     """How long the slot may take to reach the fence. An idle slot moves on every ten seconds."""
     dry_run: bool = False
     also: tuple[str, ...] = ()
-    """More slots that have to have confirmed it: those of other shards, say."""
+    """More slots that have to have confirmed it. With the slot of a shard, those of the other shards count by themselves."""
     partitions_ahead: int | None = None
     """For a table that is partitioned by time: make the partitions of so many days to come. None: make none."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """All that have to have confirmed a row before it goes: a shard's slot says nothing of the other shards' rows."""
+        return tuple(dict.fromkeys(one for name in (self.slot, *self.also) for one in with_siblings(name)))
 
 
 @dataclass(slots=True)
@@ -117,7 +123,7 @@ def prune(
             for table in found:
                 if partitions.time_key(connection, table) is not None:
                     result.made += partitions.make_ahead(connection, table, order.partitions_ahead)
-        guards = [retention.SlotGuard(connection, name) for name in (order.slot, *order.also)]
+        guards = [retention.SlotGuard(connection, name) for name in order.slots]
         fence = retention.take_fence(connection, order.older_than)
 
         def until_delivered(lsn: Lsn) -> None:

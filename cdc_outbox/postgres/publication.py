@@ -16,7 +16,7 @@ from typing import Final
 from cdc_outbox.errors import ConfigurationError, StreamGap
 from cdc_outbox.names import TableName, quote_identifier
 from cdc_outbox.postgres.connect import Connection
-from cdc_outbox.shards import OwnRows
+from cdc_outbox.shards import OwnRows, named_shard
 
 LOCK_SECONDS: Final = 5.0
 """pg_publication_tables waits for a table that is locked (a migration). For those who ask: after this long try again later."""
@@ -247,9 +247,13 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
                 table=str(table.name),
             )
         if published[table.name].row_filter is not None:
+            shard = named_shard(name)
             raise ConfigurationError(
                 f"publication {name} hides rows of {table.name}: WHERE {published[table.name].row_filter}",
-                cure=f"{alter} SET TABLE {_listed(publication, without_filter=table.name)}",
+                cure=f"{alter} SET TABLE {_listed(publication, without_filter=table.name)}"
+                if shard is None
+                else f"it is the publication of a shard: --shard {shard.shard} --publication {shard.base}; or, for a command "
+                f"that knows no --shard, --publication {shard.base}, which has the rows of all shards",
                 publication=name,
                 table=str(table.name),
             )

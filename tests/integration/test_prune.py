@@ -193,6 +193,31 @@ def test_every_slot_that_is_named_must_have_confirmed_it(shop: Shop) -> None:
         assert shop.prune(also=(other,)).total == 3
 
 
+def test_rows_of_a_shard_wait_for_all_shards_whichever_is_named(shop: Shop) -> None:
+    first, second = (f"{shop.slot}_{index}_of_2" for index in range(2))
+    shop.write(20)
+    shop.database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [first])
+    with contextlib.closing(StandIn(shop.database, first)):
+        with pytest.raises(ConfigurationError, match=f"{second} does not exist"):
+            shop.prune(slot=first)
+        shop.database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [second])
+        shop.write(20)
+        for named in ({"slot": first}, {"slot": second}, {"also": (second,)}):
+            with pytest.raises(Undelivered, match=second):
+                shop.prune(**named, wait=1.0)
+        assert shop.rows() == 40
+        with contextlib.closing(StandIn(shop.database, second)):
+            assert shop.prune(slot=first).total == 40
+
+
+def test_the_publication_of_a_shard_is_refused_and_not_to_be_changed(shop: Shop) -> None:
+    apply_install(shop.database.dsn, InstallOptions(shards=2), lambda _words: None)
+    with pytest.raises(ConfigurationError, match="hides rows") as refused:
+        shop.prune(publication="cdc_outbox_1_of_2")
+    assert "ALTER PUBLICATION" not in refused.value.cure
+    assert "--publication cdc_outbox" in refused.value.cure
+
+
 def test_what_the_caller_knows_counts_as_well(shop: Shop) -> None:
     shop.write(1)
     with pytest.raises(Undelivered):

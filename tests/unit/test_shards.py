@@ -6,7 +6,7 @@ import pytest
 
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.operate.install import InstallOptions, render_install
-from cdc_outbox.shards import OwnRows, Shard, parse_shard
+from cdc_outbox.shards import NamedShard, OwnRows, Shard, named_shard, parse_shard, with_siblings
 from tests.plugins.command import run_command
 
 OWN = OwnRows(Shard(1, 2), ("aggregateid", "My Key"))
@@ -21,6 +21,23 @@ def test_a_shard_is_written_as_it_is_read() -> None:
 def test_what_is_no_shard_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a shard"):
         parse_shard(text)
+
+
+@pytest.mark.parametrize("shard", [Shard(0, 2), Shard(1, 2), Shard(63, 64)])
+@pytest.mark.parametrize("base", ["cdc_outbox", "a_0_of_2", "b_of_c"])
+def test_a_shard_is_told_by_the_name_that_it_gives(shard: Shard, base: str) -> None:
+    name = shard.name(base)
+    assert named_shard(name) == NamedShard(base, shard)
+    assert name in with_siblings(name)
+    assert len(with_siblings(name)) == shard.count
+
+
+@pytest.mark.parametrize(
+    "name", ["cdc_outbox", "s_2_of_2", "s_0_of_1", "s_0_of_65", "s_00_of_2", "_0_of_2", "s_0_of_2x"]
+)
+def test_any_other_name_is_no_shards(name: str) -> None:
+    assert named_shard(name) is None
+    assert with_siblings(name) == (name,)
 
 
 def test_its_slot_and_its_publication_are_named_after_it() -> None:
