@@ -114,7 +114,11 @@ class FirstStart:
         assert created.snapshot is not None
         self._rows.time = int(time.time() * 1000)
         with rows.open_snapshot(
-            self._settings.dsn.reveal(), created.snapshot, self._stop, self._settings.own_rows
+            self._settings.dsn.reveal(),
+            created.snapshot,
+            self._stop,
+            self._settings.own_rows,
+            otherwise="" if replace else "--no-snapshot: then the rows that are in the table already are never sent",
         ) as snapshot:
             self._send_tables(snapshot)
         self._rows.finish()

@@ -23,7 +23,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
 from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.decode.pgoutput import Column, LogicalMessage, Relation
-from cdc_outbox.errors import AccessRefused, ConnectionLost, PoisonEvent, ProtocolError
+from cdc_outbox.errors import ConnectionLost, PoisonEvent, ProtocolError
 from cdc_outbox.feedback import Feedback
 from cdc_outbox.lanes import PGOUTPUT_AT, ROW_AT, ROW_OID, Lane, Lanes, MessageLane, RowLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
@@ -154,13 +154,9 @@ class Tail:
     # -- the rows that are in the table
 
     def _print_rows(self, dsn: str, exported: str) -> None:
-        try:
-            with rows.open_snapshot(dsn, exported, self._stop) as snapshot:
-                for table in self._settings.tables:
-                    self._print_table(snapshot, table)
-        except AccessRefused as error:
-            grants = error.cure.partition("(or")[0]
-            raise AccessRefused(error.what, cure=f"{grants}(or --from-now: no table is read)", **error.where) from error
+        with rows.open_snapshot(dsn, exported, self._stop, otherwise="--from-now: no table is read") as snapshot:
+            for table in self._settings.tables:
+                self._print_table(snapshot, table)
 
     def _print_table(self, snapshot: rows.SnapshotRows, table: TableName) -> None:
         shape = snapshot.shape(table)

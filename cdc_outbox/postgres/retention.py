@@ -146,7 +146,7 @@ def _refused(connection: connect.Connection, table: TableName, why: str) -> Acce
         f"or, after cdc-outbox sql roles: GRANT cdc_outbox_pruner TO {role}"
     )
     if "row-level security" in why:
-        cure = f"ALTER ROLE {role} BYPASSRLS; since a policy hides rows from it"
+        cure = f"ALTER ROLE {role} BYPASSRLS; -- a policy hides rows from it"
     return AccessRefused(
         f"role {connection.info.user} may not prune {table}: {why}",
         cure=f"as an administrator: {cure}",

@@ -61,9 +61,11 @@ SELECT a.attname, a.atttypid::int8
 class SnapshotRows:
     """A transaction that sees an exported snapshot. Use `open_snapshot`."""
 
-    def __init__(self, connection: connect.Connection, own: OwnRows | None = None) -> None:
+    def __init__(self, connection: connect.Connection, own: OwnRows | None = None, *, otherwise: str = "") -> None:
+        """`otherwise`: what somebody who may not read the rows can do without them, for the cure."""
         self._connection = connection
         self._own = own
+        self._otherwise = f" (or {otherwise})" if otherwise else ""
 
     def shape(self, table: TableName) -> TableShape:
         """Describe the table as this snapshot sees it. Raises our errors."""
@@ -157,10 +159,10 @@ class SnapshotRows:
             role = self._connection.info.user
             grant = f'GRANT USAGE ON SCHEMA "{table.schema}" TO "{role}"; GRANT SELECT ON {table.quoted} TO "{role}";'
             if "row-level security" in error.what:
-                grant = f'ALTER ROLE "{role}" BYPASSRLS; since a policy hides rows from it'
+                grant = f'ALTER ROLE "{role}" BYPASSRLS; -- a policy hides rows from it'
             raise AccessRefused(
-                f"role {role} may not read {table}, whose rows have to be sent first: {error.what}",
-                cure=f"{grant} (or --no-snapshot, if nobody waits for the rows that are there already)",
+                f"role {role} may not read {table}: {error.what}",
+                cure=f"{grant}{self._otherwise}",
                 table=str(table),
             ) from error
 
@@ -171,16 +173,18 @@ def size_of(batch: Sequence[Cells]) -> int:
 
 
 @contextlib.contextmanager
-def open_snapshot(dsn: str, snapshot: str | None, stop: Stop, own: OwnRows | None = None) -> Iterator[SnapshotRows]:
+def open_snapshot(
+    dsn: str, snapshot: str | None, stop: Stop, own: OwnRows | None = None, *, otherwise: str = ""
+) -> Iterator[SnapshotRows]:
     """Open a transaction that sees what `snapshot` sees (None: the present), until the end of the block.
 
-    `own`: of a shard, only its rows are there. Raises our errors, Stopped on a stop.
+    `own`: of a shard, only its rows are there. `otherwise`: as for SnapshotRows. Raises our errors, Stopped on a stop.
     """
     with connect.open_connection(dsn, stop) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         if snapshot is not None:
             connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
-        yield SnapshotRows(connection, own)
+        yield SnapshotRows(connection, own, otherwise=otherwise)
 
 
 def _sql_name(table: TableName) -> Identifier:

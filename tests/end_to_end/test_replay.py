@@ -147,7 +147,9 @@ def test_a_role_that_may_not_read_is_told_the_grant(outbox: Outbox) -> None:
     outbox.database.execute("CREATE ROLE blind LOGIN PASSWORD 'blind-password'")
     done = replay(outbox, "--all", "--yes", dsn=outbox.database.dsn_for("blind", "blind-password"))
     assert done.returncode == 77
+    assert "role blind may not read public.outbox: " in done.stderr
     assert 'GRANT SELECT ON "public"."outbox" TO "blind"' in done.stderr
+    assert "--no-snapshot" not in done.stderr
 
 
 def test_a_table_without_the_column_that_is_asked_for_says_so(outbox: Outbox) -> None:

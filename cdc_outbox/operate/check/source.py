@@ -137,12 +137,19 @@ def _check_select(
     try:
         rows.SnapshotRows(connection).require_readable(shape)
     except AccessRefused as error:
-        first_start = around.slot is None and settings.create_slot and settings.snapshot
-        if first_start or settings.on_slot_lost == "recover":
-            report.fail_with(check, error)
+        if around.slot is None and settings.create_slot and settings.snapshot:
+            report.fail(
+                check,
+                f"{error.what}; and a first start sends the rows that are in the table",
+                error.cure,
+                "or --no-snapshot, if nobody waits for those rows",
+            )
+        elif settings.on_slot_lost == "recover":
+            report.fail(check, f"{error.what}; and --on-slot-lost recover reads them from the table", error.cure)
         else:
-            cure = error.cure.partition(" (or --no-snapshot")[0]
-            report.warn(check, f"{error.what}: streaming needs it not, but a lost slot could not be recovered", cure)
+            report.warn(
+                check, f"{error.what}; streaming does without, but a lost slot could not be recovered", error.cure
+            )
     except CdcOutboxError as error:
         report.fail_with(check, error)
     else:
