@@ -66,6 +66,10 @@ BEGIN
     END IF;
 
     DROP FUNCTION IF EXISTS public.outbox_emit;
+    IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = outbox_table AND tgname = 'delete_after_insert') THEN
+        DROP TRIGGER delete_after_insert ON public.outbox;  -- rows that are inserted from now on stay
+    END IF;
+    DROP FUNCTION IF EXISTS public.outbox_delete();
 
     IF drop_table THEN
         DROP TABLE IF EXISTS public.outbox;

@@ -45,6 +45,11 @@ def command() -> None:
     help="Publications for so many relays besides, each with the rows of its share of the keys (PostgreSQL 15 and later).",
 )
 @click.option("--partitioned", is_flag=True, help="Partition the table by day: prune drops whole days then.")
+@click.option(
+    "--delete-after-insert",
+    is_flag=True,
+    help="Delete each row in the transaction that inserts it: no prune, and nothing to recover or to replay.",
+)
 @publication_option
 @option("message-prefix")
 @option("source")
@@ -61,6 +66,7 @@ def install(
     *,
     apply: bool,
     partitioned: bool,
+    delete_after_insert: bool,
 ) -> None:
     """Table, emit function and publication. Idempotent, also as a migration.
 
@@ -76,6 +82,7 @@ def install(
         message_prefix=message_prefix,
         shards=shards or 0,
         partitioned=partitioned,
+        delete_after_insert=delete_after_insert,
     )
     if not apply:
         click.echo(render_install(options), nl=False)
@@ -83,6 +90,8 @@ def install(
     apply_install(reveal(dsn), options, _warn)
     made = "no table" if source == "message" else f"table {table}"
     _say(f"installed: {made}, function {options.emit_function}, publication {publication}")
+    if delete_after_insert:
+        _warn("rows are deleted as they are inserted: make the slot before the first event (cdc-outbox slot create)")
 
 
 @command.command()
@@ -214,7 +223,8 @@ def _lines(options: InstallOptions, found: Installation) -> list[tuple[str, str,
     if options.source == "message":
         table, publishes = "not needed" if not found.table else "there, and not needed", "there"
     else:
-        table = f"{version}, payload {found.payload_type}" if found.table else "missing"
+        kept = ", rows are deleted after insert" if found.delete_after_insert else ""
+        table = f"{version}, payload {found.payload_type}{kept}" if found.table else "missing"
     return [
         ("table", str(options.table), table),
         ("function", str(options.emit_function), "there" if found.function else "missing"),
@@ -227,7 +237,12 @@ def _document(options: InstallOptions, found: Installation) -> dict[str, object]
     from cdc_outbox.operate.install import ROLES, SQL_VERSION
 
     return {
-        "table": {"name": str(options.table), "exists": found.table, "payload_type": found.payload_type},
+        "table": {
+            "name": str(options.table),
+            "exists": found.table,
+            "payload_type": found.payload_type,
+            "delete_after_insert": found.delete_after_insert,
+        },
         "function": {"name": str(options.emit_function), "exists": found.function},
         "publication": {
             "name": options.publication,

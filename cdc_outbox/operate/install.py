@@ -50,6 +50,12 @@ NAME_BYTES: Final = 63
 
 EMIT_SUFFIX: Final = "_emit"
 
+DELETE_SUFFIX: Final = "_delete"
+"""Of the trigger function of `--delete-after-insert`."""
+
+DELETE_TRIGGER: Final = "delete_after_insert"
+"""What `sql/delete_after_insert.sql` calls it."""
+
 CLAIM_SUFFIX: Final = "_claim"
 PRUNE_SUFFIX: Final = "_prune"
 
@@ -71,6 +77,8 @@ class InstallOptions:
     """So many publications besides, one for each shard of the keys; 0: none."""
     partitioned: bool = False
     """By day, over created_at."""
+    delete_after_insert: bool = False
+    """By a trigger, in the same transaction: the table stays empty."""
 
     def __post_init__(self) -> None:
         _check_name("schema", self.table.schema)
@@ -83,10 +91,22 @@ class InstallOptions:
                 raise ConfigurationError(
                     "logical messages have no shards: a publication does not filter them", cure="leave out --shards"
                 )
+        if self.delete_after_insert:
+            _check_name("table", self.table.name, NAME_BYTES - len(DELETE_SUFFIX))
+            self._check_rows()
         if not re.fullmatch(rf"[a-z0-9_]{{1,{NAME_BYTES}}}", self.slot):
             raise ConfigurationError(
                 f"not a name for a slot: {self.slot!r}",
                 cure="use lower-case letters, digits and underscores, 63 at most",
+            )
+
+    def _check_rows(self) -> None:
+        if self.source == "message":
+            raise ConfigurationError("logical messages have no rows to delete", cure="leave out --delete-after-insert")
+        if self.partitioned:
+            raise ConfigurationError(
+                "rows that are deleted at once need no partitions",
+                cure="leave out --partitioned, or --delete-after-insert if rows are to stay until they are pruned",
             )
 
     @property
@@ -101,10 +121,12 @@ def emit_function(table: TableName) -> TableName:
 
 
 def render_install(options: InstallOptions) -> str:
-    """`outbox.sql`: table, emit function, publication; `shards.sql` after it. Or `message.sql`: without the table."""
+    """`outbox.sql`: table, emit function, publication; then what is asked for. Or `message.sql`: without the table."""
     text = _render("message" if options.source == "message" else "outbox", options)
     if options.partitioned:
         text = _partitioned(text) + _render("partitions", options)
+    if options.delete_after_insert:
+        text += f"\n{_render('delete_after_insert', options)}"
     return text + (f"\n{_render('shards', options)}" if options.shards else "")
 
 
@@ -184,7 +206,7 @@ def _places(options: InstallOptions) -> list[_Place]:
         _Place(r"payload\s+", "json", options.payload_type),
         _declared("payload_type", "json", options.payload_type),
         _declared("message_prefix", DEFAULT_PREFIX, options.message_prefix),
-        *_table_places(default.table, options.table, EMIT_SUFFIX),
+        *_table_places(default.table, options.table, EMIT_SUFFIX, DELETE_SUFFIX),
     ]
     if options.publication != default.publication:
         places += [
@@ -304,7 +326,8 @@ SELECT substring(obj_description(c.oid, 'pg_class') FROM 'cdc-outbox:([0-9]+)'):
     (SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = c.oid AND attname = 'payload'),
     EXISTS (
         SELECT FROM pg_publication_tables
-        WHERE pubname = %(publication)s AND schemaname = %(schema)s AND tablename = %(table)s)
+        WHERE pubname = %(publication)s AND schemaname = %(schema)s AND tablename = %(table)s),
+    EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = %(trigger)s AND tgenabled <> 'D')
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind IN ('r', 'p')
 """
@@ -331,6 +354,8 @@ class Installation:
     publication: bool
     published: bool
     """The publication has the table."""
+    delete_after_insert: bool
+    """Rows go in the transaction that inserts them."""
     options_as_installed: bool | None
     """The publication's: insertions only, via the root of a partitioned table."""
     roles: frozenset[str]
@@ -353,13 +378,14 @@ def read_installation(dsn: str, options: InstallOptions) -> Installation:
         "table": options.table.name,
         "function": options.emit_function.name,
         "publication": options.publication,
+        "trigger": DELETE_TRIGGER,
     }
     with connect.open_connection(dsn) as connection:
         table = connection.execute(_INSTALLED, names).fetchone()
         function = connection.execute(_FUNCTION, names).fetchone()
         publication = connection.execute(_PUBLICATION, [options.publication]).fetchone()
         roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(ROLES)]).fetchall()
-    version, payload_type, published = table or (None, None, False)
+    version, payload_type, published, deletes = table or (None, None, False, False)
     return Installation(
         table=table is not None,
         version=version if isinstance(version, int) else None,
@@ -367,6 +393,7 @@ def read_installation(dsn: str, options: InstallOptions) -> Installation:
         function=function is not None,
         publication=publication is not None,
         published=published is True,
+        delete_after_insert=deletes is True,
         options_as_installed=None if publication is None else publication[0] is True,
         roles=frozenset(str(role) for (role,) in roles),
     )

@@ -77,9 +77,23 @@ def test_whole_days_at_once(
 def test_no_rows_at_all(
     database: Database, outbox: Outbox, shell: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    shell("cdc-outbox sql install --apply; cdc-outbox slot create", CDC_OUTBOX_DSN=database.dsn)
-    database.execute(block(PAGE, "CREATE FUNCTION outbox_delete_at_once() RETURNS trigger LANGUAGE plpgsql AS $$").text)
+    install = block(PAGE, "cdc-outbox sql install --delete-after-insert --apply").text
+    assert "before the first event" in shell(install, CDC_OUTBOX_DSN=database.dsn).stderr
     written = outbox.add_all([{}, {}, {}])
     assert database.execute("SELECT count(*) FROM outbox") == [(0,)]
     outbox.drain()
     assert ids(outbox.records()) == written
+    database.execute("DROP TRIGGER delete_after_insert ON outbox")
+    kept = outbox.add()
+    assert database.execute("SELECT id::text FROM outbox") == [(kept,)]
+
+
+def test_no_rows_at_all_by_hand(database: Database, outbox: Outbox) -> None:
+    outbox.create()
+    outbox.create_slot()
+    database.execute(block(PAGE, "BEGIN;").text)
+    database.execute(block(PAGE, "CREATE FUNCTION outbox_delete_at_once() RETURNS trigger LANGUAGE plpgsql AS $$").text)
+    by_trigger = outbox.add()
+    assert database.execute("SELECT count(*) FROM outbox") == [(0,)]
+    outbox.drain()
+    assert sorted(outbox.records_by_id()) == sorted(["01a207b6-8329-7897-99bd-428955e6b3ed", by_trigger])

@@ -91,7 +91,7 @@ def test_status_as_json_has_the_same_in_one_object(invoke: Invoke) -> None:
 
     assert result.exit_code == 0
     assert json.loads(result.stdout) == {
-        "table": {"name": "app.outbox", "exists": True, "payload_type": "bytea"},
+        "table": {"name": "app.outbox", "exists": True, "payload_type": "bytea", "delete_after_insert": False},
         "function": {"name": "app.outbox_emit", "exists": True},
         "publication": {
             "name": "cdc_outbox",

@@ -322,6 +322,7 @@ def test_a_table_that_lacks_columns_is_named_with_them_and_left_alone(database: 
         function=False,
         publication=False,
         published=False,
+        delete_after_insert=False,
         options_as_installed=None,
         roles=frozenset(),
     )
@@ -663,6 +664,7 @@ NOTHING = Installation(
     function=False,
     publication=False,
     published=False,
+    delete_after_insert=False,
     options_as_installed=None,
     roles=frozenset(),
 )
@@ -684,6 +686,7 @@ def test_status_tells_before_and_after(database: Database) -> None:
         function=True,
         publication=True,
         published=True,
+        delete_after_insert=False,
         options_as_installed=True,
         roles=frozenset(ROLES),
     )

@@ -18,11 +18,19 @@ from cdc_outbox.names import quote_identifier
 from cdc_outbox.operate.check.database import MUCH_WAL_BYTES, Server, size
 from cdc_outbox.operate.check.platforms import Platform
 from cdc_outbox.operate.check.report import Report
+from cdc_outbox.operate.install import DELETE_TRIGGER
 from cdc_outbox.postgres import publication, rows, slot
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.route import PLACEHOLDER, TopicTemplate
 
-_TABLE_CHECKS: Final = ("table.columns", "table.select", "table.writers", "publication.table", "publication.columns")
+_TABLE_CHECKS: Final = (
+    "table.columns",
+    "table.select",
+    "table.writers",
+    "table.rows",
+    "publication.table",
+    "publication.columns",
+)
 
 RESERVED: Final = "reserved"
 UNRESERVED: Final = "unreserved"
@@ -48,6 +56,8 @@ def check_tables(connection: Connection, settings: Settings, around: Server, rep
         _check_select(connection, settings, shape, around, report)
         with report.judging("table.writers"):
             _check_writers(connection, settings, shape, report)
+        with report.judging("table.rows"):
+            _check_rows(connection, settings, shape, around, report)
         _check_published(settings, table, shape, published, around, report)
     if not settings.tables:
         with report.judging("publication.table"):
@@ -183,6 +193,37 @@ def _check_writers(connection: Connection, settings: Settings, shape: rows.Table
         )
     else:
         report.ok("table.writers", f"whoever may INSERT into {shape.table} may read the id of what it wrote")
+
+
+_DELETES: Final = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = %s::int8::oid AND tgname = %s AND tgenabled <> 'D')
+"""
+
+
+def _check_rows(
+    connection: Connection, settings: Settings, shape: rows.TableShape, around: Server, report: Report
+) -> None:
+    """Rows that are deleted as they are inserted can be sent by the stream, and by nothing else."""
+    check = "table.rows"
+    row = connection.execute(_DELETES, (shape.oid, DELETE_TRIGGER)).fetchone()
+    if row is None or not row[0]:
+        report.ok(check, f"rows of {shape.table} stay until they are pruned")
+        return
+    told = f"rows of {shape.table} are deleted as they are inserted"
+    if around.slot is None:
+        cure = "cdc-outbox slot create, or start the relay, before the first event is written"
+        report.warn(
+            check, f"{told}, and there is no slot yet: what is committed before there is one is never sent", cure
+        )
+    elif settings.on_slot_lost == "recover":
+        report.warn(
+            check,
+            f"{told}: --on-slot-lost recover finds nothing to send, and goes on without what the slot had not delivered",
+            "leave --on-slot-lost out, so that a lost slot stops the relay; or keep rows: "
+            f"DROP TRIGGER {DELETE_TRIGGER} ON {shape.table.quoted};",
+        )
+    else:
+        report.ok(check, f"{told}: what the slot has not delivered is in the WAL alone")
 
 
 def _check_published(

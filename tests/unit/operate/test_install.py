@@ -25,7 +25,7 @@ from cdc_outbox.operate.install import (
 )
 
 SQL = Path(__file__).parents[3] / "sql"
-FILES = ("outbox", "message", "roles", "uninstall", "consumer")
+FILES = ("outbox", "delete_after_insert", "message", "roles", "uninstall", "consumer")
 
 ODD = InstallOptions(
     table=TableName('My "Schema"', "it's.the$Outbox"),
@@ -48,7 +48,12 @@ def comments(text: str) -> list[str]:
 
 def render_all(options: InstallOptions) -> str:
     message = render_install(replace(options, source="message"))
-    return render_install(options) + message + render_roles(options) + render_uninstall(options)
+    return (
+        render_install(replace(options, delete_after_insert=True))
+        + message
+        + render_roles(options)
+        + render_uninstall(options)
+    )
 
 
 def test_the_defaults_render_the_files_byte_for_byte() -> None:
@@ -65,7 +70,7 @@ def test_no_default_name_is_left_in_the_code_of_a_rendering_for_other_names() ->
     default = code(render_all(InstallOptions()))
     text = code(render_all(ODD))
 
-    names = r"\bpublic\b|\.outbox(?:_emit)?\b|\bcdc_outbox\b|payload +json\b|'json'"
+    names = r"\bpublic\b|\.outbox(?:_emit|_delete)?\b|\bcdc_outbox\b|payload +json\b|'json'"
     assert len(re.findall(names, default)) > 30
     assert re.findall(names, text) == []
 
@@ -168,6 +173,23 @@ def test_a_table_name_that_no_quoting_makes_safe_or_that_would_be_cut_is_refused
 
 def test_the_longest_names_pass() -> None:
     assert InstallOptions(table=TableName("s" * 63, "t" * 58), publication="p" * 63, slot="s" * 63)
+
+
+@pytest.mark.parametrize("other", [{"source": "message"}, {"partitioned": True}, {"table": TableName("s", "t" * 57)}])
+def test_rows_that_are_deleted_at_once_are_rows_of_a_plain_table(other: dict[str, object]) -> None:
+    assert InstallOptions(table=TableName("s", "t" * 56), delete_after_insert=True)
+    with pytest.raises(ConfigurationError) as refusal:
+        InstallOptions(**{"delete_after_insert": True, **other})
+    assert refusal.value.cure
+
+
+def test_rows_are_deleted_by_a_trigger_of_the_table_that_is_named() -> None:
+    text = render_install(replace(ODD, delete_after_insert=True))
+
+    assert text.startswith(render_install(ODD))
+    assert f"AFTER INSERT ON {ODD_TABLE}\n" in text
+    assert text.count('"My ""Schema"""."it\'s.the$Outbox_delete"()') == 4
+    assert 'DROP FUNCTION IF EXISTS "My ""Schema"""."it\'s.the$Outbox_delete"();' in render_uninstall(ODD)
 
 
 @pytest.mark.parametrize("publication", ["", "a\tb", "p" * 64, "x$body$"])
