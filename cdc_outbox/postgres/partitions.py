@@ -125,15 +125,10 @@ def make_ahead(connection: connect.Connection, table: publication.Table, days: i
     A day whose rows are in the default partition already is left to it. Raises AccessRefused with the GRANT when the table is
     not ours, Unreachable when a lock is in the way.
     """
-    owner, ours = _owner(connection, table)
     missing = connection.execute(_MISSING_DAYS, (days, table.oid)).fetchall()
-    if missing and not ours:
-        role = quote_identifier(connection.info.user)
-        raise AccessRefused(
-            f"role {connection.info.user} may not make partitions of {table.name}: it belongs to {owner}",
-            cure=f"as an administrator: GRANT {quote_identifier(owner)} TO {role}; or prune as the owner of the table",
-            table=str(table.name),
-        )
+    if not missing:
+        return []
+    owner = require_owner(connection, table)
     made = []
     for day, begin, end in missing:
         name = _day_name(table.name, str(day))
@@ -164,10 +159,19 @@ def _make(
         raise
 
 
-def _owner(connection: connect.Connection, table: publication.Table) -> tuple[str, bool]:
+def require_owner(connection: connect.Connection, table: publication.Table) -> str:
+    """Name the table's owner. Raises AccessRefused with the GRANT when we may not act as that role."""
     row = connection.execute(_OWNER, (table.oid,)).fetchone()
     assert row is not None
-    return str(row[0]), row[1] is True
+    owner = str(row[0])
+    if row[1] is not True:
+        role = quote_identifier(connection.info.user)
+        raise AccessRefused(
+            f"role {connection.info.user} may not drop or make partitions of {table.name}: it belongs to {owner}",
+            cure=f"GRANT {quote_identifier(owner)} TO {role}; -- as an administrator; or prune as the owner of the table",
+            table=str(table.name),
+        )
+    return owner
 
 
 @contextlib.contextmanager

@@ -143,13 +143,13 @@ def _refused(connection: connect.Connection, table: TableName, why: str) -> Acce
     role = quote_identifier(connection.info.user)
     cure = (
         f"GRANT USAGE ON SCHEMA {quote_identifier(table.schema)} TO {role}; GRANT SELECT, DELETE ON {table.quoted} TO {role}; "
-        f"or, after cdc-outbox sql roles: GRANT cdc_outbox_pruner TO {role}"
+        f"-- as an administrator; or, after cdc-outbox sql roles: GRANT cdc_outbox_pruner TO {role}"
     )
     if "row-level security" in why:
         cure = f"ALTER ROLE {role} BYPASSRLS; -- a policy hides rows from it"
     return AccessRefused(
         f"role {connection.info.user} may not prune {table}: {why}",
-        cure=f"as an administrator: {cure}",
+        cure=cure,
         table=str(table),
     )
 

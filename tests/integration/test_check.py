@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from tests.servers.certificates import Authority
     from tests.servers.secure_kafka import SecureKafka
 
+DAY: Final = 86_400.0
+
 NOBODY: Final = "127.0.0.1:1"
 """A port that refuses at once."""
 
@@ -367,6 +369,52 @@ def test_a_role_that_may_not_read_the_table_gets_the_grant(bench: Bench) -> None
     found = bench.check(dsn=dsn)
     found.warned("table.select", "could not be recovered", "GRANT SELECT")
     found.fine("slot.state")
+
+
+def test_a_role_that_may_not_prune_is_cured_by_the_grant(bench: Bench) -> None:
+    dsn = bench.role()
+    assert not bench.check(dsn=Secret.of(dsn)).of("table.prune"), "nobody has asked for it"
+    found = bench.check(dsn=Secret.of(dsn), prune_after=DAY)
+    bench.database.execute(found.failed("table.prune", "needs SELECT and DELETE").cures[0])
+    bench.check(dsn=Secret.of(dsn), prune_after=DAY).fine("table.prune", "table.select")
+
+
+def test_a_role_that_may_not_drop_days_is_cured_by_the_grant(bench: Bench) -> None:
+    bench.database.execute(
+        "ALTER TABLE outbox RENAME TO plain; CREATE ROLE shop_owner; GRANT ALL ON SCHEMA public TO shop_owner;"
+    )
+    bench.database.execute(
+        "CREATE TABLE outbox (LIKE plain INCLUDING DEFAULTS) PARTITION BY RANGE (created_at);"
+        "ALTER TABLE outbox OWNER TO shop_owner"
+    )
+    dsn = bench.role()
+    [user] = bench.database.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'r\\_%'")[0]
+    bench.database.execute(f"GRANT SELECT, DELETE ON outbox TO {user}")
+    asked = {"dsn": Secret.of(dsn), "prune_after": DAY}
+    bench.check(**asked).warned("table.prune", "belongs to shop_owner", "one by one")
+    found = bench.check(**asked, partitions_ahead=7)
+    bench.database.execute(found.failed("table.prune", "belongs to shop_owner").cures[0])
+    bench.check(**asked, partitions_ahead=7).fine("table.prune")
+    bench.check(**asked).fine("table.prune")
+
+
+def test_a_table_that_does_not_tell_the_age_of_its_rows_cannot_be_pruned(bench: Bench) -> None:
+    bench.check(prune_after=DAY, partitions_ahead=7).warned("table.prune", "--partitions-ahead does nothing")
+    bench.database.execute("ALTER TABLE outbox DROP created_at")
+    bench.check(prune_after=DAY).failed("table.prune", "no column created_at", "--timestamp-column")
+
+
+def test_rows_that_are_older_than_a_slot_from_which_nobody_has_streamed(bench: Bench) -> None:
+    bench.create_slot()
+    bench.check().fine("slot.older-rows")
+    bench.add()
+    bench.check().fine("slot.older-rows")
+    bench.database.execute("SELECT pg_drop_replication_slot(%s)", [bench.settings.slot])
+    assert not bench.check().of("slot.older-rows"), "a first start sends them"
+    bench.create_slot()
+    bench.check().warned("slot.older-rows", "never sends them", "cdc-outbox slot recover")
+    unread = bench.check(dsn=Secret.of(bench.role())).only("slot.older-rows", "not-checked")
+    assert "may not read" in unread.what
 
 
 def test_a_writer_whose_orm_would_be_refused(bench: Bench) -> None:

@@ -157,6 +157,6 @@ def test_the_pruner_deletes_rows_where_it_may_not_drop_days_and_may_make_none(da
     days.write(3, age="9 days")
     pruned = days.prune(dsn=dsn, older_than=7 * DAY)
     assert (pruned.total, pruned.dropped) == (3, [])
-    with pytest.raises(AccessRefused, match="may not make partitions") as refused:
+    with pytest.raises(AccessRefused, match="may not drop or make partitions") as refused:
         days.prune(dsn=dsn, older_than=7 * DAY, partitions_ahead=9)
     assert f'TO "{role}"' in refused.value.cure

@@ -4,6 +4,7 @@ report.py         what was found, as lines and as JSON
 configuration.py  settings alone; no server is asked
 database.py       the server: version, wal_level, room for us, what it does while we are away
 source.py         tables, publication, slot
+kept_rows.py      rows that stay: whether they may be pruned, whether the slot is younger
 recent.py         the newest rows as records: which topics, how large
 cluster.py        Kafka: brokers, topics, privileges, limits
 probe.py          one real event, timed to its delivery
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 from cdc_outbox.config import Settings
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.operate.check import cluster, configuration, database, platforms, probe, recent, source
+from cdc_outbox.operate.check import cluster, configuration, database, kept_rows, platforms, probe, recent, source
 from cdc_outbox.operate.check.report import Report
 from cdc_outbox.postgres import connect, publication, rows, server, slot
 from cdc_outbox.stop import Stop
@@ -46,6 +47,7 @@ _BEHIND_THE_CONNECTION = (
     "slot.state",
     "slot.wal",
     "slot.failover",
+    "slot.older-rows",
     "table.events",
 )
 
@@ -107,15 +109,15 @@ def _check_postgres(settings: Settings, stop: Stop, report: Report) -> Source | 
             database.check_login(dsn, connection, around.platform, stop, report)
             shapes = source.check_tables(connection, settings, around, report)
             source.check_slot(connection, settings, around, report)
+            kept_rows.check_kept_rows(connection, settings, shapes, around, report)
             newest = recent.read_recent(connection, settings, shapes)
             recent.check_events(newest, report)
             return Source(shapes, newest)
     except CdcOutboxError as error:
         report.fail_with("database.connection", error)
         told = {finding.check for finding in report.findings}
-        report.not_checked(
-            "there is no connection to PostgreSQL", *(check for check in _BEHIND_THE_CONNECTION if check not in told)
-        )
+        behind = (*_BEHIND_THE_CONNECTION, *((kept_rows.PRUNE,) if settings.prune_after is not None else ()))
+        report.not_checked("there is no connection to PostgreSQL", *(check for check in behind if check not in told))
         return None
 
 
