@@ -78,7 +78,8 @@ _NOT_DURABLE: Final[Mapping[str, str]] = MappingProxyType({"fsync": "off", "full
 class EmbeddedPostgres:
     """A PostgreSQL server that lives as long as this object, at most as long as this process.
 
-    `settings` go to postgresql.conf. `auth` is asked of everyone, the superuser included; its password is random, and
+    `settings` go to postgresql.conf. Its data goes into a new folder in `parent`, which the server's account has to be able to
+    enter; without it in a temporary one. `auth` is asked of everyone, the superuser included; its password is random, and
     part of `dsn`.
     Raises ConfigurationError where binaries are missing or the server does not start (with the end of its log).
     """
@@ -91,6 +92,7 @@ class EmbeddedPostgres:
         auth: Auth = "scram-sha-256",
         durable: bool = False,
         port: int | None = None,
+        parent: Path | None = None,
     ) -> None:
         self._account = unprivileged_account()
         self.bin_dir = reachable_binaries(bin_dir or find_binaries(), self._account)
@@ -100,6 +102,7 @@ class EmbeddedPostgres:
         self._password = secrets.token_urlsafe(12)
         self._fixed_port = port is not None
         self.port = port or free_port()
+        self._parent = parent
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
@@ -226,7 +229,8 @@ class EmbeddedPostgres:
         return self._folder
 
     def _initdb(self) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-postgres-", dir=enterable_folder(self._account)))
+        parent = self._parent or enterable_folder(self._account)
+        folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-postgres-", dir=parent))
         try:
             self._fill(folder)
         except BaseException:  # Ctrl-C too

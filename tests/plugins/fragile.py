@@ -12,6 +12,7 @@ from tests.plugins.absence import absent
 from tests.plugins.kafka import KafkaCluster
 from tests.servers.kafka import BRIEF, Kafka, KafkaUnavailable
 from tests.servers.mock_kafka import MockKafka, MockUnavailable
+from tests.servers.place import data_folder
 from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def fragile_broker() -> Iterator[KafkaCluster]:
     """One broker for all tests that break one: it comes back in two seconds, and a new one takes four."""
     port = free_port()
     try:
-        server = Kafka(heap=BRIEF, advertised_port=port, properties={"auto.create.topics.enable": "false"})
+        properties = {"auto.create.topics.enable": "false"}
+        server = Kafka(heap=BRIEF, advertised_port=port, properties=properties, parent=data_folder())
         with server, Proxy(("127.0.0.1", server.port), port=port) as proxy:
             yield KafkaCluster(server.brokers, server, proxy)
     except KafkaUnavailable as error:

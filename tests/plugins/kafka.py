@@ -24,6 +24,7 @@ from confluent_kafka.cimpl import NewTopic
 from cdc_outbox.demo.ports import free_port
 from tests.plugins.absence import absent
 from tests.servers.kafka import BRIEF, VERSION, Kafka, KafkaUnavailable, fetch_jars
+from tests.servers.place import data_folder
 from tests.servers.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ NO_LEADER_YET: Final = frozenset(
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError._NOENT,
+        KafkaError._UNKNOWN_PARTITION,
     }
 )
 
@@ -211,7 +213,7 @@ def _has_leaders(topic: Any, partitions: int) -> bool:
 
 def _broker(**options: Any) -> Kafka:
     try:
-        return Kafka(heap=BRIEF, **options)
+        return Kafka(heap=BRIEF, parent=data_folder(), **options)
     except KafkaUnavailable as error:
         reason = f"{error} (or brokers in {ENVIRONMENT})"
     return absent(reason)

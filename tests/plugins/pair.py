@@ -17,6 +17,7 @@ from cdc_outbox.demo.postgres import EmbeddedPostgres
 from tests.plugins.oracle import Event
 from tests.plugins.outbox import Outbox, insert
 from tests.plugins.postgres import PostgresServer
+from tests.servers.place import data_folder
 from tests.servers.proxy import Proxy
 from tests.servers.standby import PHYSICAL_SLOT, Standby
 
@@ -114,7 +115,7 @@ class Writer:
 @pytest.fixture
 def pair(postgres_binaries: Path) -> Iterator[Pair]:
     """A primary and its standby, which follows it through `pair.wire`. Two seconds."""
-    primary = EmbeddedPostgres(bin_dir=postgres_binaries, settings={"wal_sender_timeout": "5s"})
+    primary = EmbeddedPostgres(bin_dir=postgres_binaries, parent=data_folder(), settings={"wal_sender_timeout": "5s"})
     if int(primary.version.split(".")[0]) < FAILOVER_SINCE:
         pytest.skip(f"failover slots need PostgreSQL {FAILOVER_SINCE}, and this is {primary.version}")
     with (

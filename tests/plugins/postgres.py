@@ -21,6 +21,7 @@ from cdc_outbox.demo.binaries import find_binaries, server_version
 from cdc_outbox.demo.postgres import EmbeddedPostgres
 from cdc_outbox.errors import ConfigurationError
 from tests.plugins.absence import absent
+from tests.servers.place import data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -143,7 +144,7 @@ def _roles_restored(server: PostgresServer) -> Iterator[None]:
 
 def _embedded(**options: Any) -> EmbeddedPostgres:
     try:
-        return EmbeddedPostgres(**options)
+        return EmbeddedPostgres(parent=data_folder(), **options)
     except ConfigurationError as error:
         reason = f"{error} ({error.cure}, or a superuser's DSN in {ENVIRONMENT})"
     return absent(reason)

@@ -15,6 +15,7 @@ from tests.plugins.postgres import PostgresServer
 from tests.servers import secure_postgres as postgres
 from tests.servers.certificates import Authority
 from tests.servers.kafka import KafkaUnavailable
+from tests.servers.place import data_folder
 from tests.servers.secure_kafka import SecureKafka
 from tests.servers.secure_postgres import SecurePostgres, find_tls_binaries
 
@@ -73,7 +74,7 @@ def stranger() -> Authority:
 def secure_postgres_server() -> Iterator[SecurePostgres]:
     """The session's PostgreSQL with TLS."""
     try:
-        server = SecurePostgres(bin_dir=find_tls_binaries())
+        server = SecurePostgres(bin_dir=find_tls_binaries(), parent=data_folder())
     except ConfigurationError as error:
         absent(f"{error} ({error.cure})")
     with server:

@@ -83,7 +83,8 @@ class Kafka:
 
     `properties` go over the ones below (server.properties). `client_protocol` is the security protocol of the CLIENT
     listener, whose own settings are `listener.name.client.*`. `advertised_port`: where clients are told to find it, a
-    proxy's, say. `listeners`: more of them, by name the security protocol; `address(name)` tells where.
+    proxy's, say. `listeners`: more of them, by name the security protocol; `address(name)` tells where. `parent`: where its
+    folder is made, if not among the temporary ones.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Kafka:
         advertised_port: int | None = None,
         listeners: Mapping[str, str] | None = None,
         heap: tuple[str, ...] = HEAP,
+        parent: Path | None = None,
     ) -> None:
         self.jars = fetch_jars()
         self.port = free_port()
@@ -104,6 +106,7 @@ class Kafka:
         self._listeners = {name: (protocol, free_port()) for name, protocol in (listeners or {}).items()}
         self._properties = dict(properties or {})
         self._heap = heap
+        self._parent = parent
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: Guard | None = None
@@ -150,7 +153,7 @@ class Kafka:
         if self._alive():
             return
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-kafka-"))
+            self._folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-kafka-", dir=self._parent))
             self._format()
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(

@@ -30,6 +30,7 @@ from confluent_kafka.admin import (
 
 from tests.servers.certificates import ELSEWHERE, Authority
 from tests.servers.kafka import BRIEF, Kafka
+from tests.servers.place import data_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +84,7 @@ class SecureKafka(Kafka):
                 f"listener.name.{name.lower()}.ssl.keystore.type": "PEM",
                 f"listener.name.{name.lower()}.ssl.keystore.location": str(store),
             }
-        super().__init__(heap=BRIEF, properties=properties, listeners=LISTENERS)
+        super().__init__(heap=BRIEF, properties=properties, listeners=LISTENERS, parent=data_folder())
 
     def start(self, *, timeout: float = 60.0) -> None:
         """Start, and make the users."""

@@ -18,6 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from cdc_outbox.demo.binaries import server_environment
 from cdc_outbox.demo.postgres import EmbeddedPostgres
+from tests.servers.place import data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +40,7 @@ class Standby(EmbeddedPostgres):
         upstream: tuple[str, int] | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(bin_dir=primary.bin_dir)
+        super().__init__(bin_dir=primary.bin_dir, parent=data_folder())
         self._primary = primary
         self._password = primary._password  # the copy has the primary's roles
         host, port = upstream or ("127.0.0.1", primary.port)
