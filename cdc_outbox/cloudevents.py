@@ -4,13 +4,14 @@ In: `OutboxEvent`s of one plan. Out: `KafkaRecord`s with the topic, key, timesta
 Never: an attribute that the event does not have, or a payload that is changed. What cannot be a CloudEvent raises PoisonEvent.
 
 CloudEvents 1.0.2; Kafka Protocol Binding 1.0.2 (3.2 binary, 3.3 structured content mode); JSON Event Format 1.0.2; extensions
-partitioning and distributed tracing.
+partitioning, sequence and distributed tracing.
 
     id                       the id column
     source                   --ce-source
     type                     the type column
     subject, partitionkey    the key, where there is one
     time                     the record's timestamp
+    sequence                 commit LSN and place in the transaction, where a stream or a snapshot told it
     datacontenttype          --content-type, where there is a payload
     traceparent, tracestate  as the event has them
 """
@@ -30,6 +31,7 @@ from cdc_outbox.config import Settings
 from cdc_outbox.decode.members import check_json
 from cdc_outbox.decode.outbox import TRACE_COLUMNS, OutboxEvent, Plan
 from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.route import PLACEHOLDER, UNASSIGNED, HeaderNames, Headers, KafkaRecord, Route, TopicTemplate
 
 SPECVERSION: Final = "1.0"
@@ -74,6 +76,31 @@ class SourceTemplate:
         return source.encode()
 
 
+class Position:
+    """Where events stand in the order of commits: `begin` with each transaction's commit LSN, then `take` for each event of it.
+
+    One for all tables and messages of a stream: they share transactions.
+    """
+
+    __slots__ = ("_index", "_lsn")
+
+    def __init__(self) -> None:
+        self._lsn = UNSET
+        self._index = 0
+
+    def begin(self, lsn: Lsn) -> None:
+        """The next events are of the transaction that was committed there, or of the snapshot that was taken there."""
+        self._lsn = lsn
+        self._index = 0
+
+    def take(self) -> bytes | None:
+        """Give the position of one event more: text of a fixed width that sorts as events do. None: nobody told the LSN."""
+        if self._lsn == UNSET:
+            return None
+        self._index += 1
+        return b"%016x-%08x" % (self._lsn, self._index)
+
+
 class Place(NamedTuple):
     """Where a record goes. `timestamp`: milliseconds since 1970-01-01 UTC."""
 
@@ -86,18 +113,26 @@ class BinaryCloudEvents(Route):
     """Binary content mode: attributes are headers that begin with ce_, the value is the payload."""
 
     def __init__(
-        self, plan: Plan, template: TopicTemplate, names: HeaderNames, source: SourceTemplate, content_type: str
+        self,
+        plan: Plan,
+        template: TopicTemplate,
+        names: HeaderNames,
+        source: SourceTemplate,
+        content_type: str,
+        position: Position,
     ) -> None:
         """The plan's routing columns are those of the topic, then those of the source."""
         super().__init__(plan, template, names)
         self._source = source
+        self._position = position
         self._content_type = content_type.encode()
         self._time: tuple[int, bytes] = (-1, b"")
 
     def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
         """Make the record; `commit_time` in Unix milliseconds. Raises PoisonEvent."""
+        sequence = self._position.take()  # first of all, so that poison has its number too
         place = self._place(event, commit_time)
-        attributes = self._attributes(event, place.timestamp)
+        attributes = self._attributes(event, place.timestamp, sequence)
         headers: Headers = [(f"{PREFIX}{name}", value) for name, value in attributes]
         if event.payload is not None:
             headers.append((CONTENT_TYPE, self._content_type))
@@ -110,7 +145,7 @@ class BinaryCloudEvents(Route):
         time = commit_time if event.timestamp is None else self._timestamp(event, event.timestamp)
         return Place(topic, time, UNASSIGNED if event.partition is None else self._partition(event, event.partition))
 
-    def _attributes(self, event: OutboxEvent, time: int) -> list[tuple[str, bytes]]:
+    def _attributes(self, event: OutboxEvent, time: int, sequence: bytes | None) -> list[tuple[str, bytes]]:
         """Required ones first, `id` before all. Raises PoisonEvent for one that is missing, or holds what none may hold."""
         if not event.id:
             raise self._poison(event, "no-id", "the event has no id: the column is NULL")
@@ -125,6 +160,8 @@ class BinaryCloudEvents(Route):
         ]
         if event.key:
             attributes += [("subject", event.key), ("partitionkey", event.key)]
+        if sequence is not None:
+            attributes.append(("sequence", sequence))
         for name, value in attributes:
             if not _is_text(value):
                 raise self._poison(
@@ -152,15 +189,22 @@ class StructuredCloudEvents(BinaryCloudEvents):
     """Structured content mode: the value is a JSON envelope with all of it. Id and type are headers too, as by default."""
 
     def __init__(
-        self, plan: Plan, template: TopicTemplate, names: HeaderNames, source: SourceTemplate, content_type: str
+        self,
+        plan: Plan,
+        template: TopicTemplate,
+        names: HeaderNames,
+        source: SourceTemplate,
+        content_type: str,
+        position: Position,
     ) -> None:
-        super().__init__(plan, template, names, source, content_type)
+        super().__init__(plan, template, names, source, content_type, position)
         self._embeds = _JSON.fullmatch(content_type) is not None
 
     def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
         """Make the record; `commit_time` in Unix milliseconds. Raises PoisonEvent."""
+        sequence = self._position.take()
         place = self._place(event, commit_time)
-        attributes = self._attributes(event, place.timestamp)
+        attributes = self._attributes(event, place.timestamp, sequence)
         headers: Headers = [(self._id_name, attributes[0][1]), (self._type_name, attributes[1][1])]
         headers.append((CONTENT_TYPE, STRUCTURED))
         self._add_headers(headers, event)
@@ -202,7 +246,7 @@ def _trace(headers: Headers) -> list[tuple[str, bytes]]:
 
 
 def choose(
-    settings: Settings, template: TopicTemplate, names: HeaderNames, source: SourceTemplate
+    settings: Settings, template: TopicTemplate, names: HeaderNames, source: SourceTemplate, position: Position
 ) -> Callable[[Plan], Route]:
     """Choose once what makes records of a plan's events. `names`: of the headers id and type, in structured mode.
 
@@ -215,10 +259,10 @@ def choose(
                 cure="give it another name: --header COLUMN:NAME",
             )
     if settings.format == "cloudevents-structured":
-        return lambda plan: StructuredCloudEvents(plan, template, names, source, settings.content_type)
+        return lambda plan: StructuredCloudEvents(plan, template, names, source, settings.content_type, position)
     if names != HeaderNames():
         raise ConfigurationError(
             f"--header gives the event's id or type a name, and --format {settings.format} has names of its own",
             cure=f"leave it out: they are the headers {PREFIX}id and {PREFIX}type",
         )
-    return lambda plan: BinaryCloudEvents(plan, template, names, source, settings.content_type)
+    return lambda plan: BinaryCloudEvents(plan, template, names, source, settings.content_type, position)

@@ -120,6 +120,7 @@ class FirstStart:
             self._settings.own_rows,
             otherwise="" if replace else "--no-snapshot: then the rows that are in the table already are never sent",
         ) as snapshot:
+            self._lanes.begin(created.consistent_point)
             self._send_tables(snapshot)
         self._rows.finish()
         old = None

@@ -18,6 +18,7 @@ from cdc_outbox.decode.messages import MessagePlan
 from cdc_outbox.decode.outbox import OutboxEvent, OutboxPlan, Plan, compile_plan
 from cdc_outbox.decode.pgoutput import INSERT_TUPLE_OFFSET, LogicalMessage, Relation
 from cdc_outbox.errors import PoisonEvent
+from cdc_outbox.lsn import Lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.postgres import wire
 from cdc_outbox.route import KafkaRecord, Route, TopicTemplate, header_names
@@ -103,10 +104,15 @@ class Lanes:
         self._extra = [header for header in settings.headers if header.column not in always]
         self._routing = template.columns
         self._route: Callable[[Plan], Route] = lambda plan: Route(plan, template, names)
+        self._position = cloudevents.Position()
         if settings.format != "debezium":
             source = cloudevents.SourceTemplate(settings.ce_source or "")
             self._routing = (*template.columns, *source.columns)
-            self._route = cloudevents.choose(settings, template, names, source)
+            self._route = cloudevents.choose(settings, template, names, source, self._position)
+
+    def begin(self, lsn: Lsn) -> None:
+        """The next events are of the transaction with this commit LSN, or of a snapshot taken there."""
+        self._position.begin(lsn)
 
     def is_outbox(self, table: TableName) -> bool:
         """Whether `table` is one of those that --table names."""

@@ -241,6 +241,7 @@ class Relay:
         begin = pgoutput.read_begin(message, PGOUTPUT_AT)
         milliseconds = wire.unix_milliseconds(begin.commit_time)
         transaction = self._transaction = self._ledger.begin(milliseconds / 1000, begin.final_lsn)
+        self._lanes_of.begin(begin.final_lsn)
         self._outlet.begin(transaction, milliseconds, alone=begin.final_lsn in self._errand.suspects)
 
     def _commit(self, message: bytes) -> None:

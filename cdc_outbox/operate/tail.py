@@ -229,6 +229,7 @@ class Tail:
             begin = pgoutput.read_begin(message, PGOUTPUT_AT)
             self._commit_time = wire.unix_milliseconds(begin.commit_time)
             self._commit_lsn = begin.final_lsn
+            self._lanes.begin(begin.final_lsn)
             self._ledger.begin(self._commit_time / 1000)
         elif kind == pgoutput.COMMIT:
             commit = pgoutput.read_commit(message, PGOUTPUT_AT)

@@ -8,7 +8,7 @@ import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
 from cloudevents.core.formats.json import JSONFormat
 
-from tests.plugins.outbox import ended, event_id
+from tests.plugins.outbox import ended, event_id, insert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +102,24 @@ def test_the_sdk_of_cloudevents_reads_what_their_formats_make(outbox: Outbox, mo
     assert (event.get_subject(), event.get_data()) == ("1", {"total": 99})
     assert event.get_extension("traceparent") == "00-aa-bb-01"
     assert int(event.get_time().timestamp() * 1000) == record.timestamp
+
+
+def test_the_sequence_of_cloudevents_is_the_order_of_commits_from_the_table_and_from_the_stream(outbox: Outbox) -> None:
+    options = ("--format", "cloudevents", "--ce-source", "/shop", "--table", "outbox", "--table", "other")
+    outbox.create("outbox", "other")
+    written = [outbox.add(aggregateid="a"), outbox.add("other", aggregateid="b")]
+    outbox.drain(*options)
+    with outbox.database.connect(autocommit=False) as early, outbox.database.connect(autocommit=False) as late:
+        inserted_first = insert(early, "outbox", {"aggregateid": "c"})
+        written += [insert(late, "outbox", {"aggregateid": "d"}), insert(late, "other", {"aggregateid": "e"})]
+        late.commit()
+        early.commit()
+    written.append(inserted_first)
+    written += outbox.add_all([{"aggregateid": "a"}, {"aggregateid": "b"}])
+    outbox.drain(*options)
+    by_sequence = sorted(outbox.records(), key=lambda record: record.header("ce_sequence") or b"")
+    assert [(record.header("ce_id") or b"").decode() for record in by_sequence] == written
+    assert len({record.header("ce_sequence") for record in by_sequence}) == len(written) == 7
 
 
 def test_cloudevents_need_a_source(outbox: Outbox) -> None:

@@ -17,6 +17,7 @@ from cdc_outbox.config import Columns, HeaderColumn, Settings
 from cdc_outbox.decode.pgoutput import Column, Relation
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
 from cdc_outbox.lanes import Lanes
+from cdc_outbox.lsn import Lsn
 from cdc_outbox.route import KafkaRecord
 from tests.plugins import wire_builder as build
 
@@ -71,6 +72,37 @@ def test_the_sdk_finds_every_attribute_and_the_data(mode: str) -> None:
         "datacontenttype": "application/json",
     }
     assert event.get_data() == {"total": 1.10, "id": 12345678901234567890123}
+
+
+@pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
+def test_the_sequence_sorts_as_events_were_committed_over_all_tables_and_is_the_same_when_they_come_again(
+    mode: str,
+) -> None:
+    columns = tuple(Column(*column) for column in SHAPE)
+    here = lanes(mode)
+    one, other = (here.compile(Relation(oid, "public", "outbox", "d", columns)) for oid in (1, 2))
+
+    def sequences(lsn: int) -> list[str]:
+        here.begin(Lsn(lsn))
+        events = [event_of(lane.record(lane.pick([*ROW.values()]), COMMITTED)) for lane in (one, other, one)]
+        return [event.get_extension("sequence") for event in events]
+
+    found = [text for lsn in (0x9, 0x16FABD0, 0xA_0000_0000, 2**64 - 1) for text in sequences(lsn)]
+    assert found == sorted(found)
+    assert len(set(found)) == 12
+    assert found[3:5] == ["00000000016fabd0-00000001", "00000000016fabd0-00000002"]
+    assert sequences(0x9) == found[:3]
+
+
+@pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
+def test_an_event_that_is_poison_has_its_number_too_and_a_member_cannot_take_the_place_of_ours(mode: str) -> None:
+    here = lanes(mode)
+    lane = here.compile(Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE)))
+    here.begin(Lsn(1))
+    with pytest.raises(PoisonEvent):
+        lane.record(lane.pick([*{**ROW, "type": None}.values()]), COMMITTED)
+    found = lane.record(lane.pick([*{**ROW, "headers": b'{"ce_sequence": "wrong"}'}.values()]), COMMITTED)
+    assert event_of(found).get_extension("sequence") == "0000000000000001-00000002"
 
 
 @pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
