@@ -16,6 +16,8 @@ from cdc_outbox.values import expect, expect_all
 
 DEFAULT_TABLE: Final = TableName("public", "outbox")
 
+DEFAULT_PUBLICATION: Final = "cdc_outbox"
+
 
 class Secret:
     """A value that prints as `***`; `reveal()` gives it, read again each time when it comes from a file."""
@@ -69,7 +71,7 @@ class Settings:
     kafka: Callable[[], Mapping[str, str]] = dict
     """librdkafka properties the user gave (-X > CDC_OUTBOX_KAFKA_* > -F), read again each time: secrets rotate."""
     slot: str = "cdc_outbox"
-    publication: str = "cdc_outbox"
+    publication: str = DEFAULT_PUBLICATION
     create_slot: bool = True
     snapshot: bool = True
     failover: bool = False

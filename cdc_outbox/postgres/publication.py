@@ -9,10 +9,12 @@ PostgreSQL manual: 52.42 pg_publication; 52.18 pg_publication_tables; CREATE PUB
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from cdc_outbox.config import DEFAULT_PUBLICATION, DEFAULT_TABLE
 from cdc_outbox.errors import ConfigurationError, StreamGap
 from cdc_outbox.names import TableName, quote_identifier
 from cdc_outbox.postgres.connect import Connection
@@ -105,10 +107,19 @@ def find_table(connection: Connection, name: TableName) -> Table:
     if row is None:
         raise ConfigurationError(
             f"table {name} does not exist in database {connection.info.dbname}",
-            cure="create it: cdc-outbox sql install | psql …; or name the one that exists with --table",
+            cure=f"create it: {_install(table=name)}; or name the one that exists with --table",
             table=str(name),
         )
     return Table(name, int(str(row[0])), row[1] == "p")
+
+
+def _install(*options: str, table: TableName = DEFAULT_TABLE, publication: str | None = None) -> str:
+    """The command that makes what is missing, to be typed as it is."""
+    if table != DEFAULT_TABLE:
+        options += ("--table", str(table))
+    if publication not in {None, DEFAULT_PUBLICATION}:
+        options += ("--publication", str(publication))
+    return shlex.join(["cdc-outbox", "sql", "install", *options, "--apply"])
 
 
 def find_tables(
@@ -172,7 +183,7 @@ def require_published(
         if publication is None:
             raise ConfigurationError(
                 f"publication {name} does not exist",
-                cure="cdc-outbox sql install --source message | psql …; or: CREATE PUBLICATION "
+                cure=f"{_install('--source', 'message', publication=name)}; or: CREATE PUBLICATION "
                 f"{quote_identifier(name)} WITH (publish = 'insert', publish_via_partition_root = true)",
                 publication=name,
             )
@@ -194,7 +205,8 @@ def _without_own_filter(
     publication: Publication | None, name: str, own: OwnRows, tables: Sequence[Table]
 ) -> Publication:
     """The publication as if it sent every row, where a table's filter is the shard's own. Raises ConfigurationError."""
-    install = f"cdc-outbox sql install --shards {own.shard.count} | psql …"
+    shard = named_shard(name)
+    install = _install("--shards", str(own.shard.count), publication=shard.base if shard else None)
     if publication is None:
         raise ConfigurationError(
             f"publication {name} of shard {own.shard} does not exist",
@@ -221,8 +233,8 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
         listed = ", ".join(table.name.quoted for table in tables)
         raise ConfigurationError(
             f"publication {name} does not exist",
-            cure=f"cdc-outbox sql install | psql …; or: CREATE PUBLICATION {quote_identifier(name)} FOR TABLE {listed} "
-            "WITH (publish = 'insert', publish_via_partition_root = true)",
+            cure=f"{_install(table=tables[0].name, publication=name)}; or: CREATE PUBLICATION {quote_identifier(name)} "
+            f"FOR TABLE {listed} WITH (publish = 'insert', publish_via_partition_root = true)",
             publication=name,
         )
     alter = f"ALTER PUBLICATION {quote_identifier(name)}"

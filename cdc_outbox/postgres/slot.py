@@ -106,7 +106,8 @@ def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
         kind = f"a logical slot of plugin {info.plugin}" if info.slot_type == "logical" else "a physical slot"
         raise ConfigurationError(
             f"slot {info.name} is {kind}, not of {PLUGIN}",
-            cure="choose another name with --slot, or drop that slot if nothing uses it: cdc-outbox slot drop",
+            cure="choose another name with --slot, or drop that slot if nothing uses it: cdc-outbox slot drop "
+            f"--slot {info.name}",
             slot=info.name,
         )
     if info.database != info.current_database:

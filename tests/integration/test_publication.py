@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from cdc_outbox.errors import ConfigurationError, StreamGap
 from cdc_outbox.names import TableName
 from cdc_outbox.postgres import connect, publication
+from tests.plugins.command import run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,3 +150,22 @@ def test_a_partitioned_table_wants_its_root_published(database: Database, connec
     assert publication.find_table(connection, parted).partitioned
     database.execute(cure(connection, parted))
     require(connection, parted)
+
+
+def test_what_is_missing_is_made_by_the_command_that_the_cure_names(
+    database: Database, connection: connect.Connection
+) -> None:
+    orders = TableName("app", "Orders")
+
+    def typed(cure: str) -> None:
+        command = cure.removeprefix("create it: ").partition(";")[0]
+        done = run_command(*shlex.split(command)[1:], dsn=database.dsn)
+        assert done.returncode == 0, done.stderr
+
+    with pytest.raises(ConfigurationError) as no_table:
+        publication.find_table(connection, orders)
+    typed(no_table.value.cure)
+    with pytest.raises(ConfigurationError) as no_publication:
+        require(connection, orders)
+    typed(no_publication.value.cure)
+    require(connection, orders)

@@ -91,7 +91,7 @@ def check_topics(
     with report.judging("kafka.topic"):
         wanted = _wanted(cluster, settings, recent)
         if not wanted:
-            why = "the table cannot be read" if recent is None or recent.unreadable else "the table is empty"
+            why = "the table cannot be read" if recent is None or recent.unreadable else "there are no rows"
             report.not_checked(f"which topics are needed is not known, since {why}", *CHECKS)
         for topic, largest in sorted(wanted.items())[:MOST_TOPICS]:
             _check_topic(cluster, topic, largest, Limits(settings, properties), report)

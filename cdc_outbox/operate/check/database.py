@@ -131,7 +131,7 @@ def _check_free_walsenders(connection: Connection, around: Server, report: Repor
     told = f"{limit - used} of {limit} walsenders are free"
     cures = (
         around.platform.set("max_wal_senders", limit + 2, restart=True),
-        "or end a connection that nobody needs: SELECT pid, application_name, client_addr FROM pg_stat_replication",
+        "or end one that nobody needs: SELECT pid, client_addr FROM pg_stat_replication; SELECT pg_terminate_backend(PID);",
     )
     if used < limit:
         report.ok("database.free-walsenders", told)

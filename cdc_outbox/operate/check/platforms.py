@@ -55,7 +55,7 @@ class Platform:
 
     def _after(self, restart: bool) -> str:
         if self is POSTGRESQL:
-            return " Then restart PostgreSQL" if restart else " SELECT pg_reload_conf();"
+            return " then restart it" if restart else " SELECT pg_reload_conf();"
         return ", then restart it" if restart and self is not CLOUD_SQL else ""
 
 
