@@ -85,6 +85,8 @@ class Counters:
     last_turn_monotonic: float | None = None
     """When the loop turned last; None while none turns: connecting, or waiting for what PostgreSQL has to give first."""
     snapshot_rows: int = 0
+    snapshot_expected: int = 0
+    """Rows that a first start is to send; 0 before there is one."""
     pruned_rows: int = 0
     slot: SlotCounters | None = None
     last_error: str | None = None

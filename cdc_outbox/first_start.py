@@ -91,6 +91,7 @@ class FirstStart:
         self._settings = settings
         self._session = session
         self._lanes = lanes
+        self._counters = counters
         self._stop = stop
         self._rows = RowSender(publisher, policy, counters, stop, self._tell)
         self.expected = 0
@@ -149,7 +150,7 @@ class FirstStart:
 
     def _send_tables(self, snapshot: rows.SnapshotRows) -> None:
         counts = {table: snapshot.count(table) for table in self._settings.tables}
-        self.expected = sum(counts.values())
+        self.expected = self._counters.snapshot_expected = sum(counts.values())
         if self.expected:
             log.warning(
                 "snapshot.started",

@@ -30,6 +30,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError, Undelivered
 from cdc_outbox.generations import Generations
 from cdc_outbox.observe import Versions, http, logs, metrics, systemd
+from cdc_outbox.observe.bar import Bar
 from cdc_outbox.observe.history import History
 from cdc_outbox.observe.summary import Summary
 from cdc_outbox.operate.prune_beside import PruneBeside
@@ -75,7 +76,9 @@ def _process(settings: Settings, work: Callable[[Generations], None]) -> int:
     try:
         with ExitStack() as around:
             summary, history = Summary(counters), History(counters)
-            later = around.enter_context(_ticking(summary.tick, history.tick, *_systemd(around, counters, stop)))
+            ticks = (summary.tick, history.tick, Bar(counters).tick, *_systemd(around, counters, stop))
+            around.callback(logs.draw, "")
+            later = around.enter_context(_ticking(*ticks))
             around.enter_context(_signals(stop, later, summary, settings.shutdown_timeout))
             if settings.http != "off":
                 registry = metrics.build_registry(counters, versions())

@@ -74,7 +74,7 @@ def configure(log_format: str, log_level: str, *, stream: TextIO | None = None) 
         logger_factory=lambda *_: logging.getLogger("cdc_outbox"),
         cache_logger_on_first_use=False,  # no line is on the path of an event, and a second configure() must reach all
     )
-    handler = _Handler(stream)
+    handler = _Handler(stream, terminal=_is_console(log_format, stream) and stream.isatty())
     handler.addFilter(RepeatFilter())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -171,8 +171,53 @@ def describe_error(_logger: object, _method: str, fields: EventDict) -> EventDic
     return fields
 
 
+def draw(text: str) -> bool:
+    """Show a line below the log, where that is a terminal, until the next call; an empty one takes it away.
+
+    False where there is no terminal, or nobody to show it to.
+    """
+    drawing = [
+        handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler) and handler.draw(text)
+    ]
+    return bool(drawing)
+
+
+_CLEAR: Final = "\r\x1b[K"
+"""To the line's beginning, with nothing behind it (ECMA-48: EL)."""
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """Ours among the root logger's handlers."""
+
+    def __init__(self, stream: TextIO, *, terminal: bool) -> None:
+        super().__init__(stream)
+        self._terminal = terminal
+        self._below = ""
+
+    def draw(self, text: str) -> bool:
+        """Show `text` below the lines. False where that cannot be done."""
+        if not self._terminal:
+            return False
+        self.acquire()
+        try:
+            if text != self._below:
+                self._below = text
+                with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
+                    self.stream.write(_CLEAR + text)
+                    self.flush()
+        finally:
+            self.release()
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line above what is drawn."""
+        if not self._below:
+            super().emit(record)
+            return
+        self.stream.write(_CLEAR)
+        super().emit(record)
+        self.stream.write(self._below)
+        self.flush()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging chose
         """Go on without a line that cannot be written: a closed pipe, a full disk, a signal amid another line."""
@@ -207,11 +252,15 @@ def _library_line(_logger: object, _method: str, fields: EventDict) -> EventDict
     return fields
 
 
+def _is_console(log_format: str, stream: TextIO) -> bool:
+    """Whether lines are for a person."""
+    return log_format == "console" or (log_format == "auto" and stream.isatty())
+
+
 def _renderers(log_format: str, stream: TextIO) -> list[Processor]:
-    terminal = stream.isatty()
-    if log_format == "json" or (log_format == "auto" and not terminal):
+    if not _is_console(log_format, stream):
         return [_tidy, _remember, _render_json]
-    colors = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    colors = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     renderer = structlog.dev.ConsoleRenderer(
         colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
     )

@@ -1,0 +1,69 @@
+"""How far long work of a relay has come: a first start that sends rows, a stop that drains.
+
+In: `Counters`. Out: on a terminal a bar below the log; elsewhere, for a drain, a line now and then (a first start has its own).
+Never: a thread or a timer of its own; whoever owns the process calls `tick` about once a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.observe import logs
+
+LINE_SECONDS: Final = 5.0
+"""Between two lines of a drain: it takes 25 s at most, unless somebody grants more."""
+
+BAR_CHARACTERS: Final = 30
+"""Of the bar itself: with its words it fits into the narrowest of usual terminals, 80 columns."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Something that takes long: so many events of so many."""
+
+    name: str
+    done: int
+    total: int
+
+
+class Bar:
+    """One relay's."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._draining = 0
+        """Events that were in flight when the drain was seen first."""
+        self._line_at: float | None = None
+
+    def tick(self, now: float) -> None:
+        """Bring it up to date. `now` is the monotonic clock's, in seconds."""
+        work = self._work()
+        shown = logs.draw("" if work is None else drawn(work))
+        if work is None or shown or work.name != "drain":
+            self._line_at = None
+        elif self._line_at is None:
+            self._line_at = now + LINE_SECONDS
+        elif now >= self._line_at:
+            self._line_at = now + LINE_SECONDS
+            log.info("drain.progress", in_flight=work.total - work.done, of=work.total)
+
+    def _work(self) -> Work | None:
+        counters = self._counters
+        if counters.state == "draining" and counters.in_flight_events:
+            self._draining = max(self._draining, counters.in_flight_events)
+            return Work("drain", self._draining - counters.in_flight_events, self._draining)
+        if counters.state == "starting" and counters.snapshot_rows < counters.snapshot_expected:
+            return Work("snapshot", max(0, counters.snapshot_rows), counters.snapshot_expected)
+        return None
+
+
+def drawn(work: Work) -> str:
+    """The bar as text."""
+    full = BAR_CHARACTERS * work.done // work.total
+    return f"{work.name}  [{'#' * full}{'-' * (BAR_CHARACTERS - full)}]  {work.done:,} of {work.total:,}"
