@@ -75,7 +75,7 @@ def test_every_environment_variable_of_a_document_is_one_that_something_reads(pa
 
 
 def sources() -> list[Path]:
-    return [*ROOT.glob("cdc_outbox/**/*.py"), *ROOT.glob("tests/plugins/*.py")]
+    return [*ROOT.glob("cdc_outbox/**/*.py"), *ROOT.glob("tests/plugins/*.py"), *ROOT.glob("tests/servers/*.py")]
 
 
 @pytest.mark.parametrize("page", PAGES)
