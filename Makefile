@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 4
+# Files in the order of tests/plugins/order.py; xdist's own would begin with those of many short tests.
+PARALLEL = --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The tests start the program a thousand times: where this is set, it would be compiled each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -52,12 +54,12 @@ example: $(VENV)/example-ready ## a web API, three consumers and a mail server o
 
 .PHONY: test
 test: $(VENV)/ready ## all tests, on a real PostgreSQL and a real Apache Kafka (WORKERS=4 side by side, each with its own)
-	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) $(PARALLEL) $(ARGS)
 
 .PHONY: test-older
 test-older: $(VENV)/ready ## the tests that meet PostgreSQL once more, on Debian's (15 on bookworm) or POSTGRES_BIN
 	CDC_OUTBOX_POSTGRES_BIN=$(or $(POSTGRES_BIN),$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)) \
-	  $(PYTEST) --numprocesses $(WORKERS) --dist loadfile tests/integration tests/end_to_end -m 'postgres and not slow' $(ARGS)
+	  $(PYTEST) $(PARALLEL) tests/integration tests/end_to_end -m 'postgres and not slow' $(ARGS)
 
 .PHONY: check
 check: $(VENV)/ready ## format, lint, types, imports, dependencies

@@ -13,6 +13,7 @@ pytest_plugins = [
     "tests.plugins.secure",
     "tests.plugins.pair",
     "tests.plugins.browser",
+    "tests.plugins.order",
 ]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

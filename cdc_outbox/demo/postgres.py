@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -70,6 +71,12 @@ _SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "timezone": "UTC",
     }
 )
+
+_SCRAM_ITERATIONS: Final = ("--set", "scram_iterations=1")
+"""Options of initdb. Iterations make words hard to guess, and cost each login 2 ms; the passwords here are random."""
+
+_SCRAM_ITERATIONS_SINCE: Final = 16
+"""PostgreSQL's major version from which there is the setting, and initdb takes any."""
 
 _NOT_DURABLE: Final[Mapping[str, str]] = MappingProxyType({"fsync": "off", "full_page_writes": "off"})
 """Survives a killed server (the kernel keeps the pages), not a killed machine; a throw-away server needs no more."""
@@ -249,6 +256,7 @@ class EmbeddedPostgres:
             [
                 *(self.bin_dir / "initdb", "--pgdata", folder / "data", "--username", SUPERUSER),
                 *("--auth", self._auth, "--pwfile", secret, "--encoding", "UTF8", "--locale", "C", "--no-sync"),
+                *(_SCRAM_ITERATIONS if _major(self.version) >= _SCRAM_ITERATIONS_SINCE else ()),
             ],
             cwd=folder,
             env=server_environment(),
@@ -322,6 +330,11 @@ class EmbeddedPostgres:
         if self._guard is not None:
             self._guard.release()
             self._guard = None
+
+
+def _major(version: str) -> int:
+    """18 of `18.6`, and of `18beta1`."""
+    return int(re.split(r"\D", version, maxsplit=1)[0])
 
 
 def _children(pid: int) -> list[int]:

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 LogLine = dict[str, Any]
 
+DEPLOYED: Final = Path(__file__).parent / "deployed"
+"""Comes before the installed packages. Where a relay is deployed there is no rich, which is the demo's; where there is,
+structlog imports it, and that is a quarter of what a relay takes to start.
+"""
+
 _SAMPLE_SECONDS: Final = 0.1
 """How often the peak of memory is read: the kernel keeps it, but only until the process ends."""
 
@@ -203,7 +208,8 @@ class Relay:
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     """A developer's own settings of cdc-outbox and libpq must not reach the relay under test."""
     kept = {name: value for name, value in os.environ.items() if not re.match(r"CDC_OUTBOX_|PG[A-Z]", name)}
-    return {**kept, "PYTHONUNBUFFERED": "1", **extra}
+    path = os.pathsep.join(filter(None, (str(DEPLOYED), kept.get("PYTHONPATH"))))
+    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **extra}
 
 
 def _is(line: LogLine, event: str, fields: Mapping[str, Any]) -> bool:
