@@ -188,12 +188,29 @@ def require_published(
                 publication=name,
             )
         return
+    if own is None:
+        _require_of_no_shard(publication, name)
     try:
         if own is not None:
             publication = _without_own_filter(publication, name, own, tables)
         _require_published(publication, name, tables)
     except ConfigurationError as error:
         raise (_also_hidden(error) if older_slot else error) from None
+
+
+def _require_of_no_shard(publication: Publication | None, name: str) -> None:
+    """Raise ConfigurationError for a shard's publication where that of all rows is meant: it is as it should be."""
+    found = named_shard(name)
+    filtered = (
+        [table for table in publication.tables if table.row_filter is not None] if publication is not None else []
+    )
+    if found is not None and filtered:
+        raise ConfigurationError(
+            f"publication {name} sends the rows of shard {found.shard} only: WHERE {filtered[0].row_filter}",
+            cure=f"--publication {found.base}, which has the rows of all shards; run and check take one shard's with --shard "
+            f"{found.shard} --publication {found.base}",
+            publication=name,
+        )
 
 
 def _also_hidden(error: ConfigurationError) -> StreamGap:
@@ -259,13 +276,9 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
                 table=str(table.name),
             )
         if published[table.name].row_filter is not None:
-            shard = named_shard(name)
             raise ConfigurationError(
                 f"publication {name} hides rows of {table.name}: WHERE {published[table.name].row_filter}",
-                cure=f"{alter} SET TABLE {_listed(publication, without_filter=table.name)}"
-                if shard is None
-                else f"it is the publication of a shard: --shard {shard.shard} --publication {shard.base}; or, for a command "
-                f"that knows no --shard, --publication {shard.base}, which has the rows of all shards",
+                cure=f"{alter} SET TABLE {_listed(publication, without_filter=table.name)}",
                 publication=name,
                 table=str(table.name),
             )
