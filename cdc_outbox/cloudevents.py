@@ -46,6 +46,14 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _JSON: Final = re.compile(r"[^/;]+/(?:[^;]+\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 """Media types whose data the JSON event format embeds as it is (3.1)."""
 
+_MEDIA_TYPE: Final = re.compile(
+    r"(?!application/cloudevents)[\w!#$&^.+-]+/[\w!#$&^.+-]+(?: *;[ -~]*)?", re.ASCII | re.IGNORECASE
+)
+"""RFC 2046, names as in RFC 6838. That of a CloudEvent would have receivers take the payload for an envelope."""
+
+CONTENT_TYPE_CACHE_ENTRIES: Final = 1_000
+"""Content types remembered by their columns: an application has a few. Beyond it the cache starts again."""
+
 _SOURCE: Final = re.compile(r"[^\s\x00-\x1f\x7f{}]+")
 
 _SAFE: Final = "/:@!$&'()*+,;="
@@ -74,6 +82,47 @@ class SourceTemplate:
                 raise ValueError(f"column {name}, which names the source, is NULL")
             source += quote(value, safe=_SAFE) + literal
         return source.encode()
+
+
+class ContentType(NamedTuple):
+    """Of a payload. `is_json`: whether a JSON envelope embeds it as it is."""
+
+    text: bytes
+    is_json: bool
+
+
+class ContentTypeTemplate:
+    """`--content-type`: a media type, in which the names of columns may stand in braces."""
+
+    def __init__(self, template: str) -> None:
+        """Parse. Raises ConfigurationError for what cannot be a media type."""
+        pieces = PLACEHOLDER.split(template)
+        self.literals = tuple(pieces[0::2])
+        self.columns = tuple(pieces[1::2])
+        self._known: dict[tuple[bytes | None, ...], ContentType] = {}
+        whole = "".join(self.literals)
+        if "" in self.columns or set("{}") & set(whole) or not (self.columns or _MEDIA_TYPE.fullmatch(whole)):
+            raise ConfigurationError(
+                f"--content-type {template!r} is no media type of a payload",
+                cure="write one such as application/json or text/plain; charset=utf-8, or name its column: {content_type}",
+            )
+
+    def fill(self, values: tuple[bytes | None, ...]) -> ContentType:
+        """Put the columns' values in. Raises ValueError when one is NULL, or the whole is no media type."""
+        return self._known.get(values) or self._new(values)
+
+    def _new(self, values: tuple[bytes | None, ...]) -> ContentType:
+        text = self.literals[0]
+        for name, value, literal in zip(self.columns, values, self.literals[1:], strict=True):
+            if value is None:
+                raise ValueError(f"column {name}, which names the content type, is NULL")
+            text += value.decode() + literal
+        if not _MEDIA_TYPE.fullmatch(text):
+            raise ValueError(f"{text[:200]!r} is no media type of a payload")
+        if len(self._known) >= CONTENT_TYPE_CACHE_ENTRIES:
+            self._known.clear()
+        found = self._known[values] = ContentType(text.encode(), _JSON.fullmatch(text) is not None)
+        return found
 
 
 class Position:
@@ -118,14 +167,16 @@ class BinaryCloudEvents(Route):
         template: TopicTemplate,
         names: HeaderNames,
         source: SourceTemplate,
-        content_type: str,
+        content_type: ContentTypeTemplate,
         position: Position,
     ) -> None:
-        """The plan's routing columns are those of the topic, then those of the source."""
+        """The plan's routing columns are those of the topic, then those of the source, then those of the content type."""
         super().__init__(plan, template, names)
         self._source = source
         self._position = position
-        self._content_type = content_type.encode()
+        self._content_type = content_type
+        self._source_at = len(template.columns)
+        self._content_type_at = self._source_at + len(source.columns)
         self._time: tuple[int, bytes] = (-1, b"")
 
     def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
@@ -135,7 +186,7 @@ class BinaryCloudEvents(Route):
         attributes = self._attributes(event, place.timestamp, sequence)
         headers: Headers = [(f"{PREFIX}{name}", value) for name, value in attributes]
         if event.payload is not None:
-            headers.append((CONTENT_TYPE, self._content_type))
+            headers.append((CONTENT_TYPE, self._content_type_of(event).text))
         self._add_headers(headers, event)
         headers += [(f"{PREFIX}{name}", value) for name, value in _trace(headers)]
         return KafkaRecord(place.topic, event.key, event.payload, headers, place.timestamp, place.partition)
@@ -170,11 +221,16 @@ class BinaryCloudEvents(Route):
         return attributes
 
     def _source_of(self, event: OutboxEvent) -> bytes:
-        values = event.routing[len(self._template.columns) :]
         try:
-            return self._source.fill(values)
+            return self._source.fill(event.routing[self._source_at : self._content_type_at])
         except ValueError as error:
             raise self._poison(event, "bad-source", str(error)) from error
+
+    def _content_type_of(self, event: OutboxEvent) -> ContentType:
+        try:
+            return self._content_type.fill(event.routing[self._content_type_at :])
+        except ValueError as error:  # a UnicodeDecodeError is one
+            raise self._poison(event, "bad-content-type", str(error)) from error
 
     def _time_of(self, milliseconds: int) -> bytes:
         """RFC 3339, UTC. Events of one transaction share it."""
@@ -188,18 +244,6 @@ class BinaryCloudEvents(Route):
 class StructuredCloudEvents(BinaryCloudEvents):
     """Structured content mode: the value is a JSON envelope with all of it. Id and type are headers too, as by default."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        template: TopicTemplate,
-        names: HeaderNames,
-        source: SourceTemplate,
-        content_type: str,
-        position: Position,
-    ) -> None:
-        super().__init__(plan, template, names, source, content_type, position)
-        self._embeds = _JSON.fullmatch(content_type) is not None
-
     def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
         """Make the record; `commit_time` in Unix milliseconds. Raises PoisonEvent."""
         sequence = self._position.take()
@@ -211,13 +255,14 @@ class StructuredCloudEvents(BinaryCloudEvents):
         headers = [header for header in headers if not header[0].lower().startswith(PREFIX)]
         envelope: dict[str, object] = {name: value.decode() for name, value in [*attributes, *_trace(headers)]}
         if event.payload is not None:
-            envelope["datacontenttype"] = self._content_type.decode()
-            envelope |= self._data(event, event.payload)
+            content_type = self._content_type_of(event)
+            envelope["datacontenttype"] = content_type.text.decode()
+            envelope |= self._data(event, event.payload, embeds=content_type.is_json)
         return KafkaRecord(place.topic, event.key, orjson.dumps(envelope), headers, place.timestamp, place.partition)
 
-    def _data(self, event: OutboxEvent, payload: bytes) -> dict[str, object]:
+    def _data(self, event: OutboxEvent, payload: bytes, *, embeds: bool) -> dict[str, object]:
         """JSON is embedded byte for byte, other text is a string, and what is no text is base64 (JSON event format 3.1)."""
-        if self._embeds:
+        if embeds:
             try:
                 check_json(payload)
             except ValueError as error:
@@ -246,7 +291,12 @@ def _trace(headers: Headers) -> list[tuple[str, bytes]]:
 
 
 def choose(
-    settings: Settings, template: TopicTemplate, names: HeaderNames, source: SourceTemplate, position: Position
+    settings: Settings,
+    template: TopicTemplate,
+    names: HeaderNames,
+    source: SourceTemplate,
+    content_type: ContentTypeTemplate,
+    position: Position,
 ) -> Callable[[Plan], Route]:
     """Choose once what makes records of a plan's events. `names`: of the headers id and type, in structured mode.
 
@@ -259,10 +309,10 @@ def choose(
                 cure="give it another name: --header COLUMN:NAME",
             )
     if settings.format == "cloudevents-structured":
-        return lambda plan: StructuredCloudEvents(plan, template, names, source, settings.content_type, position)
+        return lambda plan: StructuredCloudEvents(plan, template, names, source, content_type, position)
     if names != HeaderNames():
         raise ConfigurationError(
             f"--header gives the event's id or type a name, and --format {settings.format} has names of its own",
             cure=f"leave it out: they are the headers {PREFIX}id and {PREFIX}type",
         )
-    return lambda plan: BinaryCloudEvents(plan, template, names, source, settings.content_type, position)
+    return lambda plan: BinaryCloudEvents(plan, template, names, source, content_type, position)

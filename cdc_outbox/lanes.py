@@ -93,7 +93,7 @@ class MessageLane(Lane):
 
 
 class Lanes:
-    """Compiles lanes for one configuration. Raises ConfigurationError for a broken --topic, --ce-source or --header."""
+    """Compiles lanes for one configuration. Raises ConfigurationError for a broken template or --header."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -107,8 +107,9 @@ class Lanes:
         self._position = cloudevents.Position()
         if settings.format != "debezium":
             source = cloudevents.SourceTemplate(settings.ce_source or "")
-            self._routing = (*template.columns, *source.columns)
-            self._route = cloudevents.choose(settings, template, names, source, self._position)
+            content_type = cloudevents.ContentTypeTemplate(settings.content_type)
+            self._routing = (*template.columns, *source.columns, *content_type.columns)
+            self._route = cloudevents.choose(settings, template, names, source, content_type, self._position)
 
     def begin(self, lsn: Lsn) -> None:
         """The next events are of the transaction with this commit LSN, or of a snapshot taken there."""

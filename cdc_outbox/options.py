@@ -263,7 +263,13 @@ _ALL: Final = (
         "Source of CloudEvents, a URI reference; any column may stand in braces.",
         example="/shop/{aggregatetype}",
     ),
-    Option("content-type", values.TEXT, _TABLE, "Media type of the payload of CloudEvents.", "application/json"),
+    Option(
+        "content-type",
+        values.TEXT,
+        _TABLE,
+        "Media type of the payload of CloudEvents; any column may stand in braces.",
+        "application/json",
+    ),
     Option(
         "on-poison",
         values.choice("stop", "skip", "dead-letter"),

@@ -192,6 +192,37 @@ def test_data_that_is_no_json_is_text_or_base64(content_type: str, payload: byte
 
 
 @pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
+def test_the_content_type_can_come_from_a_column_and_each_event_has_its_own(mode: str) -> None:
+    settings: dict[str, object] = {"content_type": "{tenant}", "topic": "t.{aggregatetype}"}
+    for tenant, payload, data in [
+        (b"application/json", b'{"a": 1}', {"a": 1}),
+        (b"text/plain", b"hello", "hello"),
+        (b"application/avro", b"\x00\xff", b"\x00\xff"),
+    ]:
+        event = event_of(record(mode, settings, tenant=tenant, payload=payload))
+        assert (event.get_datacontenttype(), event.get_source()) == (tenant.decode(), "/shop/order")
+        assert event.get_data() == data
+    assert record(mode, settings, tenant=None, payload=None), "a tombstone needs none"
+    assert record(mode, {"content_type": "application/{tenant}"}, tenant=b"json")
+
+
+@pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
+@pytest.mark.parametrize(
+    "value", [None, b"", b"json", b"a b/c", b"text/plain\n", b"application/cloudevents+json", b"\xff/x"]
+)
+def test_a_column_that_has_no_content_type_is_poison(mode: str, value: bytes | None) -> None:
+    with pytest.raises(PoisonEvent) as raised:
+        record(mode, {"content_type": "{tenant}"}, tenant=value)
+    assert raised.value.where["reason"] == "bad-content-type"
+
+
+@pytest.mark.parametrize("text", ["", "json", "{}", "{a", "a/b\n", "application/cloudevents+json", "text/plain; ü"])
+def test_a_content_type_that_is_none_is_refused_at_the_start(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--content-type"):
+        lanes(content_type=text)
+
+
+@pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [

@@ -111,6 +111,8 @@ def used_columns(settings: Settings, names: Sequence[str]) -> list[str]:
     chosen |= {columns.timestamp, columns.partition, *TopicTemplate(settings.topic).columns, *TRACE_COLUMNS}
     chosen |= {header.column for header in settings.headers}
     chosen |= {columns.span_context, *PLACEHOLDER.findall(settings.ce_source or "")}
+    if settings.format != "debezium":
+        chosen |= set(PLACEHOLDER.findall(settings.content_type))
     return [name for name in names if name in chosen]
 
 
