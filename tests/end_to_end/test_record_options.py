@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 import pytest
@@ -120,6 +121,28 @@ def test_the_sequence_of_cloudevents_is_the_order_of_commits_from_the_table_and_
     by_sequence = sorted(outbox.records(), key=lambda record: record.header("ce_sequence") or b"")
     assert [(record.header("ce_id") or b"").decode() for record in by_sequence] == written
     assert len({record.header("ce_sequence") for record in by_sequence}) == len(written) == 7
+
+
+@pytest.mark.parametrize("mode", ["cloudevents", "cloudevents-structured"])
+def test_an_event_that_comes_again_has_the_sequence_that_it_had(outbox: Outbox, mode: str) -> None:
+    options = ("--format", mode, "--ce-source", "/shop")
+    bookmark = f"bookmark_{secrets.token_hex(4)}"
+    outbox.create()
+    outbox.create_slot()
+    outbox.database.execute(f"SELECT pg_copy_logical_replication_slot('cdc_outbox', '{bookmark}')")
+    written = outbox.add_all([{}, {}, {}]) + outbox.add_all([{}, {}])
+    outbox.drain(*options)
+    # as if all had been delivered, and nothing confirmed: the worst of all crashes
+    outbox.database.execute("SELECT pg_drop_replication_slot('cdc_outbox')")
+    outbox.database.execute(f"SELECT pg_copy_logical_replication_slot('{bookmark}', 'cdc_outbox')")
+    outbox.drain(*options)
+    found = [
+        from_kafka_event(KafkaMessage({k: v or b"" for k, v in r.headers}, r.key, r.value or b""), JSONFormat())
+        for r in outbox.records()
+    ]
+    assert [event.get_id() for event in found] == written * 2
+    sequences = [event.get_extension("sequence") for event in found]
+    assert sequences == sorted(set(sequences)) * 2
 
 
 def test_cloudevents_need_a_source(outbox: Outbox) -> None:
