@@ -29,10 +29,10 @@ import orjson
 
 from cdc_outbox.config import Settings
 from cdc_outbox.decode.members import check_json
-from cdc_outbox.decode.outbox import TRACE_COLUMNS, OutboxEvent, Plan
+from cdc_outbox.decode.outbox import TRACE_COLUMNS, Cells, OutboxEvent, Plan
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.lsn import UNSET, Lsn
-from cdc_outbox.route import PLACEHOLDER, UNASSIGNED, HeaderNames, Headers, KafkaRecord, Route, TopicTemplate
+from cdc_outbox.route import PLACEHOLDER, UNASSIGNED, HeaderNames, Headers, KafkaRecord, Route, TopicTemplate, two_steps
 
 SPECVERSION: Final = "1.0"
 STRUCTURED: Final = b"application/cloudevents+json; charset=UTF-8"
@@ -190,6 +190,9 @@ class BinaryCloudEvents(Route):
         self._add_headers(headers, event)
         headers += [(f"{PREFIX}{name}", value) for name, value in _trace(headers)]
         return KafkaRecord(place.topic, event.key, event.payload, headers, place.timestamp, place.partition)
+
+    def _expression(self, cells: Cells) -> str:
+        return two_steps(cells)
 
     def _place(self, event: OutboxEvent, commit_time: int) -> Place:
         topic = self._topics.get(event.routing) or self._new_topic(event)

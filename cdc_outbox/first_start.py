@@ -27,7 +27,7 @@ from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode.pgoutput import Column, Relation
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.lanes import Lanes, RowLane
+from cdc_outbox.lanes import Lanes, SnapshotLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.outlet import Outlet
 from cdc_outbox.poison import PoisonPolicy
@@ -60,7 +60,7 @@ class Batch:
 
     __slots__ = ("cells", "events", "lane", "lsn", "outstanding", "size", "whole")
 
-    def __init__(self, lane: RowLane, cells: Sequence[rows.Cells]) -> None:
+    def __init__(self, lane: SnapshotLane, cells: Sequence[rows.Cells]) -> None:
         self.lane = lane
         self.cells = cells
         self.size = rows.size_of(cells)
@@ -175,10 +175,10 @@ class FirstStart:
         log.info("snapshot.progress", slot=self._settings.slot, rows=delivered, of=self.expected)
 
 
-def lane_of(lanes: Lanes, shape: rows.TableShape) -> RowLane:
+def lane_of(lanes: Lanes, shape: rows.TableShape) -> SnapshotLane:
     """How the rows of a table become records. Raises ConfigurationError for a missing or wrong column."""
     columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
-    return lanes.compile(Relation(shape.oid, shape.table.schema, shape.table.name, "d", columns))
+    return lanes.snapshot(Relation(shape.oid, shape.table.schema, shape.table.name, "d", columns))
 
 
 def row_order(settings: Settings) -> list[str]:
@@ -216,7 +216,7 @@ class RowSender:
         self.time = 0
         """Unix milliseconds: the records' time, since a row of the table does not tell when it was committed."""
 
-    def send(self, lane: RowLane, cells: Sequence[rows.Cells]) -> None:
+    def send(self, lane: SnapshotLane, cells: Sequence[rows.Cells]) -> None:
         """Send rows that were fetched together, and wait for a place for the next."""
         batch = Batch(lane, cells)
         self._window.append(batch)
@@ -249,7 +249,7 @@ class RowSender:
     def _send(self, batch: Batch, *, alone: bool) -> None:
         self._outlet.begin(batch, self.time, alone=alone)
         for cells in batch.cells:
-            if not self._outlet.send(batch.lane, batch.lane.pick(cells)):
+            if not self._outlet.send(batch.lane, cells):
                 self._serve(SERVE_SECONDS)
                 while not self._outlet.retry():
                     self._serve(SERVE_SECONDS)

@@ -7,7 +7,7 @@ Never: a lane for a table that is not one of the outbox tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 
@@ -17,7 +17,6 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.decode.messages import MessagePlan
 from cdc_outbox.decode.outbox import OutboxEvent, OutboxPlan, Plan, compile_plan
 from cdc_outbox.decode.pgoutput import INSERT_TUPLE_OFFSET, LogicalMessage, Relation
-from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.postgres import wire
@@ -38,40 +37,50 @@ TOLD_PREFIXES: Final = 100
 """Prefixes that are named in the log, once each: somebody may put an id into every one."""
 
 
-class Lane:
+Source = TypeVar("Source", contravariant=True)  # noqa: PLC0105 - it is a name of the field, in four modules
+"""What an event comes in: an XLogData message, the cells of a row, the content of a logical message."""
+
+
+class Lane(Generic[Source]):
     """One way in. Plain attributes: they are read once per event."""
 
-    __slots__ = ("name", "received", "record")
+    __slots__ = ("event", "name", "received", "record")
 
-    def __init__(self, name: str, route: Route) -> None:
+    def __init__(
+        self, name: str, event: Callable[[Source], OutboxEvent], record: Callable[[Source, int], KafkaRecord]
+    ) -> None:
         self.name = name
-        self.record: Callable[[OutboxEvent, int], KafkaRecord] = route.record
+        self.event = event
+        """As much of the event as can be read. Raises ProtocolError."""
+        self.record = record
+        """(source, commit time in Unix milliseconds) -> the event's record. Raises PoisonEvent when it has none."""
         self.received = 0
         """Events that came this way."""
 
 
-class RowLane(Lane):
-    """One relation, compiled."""
+RowLane = Lane[bytes]
+"""Rows of one relation as the stream brings them: Inserts in XLogData."""
 
-    __slots__ = ("pick", "read")
-
-    def __init__(self, plan: OutboxPlan, route: Route) -> None:
-        super().__init__(str(plan.table), route)
-        self.read: Callable[[bytes, int], OutboxEvent] = plan.read
-        self.pick: Callable[[Sequence[bytes | None]], OutboxEvent] = plan.pick
+SnapshotLane = Lane[Sequence[bytes | None]]
+"""Rows of one relation as a query brings them."""
 
 
-class MessageLane(Lane):
-    """The logical messages of one prefix."""
+class MessageLane(Lane[bytes]):
+    """The logical messages of one prefix: their content."""
 
-    __slots__ = ("_counters", "_prefix", "_told", "read")
+    __slots__ = ("_counters", "_prefix", "_told")
 
     def __init__(self, plan: MessagePlan, route: Route, prefix: str, counters: Counters) -> None:
-        super().__init__(plan.table, route)
+        def record(content: bytes, commit_time: int) -> KafkaRecord:
+            event, error = plan.read(content)
+            if error is not None:
+                raise error
+            return route.record(event, commit_time)
+
+        super().__init__(plan.table, lambda content: plan.read(content)[0], record)
         self._prefix = prefix
         self._counters = counters
         self._told: set[tuple[str, str]] = set()
-        self.read: Callable[[bytes], tuple[OutboxEvent, PoisonEvent | None]] = plan.read
 
     def takes(self, message: LogicalMessage) -> bool:
         """Whether it is an event. What is left is counted, and said once: a prefix may be misspelt on either side."""
@@ -104,25 +113,32 @@ class Lanes:
         self._extra = [header for header in settings.headers if header.column not in always]
         self._routing = template.columns
         self._route: Callable[[Plan], Route] = lambda plan: Route(plan, template, names)
-        self._position = cloudevents.Position()
+        position = cloudevents.Position()
+        self.begin: Callable[[Lsn], None] = position.begin
+        """Called with a commit LSN: the next events are of that transaction, or of a snapshot taken there."""
         if settings.format != "debezium":
             source = cloudevents.SourceTemplate(settings.ce_source or "")
             content_type = cloudevents.ContentTypeTemplate(settings.content_type)
             self._routing = (*template.columns, *source.columns, *content_type.columns)
-            self._route = cloudevents.choose(settings, template, names, source, content_type, self._position)
-
-    def begin(self, lsn: Lsn) -> None:
-        """The next events are of the transaction with this commit LSN, or of a snapshot taken there."""
-        self._position.begin(lsn)
+            self._route = cloudevents.choose(settings, template, names, source, content_type, position)
 
     def is_outbox(self, table: TableName) -> bool:
         """Whether `table` is one of those that --table names."""
         return table in self._settings.tables
 
-    def compile(self, relation: Relation) -> RowLane:
-        """Find the relation's columns. Raises ConfigurationError for a missing or wrong one."""
-        plan = compile_plan(relation, self._settings.columns, self._routing, self._extra)
-        return RowLane(plan, self._route(plan))
+    def rows(self, relation: Relation) -> RowLane:
+        """The way in for a relation's rows in the stream. Raises ConfigurationError for a missing or wrong column."""
+        plan = self._plan(relation)
+        return RowLane(str(plan.table), lambda row: plan.read(row, ROW_AT), self._route(plan).compile(plan, ROW_AT))
+
+    def snapshot(self, relation: Relation) -> SnapshotLane:
+        """The way in for rows of a query, all columns in the relation's order. Raises ConfigurationError likewise."""
+        plan = self._plan(relation)
+        pick, record = plan.pick, self._route(plan).record
+        return SnapshotLane(str(plan.table), pick, lambda cells, commit_time: record(pick(cells), commit_time))
+
+    def _plan(self, relation: Relation) -> OutboxPlan:
+        return compile_plan(relation, self._settings.columns, self._routing, self._extra)
 
     def messages(self, counters: Counters) -> MessageLane | None:
         """The way in for logical messages; None when they are not asked for."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, ProtocolError
-from cdc_outbox.lanes import Lane
+from cdc_outbox.lanes import Lane, Source
 from cdc_outbox.lsn import UNSET
 from cdc_outbox.poison import PoisonPolicy, Suspect, smaller
 from cdc_outbox.publish.errors import TOO_LARGE, blamed, failed_delivery
@@ -29,6 +28,7 @@ class Outlet:
 
     def __init__(self, publisher: Publisher, policy: PoisonPolicy) -> None:
         self._publisher = publisher
+        self._produce = publisher.produce
         self._policy = policy
         self._carrier: Carrier | None = None
         self._commit_time = 0
@@ -60,30 +60,24 @@ class Outlet:
         """The transaction is over: an event outside one is a protocol error."""
         self._carrier = None
 
-    def send(self, lane: Lane, event: OutboxEvent) -> bool:
+    def send(self, lane: Lane[Source], source: Source) -> bool:
         """Send one event on its way; False when it is held: nothing more until `retry` says True. Raises by the policy."""
         carrier = self._carrier
         if carrier is None:
             raise ProtocolError("an event outside a transaction")
         try:
-            record = lane.record(event, self._commit_time)
+            record = lane.record(source, self._commit_time)
         except PoisonEvent as error:
-            return self._condemn(error, self._suspected(lane, event, None))
+            return self._condemn(error, self._suspected(lane, source, None))
         if self._alone:
-            return self._hold(record, self._suspected(lane, event, record))
+            return self._hold(record, self._suspected(lane, source, record))
         try:
-            if self._publisher.produce(record, carrier):
+            if self._produce(record, carrier):
                 return True
         except _CULPRIT as error:
-            return self._condemn(error, self._suspected(lane, event, record))
-        self._held, self._suspect, self._held_apart = record, self._suspected(lane, event, record), False
+            return self._condemn(error, self._suspected(lane, source, record))
+        self._held, self._suspect, self._held_apart = record, self._suspected(lane, source, record), False
         return False
-
-    def refuse(self, lane: Lane, event: OutboxEvent, error: PoisonEvent) -> bool:
-        """Deal with one that could not be read. As `send`; `event` is as much of it as there is."""
-        if self._carrier is None:
-            raise ProtocolError("an event outside a transaction")
-        return self._condemn(error, self._suspected(lane, event, None))
 
     def retry(self) -> bool:
         """Try again with what is held. True when it is on its way, and the next may come. Raises by the policy."""
@@ -101,9 +95,9 @@ class Outlet:
         self._held = self._suspect = None
         return True
 
-    def _suspected(self, lane: Lane, event: OutboxEvent, record: KafkaRecord | None) -> Suspect:
+    def _suspected(self, lane: Lane[Source], source: Source, record: KafkaRecord | None) -> Suspect:
         lsn = self._carrier.lsn if self._carrier is not None else UNSET
-        return Suspect(lane.name, event, record, lsn, self._commit_time)
+        return Suspect(lane.name, lane.event(source), record, lsn, self._commit_time)
 
     def _hold(self, record: KafkaRecord, suspect: Suspect) -> bool:
         self._held, self._suspect, self._held_apart, self._on_trial = record, suspect, True, False

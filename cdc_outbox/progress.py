@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Collection
-from typing import Final
+from typing import Final, Never
 
 import structlog
 
@@ -47,7 +47,7 @@ class Progress:
         counters.in_flight_bytes = self._publisher.in_flight_bytes
         counters.received_lsn = max(received, counters.received_lsn)
 
-    def received(self, lanes: Collection[Lane]) -> None:
+    def received(self, lanes: Collection[Lane[Never]]) -> None:
         """Add what came by these lanes since the last time."""
         received = self._counters.received
         for lane in lanes:

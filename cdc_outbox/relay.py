@@ -6,7 +6,7 @@ Never: a lock, a second thread, a wait that a stop does not end, or anything rem
 
 One turn: wait for the socket, read what is there (bounded), decode, route, publish, note it in the ledger; serve delivery
 reports; tell the server, if the flush LSN moved, it asked, or it is time. A full producer queue means: read nothing, and go
-on with the rest. The path of an event is `_read`, `_insert` and `Outlet.send`: no metric, no log line, no parse of a payload.
+on with the rest. The path of an event is `_take_in` and `Outlet.send`: no metric, no log line, no parse of a payload.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.feedback import Feedback
-from cdc_outbox.lanes import PGOUTPUT_AT, ROW_AT, ROW_OID, Lanes, MessageLane, RowLane
+from cdc_outbox.lanes import PGOUTPUT_AT, ROW_OID, Lanes, MessageLane, RowLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.outlet import Outlet
@@ -114,6 +114,7 @@ class Relay:
         self._ledger = AckLedger(errand.confirmed)
         self._progress = Progress(counters, self._ledger, publisher)
         self._outlet = Outlet(publisher, errand.policy)
+        self._send = self._outlet.send
         ask_seconds = None if errand.target is None else CATCH_UP_ASK_SECONDS
         self._feedback = Feedback(stream, self._ledger, counters, ask_seconds=ask_seconds)
         self._relations: dict[int, pgoutput.Relation] = {}
@@ -213,29 +214,18 @@ class Relay:
                 except IndexError:
                     raise ProtocolError(f"an XLogData message of {len(message)} bytes has nothing in it") from None
                 if kind == _INSERT:
-                    if not self._insert(message):
-                        return False
+                    lane = self._lanes.get(message[ROW_OID]) or self._find_lane(message)
+                    if lane is not None:
+                        lane.received += 1
+                        if not self._send(lane, message):
+                            return False
                 elif kind == _BEGIN:
                     self._begin(message)
-                elif kind == _COMMIT:
-                    self._commit(message)
-                    if self._stop.requested:
-                        return False
-                elif not self._other(message):
+                elif not (self._commit(message) if kind == _COMMIT else self._other(message)):
                     return False
             else:
                 self._keepalive(message)
         return True
-
-    def _insert(self, message: bytes) -> bool:
-        """Send one row on its way; False when it is held."""
-        lane = self._lanes.get(message[ROW_OID])
-        if lane is None:
-            lane = self._find_lane(message)
-            if lane is None:
-                return True
-        lane.received += 1
-        return self._outlet.send(lane, lane.read(message, ROW_AT))
 
     def _begin(self, message: bytes) -> None:
         begin = pgoutput.read_begin(message, PGOUTPUT_AT)
@@ -244,7 +234,8 @@ class Relay:
         self._lanes_of.begin(begin.final_lsn)
         self._outlet.begin(transaction, milliseconds, alone=begin.final_lsn in self._errand.suspects)
 
-    def _commit(self, message: bytes) -> None:
+    def _commit(self, message: bytes) -> bool:
+        """End the transaction; False when a stop is requested, which comes between two of them."""
         commit = pgoutput.read_commit(message, PGOUTPUT_AT)
         announced = self._transaction.lsn if self._transaction is not None else UNSET
         if commit.commit_lsn != announced:
@@ -255,6 +246,7 @@ class Relay:
         self._feedback.commit(commit.end_lsn)
         self._outlet.end()
         self._transaction = None
+        return not self._stop.requested
 
     def _keepalive(self, message: bytes) -> None:
         if message[0] != wire.KEEPALIVE:
@@ -279,8 +271,7 @@ class Relay:
         if not lane.takes(message):
             return True
         lane.received += 1
-        event, error = lane.read(message.content)
-        return self._outlet.send(lane, event) if error is None else self._outlet.refuse(lane, event, error)
+        return self._send(lane, message.content)
 
     def _count_received(self) -> None:
         self._progress.received(self._lanes.values())
@@ -298,7 +289,7 @@ class Relay:
             table = self._renamed(table, self._errand.table_oids[oid])
         if self._lanes_of.is_outbox(table):
             try:
-                lane = self._lanes[message[ROW_OID]] = self._lanes_of.compile(
+                lane = self._lanes[message[ROW_OID]] = self._lanes_of.rows(
                     relation._replace(schema=table.schema, name=table.name)
                 )
             except ConfigurationError as error:

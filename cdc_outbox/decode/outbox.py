@@ -72,17 +72,44 @@ class Plan(Protocol):
         """Header names for `OutboxEvent.extra`."""
 
 
+class Cells(NamedTuple):
+    """Source text of the parts of an event, for `compile_reader`: what each is, in terms of a row's columns."""
+
+    id: str
+    key: str
+    type: str
+    payload: str
+    headers: str
+    timestamp: str
+    partition: str
+    routing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+    def event(self) -> str:
+        """The event as a whole."""
+        groups = ["(" + "".join(f"{cell}," for cell in group) + ")" for group in (self.routing, self.extra)]
+        return f"new(event, ({', '.join([*self[:-2], *groups])}))"
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxPlan:
     """How rows of one relation become events."""
 
-    table: TableName
+    relation: Relation
+    cells: Cells
+    wanted: tuple[int, ...]
+    """Positions of the columns that the cells are made of."""
     read: Callable[[bytes, int], OutboxEvent]
     """(message, offset of its tuple) -> event. Raises ProtocolError."""
     pick: Callable[[Sequence[bytes | None]], OutboxEvent]
     """A row's columns in the relation's order -> event."""
     extra_names: tuple[str, ...]
     """Header names for `OutboxEvent.extra`."""
+
+    @property
+    def table(self) -> TableName:
+        """Its name, in logs and dead letters."""
+        return _name_of(self.relation)
 
 
 def compile_plan(
@@ -104,23 +131,24 @@ def compile_plan(
     extras = [finder.required("header", (header.column,)) for header in extra]
     wanted = sorted({position for position in (*parts, *routed, *extras) if position is not None})
 
-    def cell(position: int | None, form: str) -> str:
-        if position is None:
-            return "None"
-        text = form.format(position)
-        return f"unhex({text})" if relation.columns[position].type_oid == BYTEA else text
+    def cells(form: str) -> Cells:
+        def cell(position: int | None) -> str:
+            if position is None:
+                return "None"
+            text = form.format(position)
+            return f"unhex({text})" if relation.columns[position].type_oid == BYTEA else text
 
-    def expression(form: str) -> str:
-        values = [cell(position, form) for position in parts]
-        values += ["(" + "".join(cell(position, form) + "," for position in group) + ")" for group in (routed, extras)]
-        return f"new(event, ({', '.join(values)}))"
+        event_id, key, kind, payload, members, timestamp, partition = map(cell, parts)
+        routing, extra = tuple(map(cell, routed)), tuple(map(cell, extras))
+        return Cells(event_id, key, kind, payload, members, timestamp, partition, routing, extra)
 
-    scope = {"new": tuple.__new__, "event": OutboxEvent, "unhex": _unhex}
-    read = compile_reader(relation, expression("c{}"), wanted, scope)
-    pick = eval(f"lambda cells: {expression('cells[{}]')}", scope)  # noqa: S307 - positions only
+    pick = eval(f"lambda cells: {cells('cells[{}]').event()}", dict(EVENT_SCOPE))  # noqa: S307 - positions only
+    streamed = cells("c{}")
     return OutboxPlan(
-        table=finder.table,
-        read=read,  # type: ignore[arg-type]  # compiled: it gives what its expression makes
+        relation=relation,
+        cells=streamed,
+        wanted=tuple(wanted),
+        read=compile_reader(relation, streamed.event(), wanted, EVENT_SCOPE),  # type: ignore[arg-type]  # an event's text
         pick=pick,
         extra_names=tuple(header.name for header in extra),
     )
@@ -131,7 +159,7 @@ class _Finder:
 
     def __init__(self, relation: Relation) -> None:
         self._relation = relation
-        self.table = TableName(relation.schema or "pg_catalog", relation.name)
+        self.table = _name_of(relation)
         self.positions = {column.name: position for position, column in enumerate(relation.columns)}
 
     def required(self, part: str, names: tuple[str, ...]) -> int:
@@ -172,6 +200,10 @@ _OPTIONS: Final = {"topic": "--topic", "header": "--header", "headers": "rename 
 """Parts whose column is not named by an option called --PART-column."""
 
 
+def _name_of(relation: Relation) -> TableName:
+    return TableName(relation.schema or "pg_catalog", relation.name)
+
+
 def _unhex(cell: bytes | None) -> bytes | None:
     """A bytea cell in hex format, which the session pins."""
     if cell is None:
@@ -182,3 +214,7 @@ def _unhex(cell: bytes | None) -> bytes | None:
         return binascii.unhexlify(cell[2:])
     except binascii.Error as error:
         raise ProtocolError(f"a bytea value is not in hex format: {error}") from error
+
+
+EVENT_SCOPE: Final = {"new": tuple.__new__, "event": OutboxEvent, "unhex": _unhex}
+"""What the source text of cells and events refers to."""

@@ -11,7 +11,7 @@ All rows are read in one transaction, as long as the replay itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +19,9 @@ from typing import Final
 
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.first_start import RowSender, lane_of, row_order
-from cdc_outbox.lanes import Lanes, RowLane
+from cdc_outbox.lanes import Lanes, SnapshotLane
 from cdc_outbox.names import TableName
 from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres import rows
@@ -92,7 +91,7 @@ class Replay:
                 wanted = samples - len(shown)
                 if counts[table] and wanted > 0:
                     first = next(snapshot.read(shape, row_order(self._settings), where=where))
-                    shown += [_sample(table, lane, lane.pick(cells)) for cells in first[:wanted]]
+                    shown += [_sample(table, lane, cells) for cells in first[:wanted]]
         return Preview(counts, shown)
 
     def run(self, rate: float | None, told: Callable[[int], None], *, told_seconds: float) -> int:
@@ -141,12 +140,12 @@ class Replay:
         return rows.open_snapshot(self._settings.dsn.reveal(), None, self._stop)
 
 
-def _marked(lane: RowLane, stamp: bytes) -> RowLane:
+def _marked(lane: SnapshotLane, stamp: bytes) -> SnapshotLane:
     """The lane, its records marked."""
     plain = lane.record
 
-    def record(event: OutboxEvent, commit_time: int) -> KafkaRecord:
-        made = plain(event, commit_time)
+    def record(cells: Sequence[bytes | None], commit_time: int) -> KafkaRecord:
+        made = plain(cells, commit_time)
         made.headers.append((HEADER, stamp))
         return made
 
@@ -154,11 +153,12 @@ def _marked(lane: RowLane, stamp: bytes) -> RowLane:
     return lane
 
 
-def _sample(table: TableName, lane: RowLane, event: OutboxEvent) -> Sample:
+def _sample(table: TableName, lane: SnapshotLane, cells: rows.Cells) -> Sample:
     try:
-        topic, error = lane.record(event, 0).topic, None
+        topic, error = lane.record(cells, 0).topic, None
     except PoisonEvent as poison:
         topic, error = None, poison.what
+    event = lane.event(cells)
     return Sample(table, _text(event.id), _text(event.type), _text(event.key), topic, error)
 
 

@@ -21,11 +21,10 @@ from cdc_outbox.acknowledge import AckLedger
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
-from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.decode.pgoutput import Column, LogicalMessage, Relation
 from cdc_outbox.errors import ConnectionLost, PoisonEvent, ProtocolError
 from cdc_outbox.feedback import Feedback
-from cdc_outbox.lanes import PGOUTPUT_AT, ROW_AT, ROW_OID, Lane, Lanes, MessageLane, RowLane
+from cdc_outbox.lanes import PGOUTPUT_AT, ROW_OID, Lane, Lanes, MessageLane, RowLane, Source
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.operate.event_lines import event_line, poison_line
@@ -161,13 +160,13 @@ class Tail:
     def _print_table(self, snapshot: rows.SnapshotRows, table: TableName) -> None:
         shape = snapshot.shape(table)
         columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
-        lane = self._lanes.compile(Relation(shape.oid, table.schema, table.name, "d", columns))
+        lane = self._lanes.snapshot(Relation(shape.oid, table.schema, table.name, "d", columns))
         order = [name for name in ("seq", self._settings.columns.timestamp, "created_at") if name]
         for batch in snapshot.read(shape, order):
             for cells in batch:
                 if self._finished:
                     return
-                self._print(_line_of(lane, lane.pick(cells), 0, None, timed=self._timed))
+                self._print(_line_of(lane, cells, 0, None, timed=self._timed))
             while not (self._output.empty or self._stop.requested):
                 self._output.write(WAIT_SECONDS)
 
@@ -224,7 +223,7 @@ class Tail:
         if kind == pgoutput.INSERT:
             lane = self._lane(message[ROW_OID])
             if lane is not None:
-                self._print(_line_of(lane, lane.read(message, ROW_AT), self._commit_time, self._commit_lsn))
+                self._print(_line_of(lane, message, self._commit_time, self._commit_lsn))
         elif kind == pgoutput.BEGIN:
             begin = pgoutput.read_begin(message, PGOUTPUT_AT)
             self._commit_time = wire.unix_milliseconds(begin.commit_time)
@@ -247,11 +246,7 @@ class Tail:
 
     def _take_logical(self, message: LogicalMessage, lane: MessageLane) -> None:
         if lane.takes(message):
-            event, error = lane.read(message.content)
-            if error is None:
-                self._print(_line_of(lane, event, self._commit_time, self._commit_lsn))
-            else:
-                self._print(poison_line(error, lane.name, self._commit_lsn))
+            self._print(_line_of(lane, message.content, self._commit_time, self._commit_lsn))
 
     def _lane(self, oid: bytes) -> RowLane | None:
         """The lane of a relation; None when its rows are not for us, which is said once."""
@@ -264,14 +259,14 @@ class Tail:
                 )
             table = TableName(relation.schema, relation.name)
             ours = self._lanes.is_outbox(table)
-            self._found[oid] = self._lanes.compile(relation) if ours else None
+            self._found[oid] = self._lanes.rows(relation) if ours else None
             if not ours:
                 self._say(f"rows of {table} are left out: no --table names it")
         return self._found[oid]
 
 
-def _line_of(lane: Lane, event: OutboxEvent, commit_time: int, lsn: Lsn | None, *, timed: bool = True) -> bytes:
+def _line_of(lane: Lane[Source], source: Source, commit_time: int, lsn: Lsn | None, *, timed: bool = True) -> bytes:
     try:
-        return event_line(lane.record(event, commit_time), lane.name, lsn, timed=timed)
+        return event_line(lane.record(source, commit_time), lane.name, lsn, timed=timed)
     except PoisonEvent as error:
         return poison_line(error, lane.name, lsn)

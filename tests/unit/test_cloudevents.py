@@ -47,8 +47,11 @@ def lanes(mode: str = BINARY, source: str = "/shop/{aggregatetype}", **settings:
 
 def record(mode: str, /, settings: dict[str, object] | None = None, **cells: bytes | None) -> KafkaRecord:
     relation = Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE))
-    lane = lanes(mode, **(settings or {})).compile(relation)
-    return lane.record(lane.pick([*{**ROW, **cells}.values()]), COMMITTED)
+    ways = lanes(mode, **(settings or {}))
+    row = [*{**ROW, **cells}.values()]
+    record = ways.snapshot(relation).record(row, COMMITTED)
+    assert ways.rows(relation).record(build.xlogdata(build.insert(1, row)), COMMITTED) == record
+    return record
 
 
 def event_of(found: KafkaRecord) -> BaseCloudEvent:
@@ -80,11 +83,11 @@ def test_the_sequence_sorts_as_events_were_committed_over_all_tables_and_is_the_
 ) -> None:
     columns = tuple(Column(*column) for column in SHAPE)
     here = lanes(mode)
-    one, other = (here.compile(Relation(oid, "public", "outbox", "d", columns)) for oid in (1, 2))
+    one, other = (here.snapshot(Relation(oid, "public", "outbox", "d", columns)) for oid in (1, 2))
 
     def sequences(lsn: int) -> list[str]:
         here.begin(Lsn(lsn))
-        events = [event_of(lane.record(lane.pick([*ROW.values()]), COMMITTED)) for lane in (one, other, one)]
+        events = [event_of(lane.record([*ROW.values()], COMMITTED)) for lane in (one, other, one)]
         return [event.get_extension("sequence") for event in events]
 
     found = [text for lsn in (0x9, 0x16FABD0, 0xA_0000_0000, 2**64 - 1) for text in sequences(lsn)]
@@ -97,11 +100,11 @@ def test_the_sequence_sorts_as_events_were_committed_over_all_tables_and_is_the_
 @pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
 def test_an_event_that_is_poison_has_its_number_too_and_a_member_cannot_take_the_place_of_ours(mode: str) -> None:
     here = lanes(mode)
-    lane = here.compile(Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE)))
+    lane = here.snapshot(Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE)))
     here.begin(Lsn(1))
     with pytest.raises(PoisonEvent):
-        lane.record(lane.pick([*{**ROW, "type": None}.values()]), COMMITTED)
-    found = lane.record(lane.pick([*{**ROW, "headers": b'{"ce_sequence": "wrong"}'}.values()]), COMMITTED)
+        lane.record([*{**ROW, "type": None}.values()], COMMITTED)
+    found = lane.record([*{**ROW, "headers": b'{"ce_sequence": "wrong"}'}.values()], COMMITTED)
     assert event_of(found).get_extension("sequence") == "0000000000000001-00000002"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import contextlib
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from cdc_outbox.config import Columns, HeaderColumn
 from cdc_outbox.decode.outbox import OutboxEvent, OutboxPlan, compile_plan
 from cdc_outbox.decode.pgoutput import Column, Relation
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
+from cdc_outbox.lanes import ROW_AT
 from cdc_outbox.route import (
     UNASSIGNED,
     HeaderNames,
@@ -25,6 +27,9 @@ from cdc_outbox.route import (
     unix_milliseconds,
 )
 from tests.plugins import wire_builder as build
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COMMITTED = 1_794_000_000_123
 """Unix milliseconds."""
@@ -70,13 +75,38 @@ class Way:
         template = TopicTemplate(topic)
         self.plan: OutboxPlan = compile_plan(relation, columns, template.columns, headers)
         self.route = Route(self.plan, template, names)
+        self.streamed = Route(self.plan, template, names).compile(self.plan, ROW_AT)
 
     def record(self, **cells: bytes | None) -> KafkaRecord:
-        return self.route.record(self.event(**cells), COMMITTED)
+        """The record as every way in gives it, which must be one: by an event, and straight from the stream; the first of its
+        topic, and a later one.
+        """
+        message = build.xlogdata(build.insert(1, self.row(cells)))
+        found = [self._try(lambda: self.streamed(message, COMMITTED)) for _ in range(2)]
+        found.append(self._try(lambda: self.route.record(self.event(**cells), COMMITTED)))
+        first = found[0]
+        if isinstance(first, PoisonEvent):
+            assert {(str(each), tuple(getattr(each, "where", {}).items())) for each in found} == {
+                (str(first), tuple(first.where.items()))
+            }
+            raise first
+        assert all((each, type(each)) == (first, KafkaRecord) for each in found)
+        return first
 
     def event(self, **cells: bytes | None) -> OutboxEvent:
+        return self.plan.pick(self.row(cells))
+
+    @staticmethod
+    def row(cells: dict[str, bytes | None]) -> list[bytes | None]:
         assert cells.keys() <= ROW.keys()
-        return self.plan.pick([*{**ROW, **cells}.values()])
+        return [*{**ROW, **cells}.values()]
+
+    @staticmethod
+    def _try(make: Callable[[], KafkaRecord]) -> KafkaRecord | PoisonEvent:
+        try:
+            return make()
+        except PoisonEvent as error:
+            return error
 
     def poison(self, **cells: bytes | None) -> PoisonEvent:
         with pytest.raises(PoisonEvent) as raised:
@@ -112,7 +142,8 @@ def test_a_null_payload_is_a_tombstone_and_an_empty_one_is_not() -> None:
 
 def test_the_payload_is_neither_copied_nor_parsed() -> None:
     payload = b"{not even json" * 100_000
-    assert Way().record(payload=payload).value is payload
+    way = Way()
+    assert way.route.record(way.event(payload=payload), COMMITTED).value is payload
 
 
 def test_a_null_key_is_a_null_key_and_an_empty_one_is_not() -> None:

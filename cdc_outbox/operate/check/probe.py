@@ -26,10 +26,9 @@ from cdc_outbox.acknowledge import Transaction
 from cdc_outbox.config import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
-from cdc_outbox.decode.outbox import OutboxEvent
 from cdc_outbox.decode.pgoutput import LogicalMessage, Relation
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.lanes import PGOUTPUT_AT, ROW_AT, ROW_OID, Lane, Lanes, RowLane
+from cdc_outbox.lanes import PGOUTPUT_AT, ROW_OID, Lane, Lanes, RowLane
 from cdc_outbox.lsn import UNSET, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.operate.check.cluster import Cluster
@@ -244,27 +243,26 @@ class Probe:
                 elif kind == pgoutput.RELATION:
                     self._describe(message, lanes)
                 elif (found := self._ours(message, kind, lanes)) is not None:
-                    lane, event = found
-                    return lane.record(event, commit_time)
+                    lane, source = found
+                    return lane.record(source, commit_time)
         raise Stopped
 
     def _describe(self, message: bytes, lanes: dict[bytes, RowLane]) -> None:
         relation = pgoutput.decode(message, PGOUTPUT_AT)
         assert isinstance(relation, Relation)
         if self._lanes.is_outbox(TableName(relation.schema, relation.name)):
-            lanes[relation.oid.to_bytes(4, "big")] = self._lanes.compile(relation)
+            lanes[relation.oid.to_bytes(4, "big")] = self._lanes.rows(relation)
 
-    def _ours(self, message: bytes, kind: int, lanes: dict[bytes, RowLane]) -> tuple[Lane, OutboxEvent] | None:
+    def _ours(self, message: bytes, kind: int, lanes: dict[bytes, RowLane]) -> tuple[Lane[bytes], bytes] | None:
         """Our event, and the lane that it came by."""
         if kind == pgoutput.INSERT and (lane := lanes.get(message[ROW_OID])) is not None:
-            event = lane.read(message, ROW_AT)
-            return (lane, event) if event.id == self.event.id.encode() else None
+            return (lane, message) if lane.event(message).id == self.event.id.encode() else None
         if kind == pgoutput.MESSAGE and self._messages is not None:
             logical = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(logical, LogicalMessage)
             if self._messages.takes(logical):
-                event, _ = self._messages.read(logical.content)
-                return (self._messages, event) if event.id == self.event.id.encode() else None
+                content = logical.content
+                return (self._messages, content) if self._messages.event(content).id == self.event.id.encode() else None
         return None
 
     @staticmethod

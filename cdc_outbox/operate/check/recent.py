@@ -78,12 +78,12 @@ def record_bytes(record: KafkaRecord) -> int:
 
 
 def _read(connection: Connection, settings: Settings, shape: rows.TableShape, recent: Recent) -> None:
-    lane = Lanes(settings).compile(relation_of(shape))
+    lane = Lanes(settings).snapshot(relation_of(shape))
     seen = size = 0
     for batch in rows.SnapshotRows(connection, settings.own_rows).read(shape, ORDER, newest_first=True):
         for cells in batch:
             try:
-                record = lane.record(lane.pick(cells), 0)
+                record = lane.record(cells, 0)
             except PoisonEvent as error:
                 recent.poison.append(error)
             else:

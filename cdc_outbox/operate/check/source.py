@@ -132,7 +132,7 @@ def _inspect(connection: Connection, settings: Settings, report: Report) -> publ
 
 def _check_columns(settings: Settings, shape: rows.TableShape, report: Report) -> bool:
     try:
-        Lanes(settings).compile(relation_of(shape))
+        Lanes(settings).rows(relation_of(shape))
     except CdcOutboxError as error:
         report.fail_with("table.columns", error)
         return False
