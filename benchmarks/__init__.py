@@ -5,6 +5,7 @@ python -m benchmarks --help     (`make bench ARGS=…`)
 rig.py         the servers, the outbox filled, slots, topics
 child.py       a process, watched: CPU of all its threads, memory, over time
 contenders.py  cdc-outbox, Debezium, a polling worker: how each is started
+installed.py   cdc-outbox in an environment of its own, as its users have it
 raw.py         the yardstick: the slot read with nothing decoded
 arrivals.py    what came out of Kafka: every id, order per key, when
 drain.py  latency.py  memory.py  snapshot.py     the scenarios

@@ -6,7 +6,6 @@ Never: a setting that the others do not get: acks=all and idempotence for each.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from benchmarks.child import Child
+from benchmarks.installed import cache_folder, program
 from cdc_outbox.demo.ports import free_port
 
 DEBEZIUM: Final = Path(__file__).parent / "debezium"
@@ -59,20 +59,24 @@ class Contender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """cdc-outbox as a user starts it, metrics and all."""
+    """cdc-outbox as a user installs and starts it, metrics and all."""
 
     name: str = "cdc-outbox"
     polls: bool = False
     options: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
-        """Nothing can be missing."""
+        """What pip says when it cannot be installed."""
+        try:
+            program()
+        except subprocess.CalledProcessError as error:
+            return f"pip cannot install it: {error.stderr.strip()[-300:]}"
         return None
 
     def start(self, place: Place, *, snapshot: bool = False) -> Child:
         """Start it. A missing slot is a first start by itself."""
         arguments = [
-            *(sys.executable, "-m", "cdc_outbox", "run", "--brokers", place.brokers, "--slot", place.slot),
+            *(str(program()), "run", "--brokers", place.brokers, "--slot", place.slot),
             *("--topic", f"{place.prefix}.{{aggregatetype}}", "--http", f"127.0.0.1:{free_port()}"),
             *("--log-format", "json", *(() if snapshot else ("--no-create-slot",)), *self.options),
         ]
@@ -183,7 +187,7 @@ class Debezium:
 
 def build_debezium() -> Path:
     """The folder with Debezium's jars and our program, made by Maven the first time. Raises CalledProcessError."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdc-outbox"
+    cache = cache_folder()
     sources = [DEBEZIUM / "pom.xml", *sorted(DEBEZIUM.rglob("*.java"))]
     home = cache / "debezium"
     jars = home / "jars"

@@ -24,6 +24,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.installed import program
 from cdc_outbox.demo.postgres import EmbeddedPostgres
 from cdc_outbox.operate.install import InstallOptions, render_install
 from tests.servers.kafka import Kafka
@@ -70,7 +71,7 @@ def write(dsn: str, rows: int, payload_bytes: int) -> None:
 def relay(dsn: str, brokers: str) -> tuple[int, float]:
     """Run the relay until it has caught up. Peak RSS in bytes; seconds from the stream's start to the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "cdc_outbox", "run", "--brokers", brokers, "--slot", SLOT, "--until", "caught-up",
+        [str(program()), "run", "--brokers", brokers, "--slot", SLOT, "--until", "caught-up",
          "--http", "off", "--log-format", "json"],
         env={**os.environ, "CDC_OUTBOX_DSN": dsn}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

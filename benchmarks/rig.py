@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
+from confluent_kafka import Producer
 
 from benchmarks.arrivals import Topic
 from cdc_outbox.demo.postgres import EmbeddedPostgres
@@ -27,6 +28,9 @@ MASTER_SLOT: Final = "bench_backlog"
 
 CONFIRM_PAUSE_SECONDS: Final = 0.02
 """Between two looks at a slot's confirmed position."""
+
+PRODUCER_ID_SECONDS: Final = 20.0
+"""For a new broker to take its first record: two seconds at most, measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,4 +155,14 @@ def servers(*, durable: bool = False) -> Iterator[Rig]:
     """Start both, stop both. `durable`: PostgreSQL waits for its disk at each commit, as in production."""
     settings = {"max_wal_size": "8GB", "checkpoint_timeout": "1h", "shared_buffers": "256MB"}
     with EmbeddedPostgres(settings=settings, durable=durable) as postgres, Kafka() as kafka:
+        await_producer_ids(kafka.brokers)
         yield Rig(postgres, kafka)
+
+
+def await_producer_ids(brokers: str) -> None:
+    """A broker that has just been started has no block of producer ids yet: the first idempotent producer asks twice, half a
+    second apart (librdkafka, GETPID), and whoever comes first in a run would pay for it.
+    """
+    producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True})
+    producer.produce("bench.warm", b"")
+    assert producer.flush(PRODUCER_ID_SECONDS) == 0, "the broker gives no producer id"
