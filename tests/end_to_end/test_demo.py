@@ -121,7 +121,7 @@ def note_arrival(self, event):
     if self.count not in (10, 20, 30):
         honest(self, event)
 tally.Tally.note_arrival = note_arrival
-show.DRAIN_SECONDS = 2.0
+show.DRAIN_SECONDS = 6.0
 sys.argv[1:] = ["demo", "--seconds", "4", "--rate", "60"]
 from cdc_outbox.cli import main
 main()
