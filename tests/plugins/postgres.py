@@ -68,17 +68,19 @@ class Database:
     def drop(self) -> None:
         """Terminate everybody, drop the slots, drop the database."""
         self._open.close()
-        with self.server.connect() as admin:
+        with self.server.administration() as admin:
             _drop_slots(admin, self.name)
             admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(self.name)))
 
 
 class PostgresServer:
-    """A server, ours (`embedded`) or somebody else's."""
+    """A server, ours (`embedded`) or somebody else's. `steady`: nobody stops it, or waits until its last client goes."""
 
-    def __init__(self, dsn: str, embedded: EmbeddedPostgres | None = None) -> None:
+    def __init__(self, dsn: str, embedded: EmbeddedPostgres | None = None, *, steady: bool = False) -> None:
         self._dsn = dsn
         self.embedded = embedded
+        self._steady = steady
+        self._kept: psycopg.Connection[Row] | None = None
 
     @property
     def dsn(self) -> str:
@@ -93,6 +95,22 @@ class PostgresServer:
         """An autocommit connection of the superuser; close it."""
         return psycopg.connect(self.dsn, autocommit=True)
 
+    @contextlib.contextmanager
+    def administration(self) -> Iterator[psycopg.Connection[Row]]:
+        """The same, for what is done around each test: to a steady server one connection that stays open."""
+        if not self._steady:
+            with self.connect() as admin:
+                yield admin
+            return
+        if self._kept is None or self._kept.closed:
+            self._kept = self.connect()
+        yield self._kept
+
+    def close(self) -> None:
+        """Close what was kept open."""
+        if self._kept is not None:
+            self._kept.close()
+
     @property
     def version(self) -> int:
         """`server_version_num`: 180006."""
@@ -102,7 +120,7 @@ class PostgresServer:
     def create_database(self, options: str = "") -> Database:
         """`options` is what may follow CREATE DATABASE name: `TEMPLATE template0 ENCODING 'LATIN1'`."""
         name = f"t_{uuid.uuid4().hex[:12]}"
-        with self.connect() as admin:
+        with self.administration() as admin:
             if admin.info.server_version >= STRATEGY_SINCE:
                 options = f"{options or 'TEMPLATE template0'} STRATEGY FILE_COPY"
             admin.execute(f"CREATE DATABASE {name} {options}".encode())
@@ -133,10 +151,10 @@ def _roles_restored(server: PostgresServer) -> Iterator[None]:
     if server.embedded is None:
         yield
         return
-    with server.connect() as admin:
+    with server.administration() as admin:
         before = _roles(admin)
     yield
-    with server.connect() as admin:
+    with server.administration() as admin:
         for role in _roles(admin) - before:
             admin.execute(sql.SQL("DROP OWNED BY {0}").format(sql.Identifier(role)))
             admin.execute(sql.SQL("DROP ROLE {0}").format(sql.Identifier(role)))
@@ -164,10 +182,11 @@ def postgres_binaries() -> Path:
 def postgres_server() -> Iterator[PostgresServer]:
     """The session's server. Tests that stop it, kill it or change its settings take `own_postgres`."""
     if dsn := os.environ.get(ENVIRONMENT):
-        yield PostgresServer(dsn)
+        with contextlib.closing(PostgresServer(dsn, steady=True)) as server:
+            yield server
         return
-    with _embedded() as embedded:
-        yield PostgresServer(embedded.dsn, embedded)
+    with _embedded() as embedded, contextlib.closing(PostgresServer(embedded.dsn, embedded, steady=True)) as server:
+        yield server
 
 
 @pytest.fixture
