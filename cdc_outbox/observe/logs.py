@@ -202,9 +202,7 @@ class _Handler(logging.StreamHandler[TextIO]):
         try:
             if text != self._below:
                 self._below = text
-                with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
-                    self.stream.write(_CLEAR + text)
-                    self.flush()
+                self._put(_CLEAR + text)
         finally:
             self.release()
         return True
@@ -214,10 +212,14 @@ class _Handler(logging.StreamHandler[TextIO]):
         if not self._below:
             super().emit(record)
             return
-        self.stream.write(_CLEAR)
+        self._put(_CLEAR)
         super().emit(record)
-        self.stream.write(self._below)
-        self.flush()
+        self._put(self._below)
+
+    def _put(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone ends no relay
+            self.stream.write(text)
+            self.flush()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging chose
         """Go on without a line that cannot be written: a closed pipe, a full disk, a signal amid another line."""

@@ -64,3 +64,14 @@ def test_a_first_start_has_lines_of_its_own_elsewhere(json_lines: Lines) -> None
     for second in range(13):
         bar.tick(float(second))
     assert json_lines() == []
+
+
+def test_a_terminal_that_is_gone_ends_nothing(terminal: Terminal) -> None:
+    logs.configure("console", "info", stream=terminal)
+    counters = Counters(snapshot_expected=2000)
+    bar = Bar(counters)
+    bar.tick(1.0)
+    terminal.close()
+    structlog.get_logger().info("hello")
+    counters.snapshot_rows = 10
+    bar.tick(2.0)
