@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from cdc_outbox.config import Columns, HeaderColumn
 from cdc_outbox.decode.pgoutput import Relation, compile_reader
-from cdc_outbox.errors import ConfigurationError, ProtocolError
+from cdc_outbox.errors import ConfigurationError, ProtocolError, StreamGap
 from cdc_outbox.names import TableName
 
 BYTEA: Final = 17
@@ -176,7 +176,9 @@ class _Finder:
         return position
 
     def optional(self, part: str, names: tuple[str, ...]) -> int | None:
-        """Give the position of the first of `names` that is there, checked for its type; else None."""
+        """Give the position of the first of `names` that is there, else None. Raises StreamGap when it has a wrong type: what
+        was written with that can only be read from the table.
+        """
         for name in names:
             position = self.positions.get(name)
             if position is not None:
@@ -187,7 +189,7 @@ class _Finder:
     def _check_kind(self, part: str, name: str, type_oid: int) -> None:
         kinds = _KINDS.get(part)
         if kinds is not None and type_oid not in kinds:
-            raise ConfigurationError(
+            raise StreamGap(
                 f"column {name} of {self.table} cannot be the event's {part}: its type (OID {type_oid}) is none of "
                 f"{', '.join(kinds.values())}",
                 cure=f"name another column: {_OPTIONS.get(part, f'--{part}-column')}; or change its type (in SQL, the OID cast "
