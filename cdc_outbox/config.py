@@ -89,7 +89,7 @@ class Settings:
     dead_letter_topic: str | None = None
     on_slot_busy: str = "wait"
     on_slot_lost: str = "stop"
-    max_in_flight_events: int = 20_000
+    max_in_flight_events: int = 10_000
     max_in_flight_bytes: int = 16 * 1024 * 1024
     until_caught_up: bool = False
     prune_after: float | None = None

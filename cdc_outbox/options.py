@@ -285,7 +285,7 @@ _ALL: Final = (
         values.COUNT,
         _RELAY,
         "Events that may wait for their delivery report; reading pauses at this number.",
-        "20000",
+        "10000",
     ),
     Option(
         "max-in-flight-bytes",

@@ -46,6 +46,13 @@ WAIT_SECONDS: Final = 1.0
 DELIVERY_WAIT_SECONDS: Final = 0.01
 """The longest sleep on the socket while Kafka owes us reports, which cannot wake it."""
 
+FEW_MESSAGES: Final = 8
+"""A portion of at most so many, and nothing behind it, leaves at once: nobody comes whom `linger.ms` could wait for. A small
+transaction, or what comes in a millisecond at 2,500 a second; beyond that, measured, batches are worth more."""
+
+KICK_SECONDS: Final = 0.002
+"""For librdkafka's thread to wake and send them, and most often for the report to be here: reading waits meanwhile."""
+
 HELD_WAIT_SECONDS: Final = 0.05
 """One wait for delivery reports while an event is held."""
 
@@ -122,6 +129,7 @@ class Relay:
         self._messages = lanes.messages(counters)
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
+        self._few = False
         self._transaction: Transaction | None = None
 
     def run(self) -> None:
@@ -192,6 +200,9 @@ class Relay:
                 self._publisher.serve(HELD_WAIT_SECONDS)
             self._progress.held(now)
         elif self._inbox_empty:
+            if self._few and self._publisher.in_flight:
+                self._publisher.hurry(KICK_SECONDS)
+            self._few = False
             seconds = DELIVERY_WAIT_SECONDS if self._publisher.in_flight else WAIT_SECONDS
             self._stream.wait(min(seconds, max(0.0, self._feedback.due() - now)))
 
@@ -203,6 +214,7 @@ class Relay:
                 self._check_silence()
                 return
             self._inbox = iter(messages)
+            self._few = len(messages) <= FEW_MESSAGES
         self._inbox_empty = self._take_in()
 
     def _take_in(self) -> bool:

@@ -210,10 +210,12 @@ class Publisher:
             self._login_refused = False
             self._take_new_login()
 
-    def hurry(self) -> None:
-        """Send what is queued without waiting for more of a batch: `linger.ms` is for others."""
+    def hurry(self, seconds: float = HURRY_SECONDS) -> None:
+        """Send what is queued without waiting for more of a batch: `linger.ms` is for others. Serves reports meanwhile, until
+        all are there or `seconds` are over.
+        """
         try:
-            self._producer.flush(HURRY_SECONDS)
+            self._producer.flush(seconds)
         except (KafkaException, SystemError) as raised:
             raise self._error(raised) from raised
 

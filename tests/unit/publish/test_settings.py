@@ -27,7 +27,7 @@ def test_a_user_who_says_nothing_gets_the_promises() -> None:
     assert properties == {
         **DEFAULTS,
         "bootstrap.servers": "kafka-1:9092,kafka-2:9092",
-        "queue.buffering.max.messages": "20000",
+        "queue.buffering.max.messages": "10000",
         "queue.buffering.max.kbytes": "16384",
     }
     assert properties["acks"] == "all"
