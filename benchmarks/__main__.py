@@ -55,6 +55,7 @@ def main() -> None:
     print(table(document))
     Path(options.json).parent.mkdir(parents=True, exist_ok=True)
     Path(options.json).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    Path(options.chart).parent.mkdir(parents=True, exist_ok=True)
     Path(options.chart).write_text(draw(document), encoding="utf-8")
     _say(f"written: {options.json}, {options.chart}")
     if options.publish:
