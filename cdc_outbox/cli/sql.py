@@ -15,7 +15,8 @@ from cdc_outbox.cli.options import CONTEXT, dsn_option, option, publication_opti
 if TYPE_CHECKING:
     from cdc_outbox.config import Secret
     from cdc_outbox.names import TableName
-    from cdc_outbox.operate.install import Installation, InstallOptions, PayloadType
+    from cdc_outbox.operate.install import InstallOptions, PayloadType
+    from cdc_outbox.operate.installation import Installation
 
 apply_option = click.option("--apply", is_flag=True, help="Run it on the database of --dsn, instead of printing it.")
 
@@ -198,7 +199,8 @@ def upgrade(dsn: Secret | None, table: TableName, publication: str, *, apply: bo
 @dsn_option
 def status(dsn: Secret | None, table: TableName, source: str, publication: str, *, as_json: bool) -> int:
     """What the database has of it, and which version. Exit code 1 when `install` has something to do."""
-    from cdc_outbox.operate.install import InstallOptions, read_installation
+    from cdc_outbox.operate.install import InstallOptions
+    from cdc_outbox.operate.installation import read_installation
 
     options = InstallOptions(table=table, publication=publication, source=source)
     found = read_installation(reveal(dsn), options)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.operate.install import PAYLOAD_TYPES, SQL_VERSION, InstallOptions, read_installation, render_install
+from cdc_outbox.operate.install import PAYLOAD_TYPES, SQL_VERSION, InstallOptions, render_install
+from cdc_outbox.operate.installation import read_installation
 
 UNKNOWN: Final = 0
 """Version of a table that the script has not been run on, or long ago."""

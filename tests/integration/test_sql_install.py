@@ -20,17 +20,15 @@ from cdc_outbox.operate.install import (
     PAYLOAD_TYPES,
     ROLES,
     SQL_VERSION,
-    Installation,
     InstallOptions,
     PayloadType,
     apply_install,
     apply_roles,
     apply_uninstall,
-    installed_version,
-    read_installation,
     render_install,
     render_uninstall,
 )
+from cdc_outbox.operate.installation import Installation, installed_version, read_installation
 from cdc_outbox.postgres import slot as slots
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream

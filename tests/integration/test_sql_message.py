@@ -18,8 +18,8 @@ from cdc_outbox.operate.install import (
     apply_install,
     apply_roles,
     apply_uninstall,
-    read_installation,
 )
+from cdc_outbox.operate.installation import read_installation
 
 if TYPE_CHECKING:
     from tests.plugins.postgres import Database

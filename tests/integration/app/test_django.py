@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdc_outbox.app import OutboxUsageError, capture, emit, once
-from cdc_outbox.operate.install import InstallOptions, apply_roles, read_installation
+from cdc_outbox.operate.install import InstallOptions, apply_roles
+from cdc_outbox.operate.installation import read_installation
 from tests.integration.app import django_project
 
 if TYPE_CHECKING:
