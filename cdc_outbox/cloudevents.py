@@ -32,7 +32,7 @@ from cdc_outbox.decode.members import check_json
 from cdc_outbox.decode.outbox import TRACE_COLUMNS, Cells, OutboxEvent, Plan
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.lsn import UNSET, Lsn
-from cdc_outbox.route import PLACEHOLDER, UNASSIGNED, HeaderNames, Headers, KafkaRecord, Route, TopicTemplate, two_steps
+from cdc_outbox.route import UNASSIGNED, HeaderNames, Headers, KafkaRecord, Route, Template, TopicTemplate, two_steps
 
 SPECVERSION: Final = "1.0"
 STRUCTURED: Final = b"application/cloudevents+json; charset=UTF-8"
@@ -60,14 +60,12 @@ _SAFE: Final = "/:@!$&'()*+,;="
 """What a column's value may bring into a URI reference unescaped, beside letters, digits and -._~ (RFC 3986, pchar and /)."""
 
 
-class SourceTemplate:
+class SourceTemplate(Template):
     """`--ce-source`: a URI reference with the names of columns in braces. Values are escaped."""
 
     def __init__(self, template: str) -> None:
         """Parse. Raises ConfigurationError for what cannot be a URI reference."""
-        pieces = PLACEHOLDER.split(template)
-        self.literals = tuple(pieces[0::2])
-        self.columns = tuple(pieces[1::2])
+        super().__init__(template)
         if "" in self.columns or not _SOURCE.fullmatch("".join(self.literals) + "x" * len(self.columns)):
             raise ConfigurationError(
                 f"--ce-source {template!r} cannot be the source of events: it is no URI reference",
@@ -76,12 +74,7 @@ class SourceTemplate:
 
     def fill(self, values: tuple[bytes | None, ...]) -> bytes:
         """Put the columns' values in. Raises ValueError when one is NULL."""
-        source = self.literals[0]
-        for name, value, literal in zip(self.columns, values, self.literals[1:], strict=True):
-            if value is None:
-                raise ValueError(f"column {name}, which names the source, is NULL")
-            source += quote(value, safe=_SAFE) + literal
-        return source.encode()
+        return self.join(values, "source", lambda value: quote(value, safe=_SAFE)).encode()
 
 
 class ContentType(NamedTuple):
@@ -91,14 +84,12 @@ class ContentType(NamedTuple):
     is_json: bool
 
 
-class ContentTypeTemplate:
+class ContentTypeTemplate(Template):
     """`--content-type`: a media type, in which the names of columns may stand in braces."""
 
     def __init__(self, template: str) -> None:
         """Parse. Raises ConfigurationError for what cannot be a media type."""
-        pieces = PLACEHOLDER.split(template)
-        self.literals = tuple(pieces[0::2])
-        self.columns = tuple(pieces[1::2])
+        super().__init__(template)
         self._known: dict[tuple[bytes | None, ...], ContentType] = {}
         whole = "".join(self.literals)
         if "" in self.columns or set("{}") & set(whole) or not (self.columns or _MEDIA_TYPE.fullmatch(whole)):
@@ -112,11 +103,7 @@ class ContentTypeTemplate:
         return self._known.get(values) or self._new(values)
 
     def _new(self, values: tuple[bytes | None, ...]) -> ContentType:
-        text = self.literals[0]
-        for name, value, literal in zip(self.columns, values, self.literals[1:], strict=True):
-            if value is None:
-                raise ValueError(f"column {name}, which names the content type, is NULL")
-            text += value.decode() + literal
+        text = self.join(values, "content type")
         if not _MEDIA_TYPE.fullmatch(text):
             raise ValueError(f"{text[:200]!r} is no media type of a payload")
         if len(self._known) >= CONTENT_TYPE_CACHE_ENTRIES:

@@ -64,14 +64,30 @@ class KafkaRecord(NamedTuple):
     partition: int
 
 
-class TopicTemplate:
-    """`outbox.event.{aggregatetype}`: text with the names of columns in braces."""
+class Template:
+    """Text with the names of columns in braces."""
 
     def __init__(self, template: str) -> None:
-        """Parse. Raises ConfigurationError for a brace without its partner, or text that no topic can hold."""
         pieces = PLACEHOLDER.split(template)
         self.literals = tuple(pieces[0::2])
         self.columns = tuple(pieces[1::2])
+
+    def join(self, values: tuple[bytes | None, ...], what: str, show: Callable[[bytes], str] = bytes.decode) -> str:
+        """Put the columns' values in, each as `show` has it. Raises ValueError when one is NULL, which names `what`."""
+        text = self.literals[0]
+        for name, value, literal in zip(self.columns, values, self.literals[1:], strict=True):
+            if value is None:
+                raise ValueError(f"column {name}, which names the {what}, is NULL")
+            text += show(value) + literal
+        return text
+
+
+class TopicTemplate(Template):
+    """`outbox.event.{aggregatetype}`."""
+
+    def __init__(self, template: str) -> None:
+        """Parse. Raises ConfigurationError for a brace without its partner, or text that no topic can hold."""
+        super().__init__(template)
         shortest = "".join(self.literals) + ("x" if self.columns else "")
         if "" in self.columns or shortest in _RESERVED or not _TOPIC_RULE.fullmatch(shortest):
             raise ConfigurationError(
@@ -81,11 +97,7 @@ class TopicTemplate:
 
     def fill(self, values: tuple[bytes | None, ...]) -> str:
         """Put the columns' values in. Raises ValueError when one is NULL, or the topic breaks Kafka's rule."""
-        topic = self.literals[0]
-        for name, value, literal in zip(self.columns, values, self.literals[1:], strict=True):
-            if value is None:
-                raise ValueError(f"column {name}, which names the topic, is NULL")
-            topic += value.decode() + literal
+        topic = self.join(values, "topic")
         if topic in _RESERVED or not _TOPIC_RULE.fullmatch(topic):
             raise ValueError(f"{topic[:300]!r} is no topic: Kafka allows [A-Za-z0-9._-], 1 to 249 of them")
         return topic
