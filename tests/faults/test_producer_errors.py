@@ -74,14 +74,16 @@ def streaming(outbox: Outbox, witness: Witness) -> Relay:
 def test_errors_that_pass_are_ridden_out_by_the_same_producer_without_loss_or_duplicates(
     outbox: Outbox, mock_kafka: MockKafka, witness: Witness, streaming: Relay
 ) -> None:
+    """One event at a time: a mock broker does not look at sequence numbers, so a batch behind the refused one would be taken
+    out of turn, and an answer that is lost with its connection would mean a record twice. test_broker_restarts.py has both.
+    """
     for name in RIDDEN_OUT:
         code = getattr(KafkaError, name)
         mock_kafka.fail(Request.PRODUCE, code, code)
-        outbox.add_all([{"aggregateid": str(number)} for number in range(9)])
         outbox.confirm()
     verdict = judge(witness.committed(), outbox.records())
     assert verdict.duplicates == 0
-    assert verdict.events == len(RIDDEN_OUT) * 10 + 1
+    assert verdict.events == len(RIDDEN_OUT) + 1
     assert not streaming.log_lines("delivery.failed")
     assert metrics(streaming).get('reconnects_total{component="kafka"}', 0) == 0
 
@@ -259,14 +261,15 @@ def test_a_refusal_that_comes_late_is_never_taken_for_that_of_a_dead_letter(
 def test_brokers_that_come_and_go_lose_nothing_and_repeat_nothing(
     outbox: Outbox, mock_kafka: MockKafka, witness: Witness, streaming: Relay, writers: Callable[..., Writers]
 ) -> None:
-    with writers(threads=2, rate=100) as load:
-        for _ in range(3):
-            enough = load.committed + 60
-            mock_kafka.down()
-            eventually(lambda enough=enough: load.committed > enough, "writers write on")
-            mock_kafka.up()
-            outbox.confirm()
-    outbox.confirm()
-    assert judge(witness.committed(), outbox.records(), rolled_back=load.rolled_back).duplicates == 0
+    """They go while nothing is under way to them: a mock broker would take again what it has, see above."""
+    rolled_back: set[str] = set()
+    for _ in range(3):
+        mock_kafka.down()
+        with writers(threads=2, rate=100) as load:
+            eventually(lambda: load.committed > 60, "writers write on")
+        rolled_back.update(load.rolled_back)
+        mock_kafka.up()
+        outbox.confirm()
+    assert judge(witness.committed(), outbox.records(), rolled_back=rolled_back).duplicates == 0
     assert not streaming.log_lines("delivery.failed")
     assert len(streaming.log_lines("streaming")) == 1
