@@ -29,6 +29,7 @@ from cdc_outbox.decode.pgoutput import Column, Relation
 from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.lanes import Lanes, SnapshotLane
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
+from cdc_outbox.names import TableName
 from cdc_outbox.outlet import Outlet
 from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres import connect, rows, slot
@@ -98,6 +99,8 @@ class FirstStart:
         """Rows of the snapshot, once they are counted."""
         self.begins_at = UNSET
         """Where the new slot begins."""
+        self._gone: list[str] = []
+        """Tables that were written, and delete each row as it is inserted."""
 
     def run(self, *, replace: bool = False) -> None:
         """Do it; `replace`: a slot of that name exists, and is given up at the end.
@@ -123,6 +126,7 @@ class FirstStart:
         ) as snapshot:
             self._lanes.begin(created.consistent_point)
             self._send_tables(snapshot)
+            self._gone = [str(table) for table in self._settings.tables if _are_gone(snapshot, table)]
         self._rows.finish()
         old = None
         if replace:
@@ -134,19 +138,19 @@ class FirstStart:
         self._created(created.consistent_point, old)
 
     def _created(self, begins_at: Lsn, old: slot.SlotInfo | None) -> None:
-        """The slot is there. Logical messages that were written before it are in no table: say so."""
+        """The slot is there. Events from before it that are in no table are not sent: say so."""
         self.begins_at = begins_at
         log.info("slot.created", slot=self._settings.slot, lsn=begins_at)
+        delivered = old.confirmed_flush_lsn if old is not None else None
+        where = {"slot": self._settings.slot, "since": delivered and format_lsn(delivered), "lsn": begins_at}
+        after = ": what was written after the last confirmation of the old slot (since) is lost" if old else ""
         if self._settings.reads_messages:
-            delivered = old.confirmed_flush_lsn if old is not None else None
-            log.warning(
-                "messages.not-sent",
-                slot=self._settings.slot,
-                since=delivered and format_lsn(delivered),
-                lsn=begins_at,
-                cure="messages written before this LSN are not sent, since no table has them"
-                + (": what was written after the last confirmation of the old slot (since) is lost" if old else ""),
-            )
+            cure = "messages written before this LSN are not sent, since no table has them"
+            log.warning("messages.not-sent", **where, cure=cure + after)
+        for table in self._gone:
+            cure = "rows written before this LSN are not sent: a trigger deletes each as it is inserted"
+            first = "; next time, cdc-outbox slot create comes before the first event"
+            log.warning("rows.not-sent", table=table, **where, cure=cure + (after or first))
 
     def _send_tables(self, snapshot: rows.SnapshotRows) -> None:
         counts = {table: snapshot.count(table) for table in self._settings.tables}
@@ -179,6 +183,12 @@ def lane_of(lanes: Lanes, shape: rows.TableShape) -> SnapshotLane:
     """How the rows of a table become records. Raises ConfigurationError for a missing or wrong column."""
     columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
     return lanes.snapshot(Relation(shape.oid, shape.table.schema, shape.table.name, "d", columns))
+
+
+def _are_gone(snapshot: rows.SnapshotRows, table: TableName) -> bool:
+    """Whether rows were written that only the stream could have sent."""
+    shape = snapshot.shape(table)
+    return snapshot.deletes_at_once(shape) and snapshot.was_written(shape)
 
 
 def row_order(settings: Settings) -> list[str]:

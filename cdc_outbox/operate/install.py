@@ -53,9 +53,6 @@ EMIT_SUFFIX: Final = "_emit"
 DELETE_SUFFIX: Final = "_delete"
 """Of the trigger function of `--delete-after-insert`."""
 
-DELETE_TRIGGER: Final = "delete_after_insert"
-"""What `sql/delete_after_insert.sql` calls it."""
-
 CLAIM_SUFFIX: Final = "_claim"
 PRUNE_SUFFIX: Final = "_prune"
 

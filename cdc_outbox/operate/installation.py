@@ -11,8 +11,9 @@ from typing import Final
 
 from cdc_outbox.config import DEFAULT_TABLE
 from cdc_outbox.names import TableName
-from cdc_outbox.operate.install import DELETE_TRIGGER, ROLES, SQL_VERSION, InstallOptions
+from cdc_outbox.operate.install import ROLES, SQL_VERSION, InstallOptions
 from cdc_outbox.postgres import connect
+from cdc_outbox.postgres.rows import DELETE_TRIGGER
 
 _INSTALLED: Final = """
 SELECT substring(obj_description(c.oid, 'pg_class') FROM 'cdc-outbox:([0-9]+)')::integer,

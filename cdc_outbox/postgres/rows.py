@@ -37,6 +37,9 @@ FIRST_ROWS: Final = 10
 
 Cells = list[bytes | None]
 
+DELETE_TRIGGER: Final = "delete_after_insert"
+"""What `sql/delete_after_insert.sql` calls the trigger that deletes each row in the transaction that inserts it."""
+
 EVERY_ROW: Final = Composed([SQL("true")])
 """A condition that all rows meet."""
 
@@ -55,6 +58,14 @@ SELECT a.attname, a.atttypid::int8
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = %s::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
+"""
+
+_DELETES: Final = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = %s::int8::oid AND tgname = %s AND tgenabled <> 'D')
+"""
+
+_WRITTEN: Final = """
+SELECT pg_catalog.pg_relation_size(%s::int8::oid) > 0 OR pg_catalog.pg_stat_get_tuples_inserted(%s::int8::oid) > 0
 """
 
 
@@ -92,6 +103,18 @@ class SnapshotRows:
         with translated(), self._may_read(shape.table):
             row = self._connection.execute(query).fetchone()
         return str(row[1]) if row is not None and int(str(row[0])) > 1 else None
+
+    def deletes_at_once(self, shape: TableShape) -> bool:
+        """Whether the trigger of `sql install --delete-after-insert` is on the table, so that it has no row to send."""
+        row = self._connection.execute(_DELETES, (shape.oid, DELETE_TRIGGER)).fetchone()
+        return row is not None and row[0] is True
+
+    def was_written(self, shape: TableShape) -> bool:
+        """Whether anything was ever inserted, rolled back or not. Needs no privilege: by the table's file, which keeps room for
+        rows that are gone until a vacuum, and by the statistics, which come a second late and may be reset.
+        """
+        row = self._connection.execute(_WRITTEN, (shape.oid, shape.oid)).fetchone()
+        return row is not None and row[0] is True
 
     def require_readable(self, shape: TableShape) -> None:
         """Raise AccessRefused, with the GRANT, when the role may not read the table, or a policy hides rows from it."""

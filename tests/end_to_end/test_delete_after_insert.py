@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,32 @@ def test_what_is_committed_before_the_slot_is_never_sent_and_check_says_so(outbo
     sent = outbox.add()
     outbox.drain()
     assert ids(outbox.records()) == [sent]
+
+
+def test_a_first_start_and_a_recovery_warn_of_rows_that_no_table_has_and_of_none_where_none_was_written(
+    outbox: Outbox,
+) -> None:
+    install(outbox.database)
+    asked = [
+        "slot",
+        "recover",
+        "--brokers",
+        outbox.kafka.brokers,
+        "--topic",
+        outbox.prefix + "{aggregatetype}",
+        "--yes",
+    ]
+    assert "rows.not-sent" not in [line["event"] for line in outbox.drain().logs], "nothing was written"
+    outbox.database.execute("SELECT pg_drop_replication_slot('cdc_outbox')")
+    outbox.add()
+    (first,) = [line for line in outbox.drain().logs if line["event"] == "rows.not-sent"]
+    assert (first["level"], first["table"], "since" in first) == ("warning", "public.outbox", False)
+    assert "cdc-outbox slot create" in first["cure"]
+    outbox.add()
+    done = run_command(*asked, dsn=outbox.database.dsn)
+    assert done.returncode == 0, done.stderr
+    (line,) = [json.loads(text) for text in done.stderr.splitlines() if '"rows.not-sent"' in text]
+    assert line["since"] < line["lsn"]
 
 
 def test_an_upgrade_leaves_it_and_an_uninstall_takes_it_away(database: Database) -> None:

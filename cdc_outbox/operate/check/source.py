@@ -18,7 +18,6 @@ from cdc_outbox.names import quote_identifier
 from cdc_outbox.operate.check.database import MUCH_WAL_BYTES, Server, size
 from cdc_outbox.operate.check.platforms import Platform
 from cdc_outbox.operate.check.report import Report
-from cdc_outbox.operate.install import DELETE_TRIGGER
 from cdc_outbox.postgres import publication, rows, slot
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.route import PLACEHOLDER, TopicTemplate
@@ -197,18 +196,12 @@ def _check_writers(connection: Connection, settings: Settings, shape: rows.Table
         report.ok("table.writers", f"whoever may INSERT into {shape.table} may read the id of what it wrote")
 
 
-_DELETES: Final = """
-SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = %s::int8::oid AND tgname = %s AND tgenabled <> 'D')
-"""
-
-
 def _check_rows(
     connection: Connection, settings: Settings, shape: rows.TableShape, around: Server, report: Report
 ) -> None:
     """Rows that are deleted as they are inserted can be sent by the stream, and by nothing else."""
     check = "table.rows"
-    row = connection.execute(_DELETES, (shape.oid, DELETE_TRIGGER)).fetchone()
-    if row is None or not row[0]:
+    if not rows.SnapshotRows(connection).deletes_at_once(shape):
         report.ok(check, f"rows of {shape.table} stay until they are pruned")
         return
     told = f"rows of {shape.table} are deleted as they are inserted"
@@ -222,7 +215,7 @@ def _check_rows(
             check,
             f"{told}: --on-slot-lost recover finds nothing to send, and goes on without what the slot had not delivered",
             "leave --on-slot-lost out, so that a lost slot stops the relay; or keep rows: "
-            f"DROP TRIGGER {DELETE_TRIGGER} ON {shape.table.quoted};",
+            f"DROP TRIGGER {rows.DELETE_TRIGGER} ON {shape.table.quoted};",
         )
     else:
         report.ok(check, f"{told}: what the slot has not delivered is in the WAL alone")
