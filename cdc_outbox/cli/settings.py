@@ -68,5 +68,9 @@ def settings_of(ctx: click.Context, *, brokers_needed: bool = True) -> Settings:
             "--source message and --prune-after do not go together: messages are in no table, so there is nothing to delete.",
             ctx,
         )
+    if chosen["partitions-ahead"].origin == "flag" and chosen["prune-after"].value is None:
+        raise click.UsageError(
+            "--partitions-ahead goes with --prune-after 7d, for instance: days are made where they are dropped.", ctx
+        )
     values = {OPTIONS[name].key: one.value for name, one in chosen.items()}
     return settings_from(values, "" if brokers is None else str(brokers), kafka)

@@ -264,7 +264,9 @@ def _check_name(kind: str, name: str, limit: int = NAME_BYTES) -> None:
 
 def apply_install(dsn: str, options: InstallOptions, warn: Callable[[str], None]) -> None:
     """Run `render_install` in one transaction. `warn` gets the server's warnings. Raises our errors, each with its cure."""
-    database_owner = "run it as the table's owner, who needs CREATE on the database: GRANT CREATE ON DATABASE … TO …"
+    database_owner = (
+        "run it as the table's owner, who needs CREATE on the database: GRANT CREATE ON DATABASE NAME TO OWNER"
+    )
     _apply(dsn, render_install(options), database_owner, warn)
 
 

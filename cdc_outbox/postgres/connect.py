@@ -73,7 +73,7 @@ def session_conninfo(dsn: str, **extra: str) -> str:
     except psycopg.Error:
         raise ConfigurationError(
             "the connection string cannot be parsed",
-            cure="write it as postgresql://user@host:5432/database or as host=… dbname=…; "
+            cure="write it as postgresql://user@host:5432/database or as host=HOST dbname=NAME; "
             "percent-encode special characters of a URL; put the password into PGPASSWORD or a passfile",
         ) from None
     _find_system_roots(given)

@@ -138,7 +138,10 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
             "the role may not connect", "as an administrator: GRANT CONNECT ON DATABASE <it> TO <the relay's role>;"
         ),
     ),
-    ('database ".*" does not exist', _cannot_connect("no such database", "name an existing one in --dsn (dbname=…)")),
+    (
+        'database ".*" does not exist',
+        _cannot_connect("no such database", "name an existing one in --dsn (dbname=NAME)"),
+    ),
     (
         "root certificate file",
         _cannot_connect(
@@ -214,7 +217,7 @@ The words are English unless the server's lc_messages says otherwise: then Unrea
 
 _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("28", _PASSWORD),
-    ("3D000", _config("no such database", "name an existing database in --dsn (dbname=…)")),
+    ("3D000", _config("no such database", "name an existing database in --dsn (dbname=NAME)")),
     ("42501", _refused("a privilege is missing", "as an administrator: cdc-outbox sql roles | psql")),
     ("55006", _busy),
     ("55P03", _wait("a table is locked by somebody else, a migration perhaps")),

@@ -34,9 +34,9 @@ def final(error: KafkaError, topic: str = "") -> CdcOutboxError | None:
     """Our error for one that waiting does not heal; None for one that it may. `topic`: where records were to go, if known."""
     words = error.str()
     for codes, pattern, make, what, cure in _FINAL:
-        if (codes is None or error.code() in codes) and re.search(pattern, words):
+        if (codes is None or error.code() in codes) and (found := re.search(pattern, words)):
             where = {"topic": topic} if topic and "{topic}" in cure else {}
-            return make(f"{what}: {words}", cure=cure.format(topic=topic or "TOPIC"), **where)
+            return make(f"{what}: {words}", cure=cure.format(topic=topic or "TOPIC", **found.groupdict()), **where)
     return None
 
 
@@ -49,6 +49,10 @@ _CONFIGURATION: Final = frozenset(
     {KafkaError._INVALID_ARG, KafkaError.UNSUPPORTED_SASL_MECHANISM, KafkaError._UNSUPPORTED_FEATURE}
 )
 _REFUSED: Final = "Kafka refuses the login"
+_ALLOW: Final = (
+    "kafka-acls.sh --bootstrap-server HOST:PORT --add --allow-principal User:NAME --producer --topic {topic}; "
+    "NAME is the sasl.username, or the subject of our certificate"
+)
 _UNFIT: Final = "librdkafka does not accept its configuration"
 
 _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = (
@@ -79,10 +83,10 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
     ),
     (
         _LOGIN,
-        "broker's supported mechanisms",
+        r"broker's supported mechanisms: *(?P<mechanism>[\w-]+)",
         AccessRefused,
         "the broker has another SASL mechanism",
-        "-X sasl.mechanism=… with one that the broker supports",
+        "-X sasl.mechanism={mechanism}, or another one that the broker supports",
     ),
     (
         _LOGIN,
@@ -96,14 +100,14 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         _ANYTHING,
         AccessRefused,
         "Kafka does not let us write to the topic",
-        "kafka-acls.sh --bootstrap-server … --add --allow-principal User:… --producer --topic {topic}",
+        _ALLOW,
     ),
     (
         frozenset({KafkaError.CLUSTER_AUTHORIZATION_FAILED}),
         _ANYTHING,
         AccessRefused,
         "Kafka lets us write to no topic at all",
-        "kafka-acls.sh --bootstrap-server … --add --allow-principal User:… --producer --topic {topic}",
+        _ALLOW,
     ),
     (
         _CONFIGURATION,
@@ -117,7 +121,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         "must be set",
         ConfigurationError,
         _UNFIT,
-        "set them: -X sasl.username=…, and the password in the file that CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE names",
+        "set them: -X sasl.username=NAME, and the password in the file that CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE names",
     ),
     (
         _CONFIGURATION,
@@ -128,7 +132,8 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
     ),
     (_CONFIGURATION, _ANYTHING, ConfigurationError, _UNFIT, "cdc-outbox run -X list shows the effective one"),
 )
-"""Which codes (None: any), and which words in the text; then our error, what it says, and the cure. The first row counts."""
+"""Which codes (None: any), and which words in the text; then our error, what it says, and the cure, in which named groups of
+the words may stand. Capitals are for whoever types it to replace. The first row counts."""
 
 
 SILENT: Final = "no answer"
@@ -139,7 +144,7 @@ CLOSED: Final = "it closes each connection without a word"
 def unreachable(brokers: str, words: str) -> Unreachable:
     """Nobody answers at `brokers`."""
     if words == CLOSED or re.search("PLAINTEXT broker listener|closed by peer|Send failed|Receive failed", words):
-        cure = "-X security.protocol=… must be the listener's: plaintext, ssl, sasl_plaintext or sasl_ssl"
+        cure = "-X security.protocol=ssl (or sasl_ssl, sasl_plaintext, plaintext): it must be the listener's"
     else:
         cure = "check host, port, DNS and firewall, and that the brokers' advertised.listeners can be reached from here"
     return Unreachable(f"Kafka cannot be reached at {brokers}: {words}", cure=cure)
@@ -174,7 +179,8 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     if error.code() in _UNKNOWN_TOPIC:
         return ConfigurationError(
             f"topic {topic} does not exist: {error.str()}",
-            cure="create it (kafka-topics.sh --create --topic …), or correct --topic; nothing was acknowledged past it",
+            cure=f"create it (kafka-topics.sh --create --topic {topic} --bootstrap-server HOST:PORT), or correct --topic; "
+            "nothing was acknowledged past it",
             topic=topic,
             key=key,
         )

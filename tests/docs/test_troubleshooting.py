@@ -21,6 +21,7 @@ ALSO: Final = {
     "malformed pgoutput …": "one entry for all protocol errors",
     "--shard and --prune-after do not go together: a shard's slot does not tell what the others have delivered": "usage",
     "--source message and --prune-after do not go together: messages are in no table, so there is nothing to delete": "usage",
+    "--partitions-ahead goes with --prune-after": "usage",
     "standby": "an event at level info, which makes people ask",
 }
 """Entries beside the messages of our errors and the events at level warning or error, and why."""

@@ -54,7 +54,8 @@ class Cluster:
     def permit(self, topic: str) -> str:
         """The command that lets us write to a topic."""
         return (
-            f"kafka-acls.sh --bootstrap-server {self.brokers} --add --allow-principal User:… --producer --topic {topic}"
+            f"kafka-acls.sh --bootstrap-server {self.brokers} --add --allow-principal User:NAME --producer --topic {topic}; "
+            "NAME is the sasl.username, or the subject of our certificate"
         )
 
     def configure(self, topic: str, name: str, value: int) -> str:

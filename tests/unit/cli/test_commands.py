@@ -139,6 +139,7 @@ def test_run_without_brokers_is_a_usage_error_that_names_all_ways_to_set_them(in
         (["--no-such-option"], "No such option"),
         (["--shard", "0/2", "--prune-after", "7d"], "a shard's slot does not tell"),
         (["--source", "message", "--prune-after", "7d"], "messages are in no table"),
+        (["--partitions-ahead", "7"], "goes with --prune-after"),
     ],
 )
 def test_a_wrong_flag_is_a_usage_error_that_names_what_was_expected(arguments: list[str], said: str, invoke) -> None:

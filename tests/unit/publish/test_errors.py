@@ -137,6 +137,24 @@ def test_an_exception_without_a_kafka_error_has_none(raised: Exception) -> None:
     assert kafka_error(raised) is None
 
 
+@pytest.mark.parametrize("code", ALL_CODES)
+def test_every_cure_can_be_typed(code: int) -> None:
+    for words in ("words", "mechanism GSSAPI", "must be set", "broker's supported mechanisms: PLAIN"):
+        said = (
+            final(KafkaError(code, words)),
+            failed_delivery(failure(code, words=words)),
+            unreachable("b:1", "Send failed"),
+        )
+        assert not any("…" in error.cure for error in said if error is not None)
+
+
+def test_the_cure_names_a_mechanism_that_the_broker_has() -> None:
+    words = "Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512,PLAIN (after 3ms in state AUTH)"
+    error = final(KafkaError(KafkaError._AUTHENTICATION, words))
+    assert error is not None
+    assert error.cure.startswith("-X sasl.mechanism=SCRAM-SHA-512,")
+
+
 def test_nobody_answers_names_the_brokers_and_what_to_look_at() -> None:
     error = unreachable("kafka-1:9092", "Connection refused")
     assert error.what == "Kafka cannot be reached at kafka-1:9092: Connection refused"
