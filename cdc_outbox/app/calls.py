@@ -76,6 +76,8 @@ def function_of(table: str, suffix: str) -> str:
 
     As in SQL, what is not quoted is folded to lower case; a schema that is not named is `public`.
     """
+    if not isinstance(table, str):
+        raise OutboxUsageError(f"table must be a text, not {table!r}")
     parts: list[str] = []
     at = 0
     while match := _PART.match(table, at):

@@ -119,6 +119,9 @@ def _inside() -> OutboxUsageError:
 _IDLE: Final = 0
 """psycopg.pq.TransactionStatus.IDLE: not in a transaction."""
 
+_ACTIVE: Final = 1
+"""psycopg.pq.TransactionStatus.ACTIVE: what was sent is not answered yet."""
+
 _BLOCK: Final = "Put it into `with connection.transaction():`, together with the change."
 
 
@@ -131,6 +134,20 @@ def _idle(connection: Any) -> bool:
     return bool(connection.info.transaction_status == _IDLE)
 
 
+def _commits_each(connection: Any) -> bool:
+    """Whether it is in autocommit, and in no transaction.
+
+    In a pipeline the status is ACTIVE as soon as anything is sent, whether a transaction was begun or not: then only
+    psycopg's own count of the blocks tells. A BEGIN that was sent as text is not seen there.
+    """
+    if not connection.autocommit:
+        return False
+    blocks = getattr(connection, "_num_transactions", None)
+    if connection.info.transaction_status == _ACTIVE and isinstance(blocks, int):
+        return not blocks
+    return _idle(connection)
+
+
 class Psycopg(Driver):
     """`psycopg.Connection`, or a cursor of it. Statements run on a cursor of their own: no factory of the caller's."""
 
@@ -138,7 +155,7 @@ class Psycopg(Driver):
         super().__init__(_psycopg_connection(target))
 
     def require_transaction(self) -> None:
-        if self._target.autocommit and _idle(self._target):
+        if _commits_each(self._target):
             raise _outside(_BLOCK)
 
     def run(self, call: Call) -> None:
@@ -167,7 +184,7 @@ class PsycopgAsync(AsyncDriver):
         super().__init__(_psycopg_connection(target))
 
     async def require_transaction(self) -> None:
-        if self._target.autocommit and _idle(self._target):
+        if _commits_each(self._target):
             raise _outside(_BLOCK.replace("with", "async with"))
 
     async def run(self, call: Call) -> None:

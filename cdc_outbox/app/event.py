@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 from uuid import UUID
 
 from .errors import OutboxUsageError
@@ -57,37 +57,74 @@ def make_event(
     payload_type: PayloadType,
 ) -> Event:
     """Check and encode. Raises OutboxUsageError."""
-    _check(aggregate_type, aggregate_id, type)
     return Event(
         id=uuid7(),
-        aggregate_type=aggregate_type,
-        aggregate_id=None if aggregate_id is None else str(aggregate_id),
-        type=type,
+        aggregate_type=_name("aggregate_type", aggregate_type),
+        aggregate_id=_aggregate_id(aggregate_id),
+        type=_name("type", type),
         payload=_encode(payload, payload_type),
-        headers=_with_trace(headers or {}),
+        headers=_with_trace({} if headers is None else headers),
         table=table,
     )
 
 
-def _check(aggregate_type: object, aggregate_id: object, type_: object) -> None:
+def _name(what: str, value: object) -> str:
     """Not everybody has a type checker."""
-    for name, value in (("aggregate_type", aggregate_type), ("type", type_)):
-        if not isinstance(value, str) or not value:
-            raise OutboxUsageError(f"{name} must be a text that is not empty, not {value!r}")
-    if not isinstance(aggregate_id, str | int | UUID | None) or isinstance(aggregate_id, bool):
-        raise OutboxUsageError(f"aggregate_id must be a str, an int, a UUID or None, not {_kind(aggregate_id)}")
+    if not isinstance(value, str) or not value:
+        raise OutboxUsageError(f"{what} must be a text that is not empty, not {value!r}")
+    return _text(what, value)
 
 
-def _with_trace(headers: Mapping[str, str | None]) -> dict[str, str | None]:
+def _aggregate_id(value: object) -> str | None:
+    """As text. Of a member of an Enum its value, as in all the rest, and not its name, which is what `str` would give."""
+    if value is None:
+        return None
+    if not isinstance(value, str | int | UUID) or isinstance(value, bool):
+        raise OutboxUsageError(f"aggregate_id must be a str, an int, a UUID or None, not {_kind(value)}")
+    if isinstance(value, str):
+        return _text("aggregate_id", value)
+    try:
+        return int.__repr__(value) if isinstance(value, int) else str(value)
+    except ValueError as error:
+        raise OutboxUsageError(f"aggregate_id is too long an int: {error}") from None
+
+
+def _text(what: str, text: str) -> str:
+    """A plain str. Raises OutboxUsageError for what PostgreSQL has no text of: NUL, and a surrogate without the other."""
+    _require_utf8(what, text)
+    if "\0" in text:
+        raise OutboxUsageError(
+            f"{what} has a NUL (U+0000) at character {text.index(chr(0))}, which no text can have here"
+        )
+    return str.__str__(text)
+
+
+def _require_utf8(what: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise OutboxUsageError(
+            f"{what} has half of a surrogate pair (U+{ord(text[error.start]):04X}) at character {error.start}, which"
+            " UTF-8 cannot say"
+        ) from None
+
+
+def _with_trace(headers: object) -> dict[str, str | None]:
     """Those given, and the current span's. A `traceparent` that was given stays, and then neither is added."""
-    for name, value in cast("Mapping[object, object]", headers).items():
-        if not isinstance(name, str) or not isinstance(value, str | None):
-            raise OutboxUsageError(
-                f"a header is a text with a text, or with None for a null header: {name!r} has {_kind(value)}"
-            )
-    if any(name.lower() == "traceparent" for name in headers):
-        return dict(headers)
-    return {**trace_headers(), **headers}
+    if not isinstance(headers, Mapping):
+        raise OutboxUsageError(f"headers must be a dict or None, not {_kind(headers)}")
+    given = dict(_header(name, value) for name, value in headers.items())
+    if any(name.lower() == "traceparent" for name in given):
+        return given
+    return {**trace_headers(), **given}
+
+
+def _header(name: object, value: object) -> tuple[str, str | None]:
+    if not isinstance(name, str) or not isinstance(value, str | None):
+        raise OutboxUsageError(
+            f"a header is a text with a text, or with None for a null header: {name!r} has {_kind(value)}"
+        )
+    return _text("the name of a header", name), None if value is None else _text(f"header {name!r}", value)
 
 
 def _encode(payload: Payload, payload_type: PayloadType) -> str | bytes | None:
@@ -98,12 +135,12 @@ def _encode(payload: Payload, payload_type: PayloadType) -> str | bytes | None:
         return None
     if not isinstance(payload, str | bytes):
         payload = _json(payload)
-    if payload_type == "bytea":
-        return payload.encode() if isinstance(payload, str) else payload
     if isinstance(payload, str):
+        return _require_utf8("the payload", payload) if payload_type == "bytea" else _text("the payload", payload)
+    if payload_type == "bytea":
         return payload
     try:
-        return payload.decode()
+        return _text("the payload", payload.decode())
     except UnicodeDecodeError as error:
         raise OutboxUsageError(
             f"the payload is not UTF-8 text ({error.reason} at byte {error.start}), and payload_type is {payload_type!r}: "
@@ -120,7 +157,7 @@ def _json(payload: object) -> str:
     try:
         payload = dict(payload) if isinstance(payload, Mapping) else payload
         return json.dumps(payload, separators=SEPARATORS, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise OutboxUsageError(f"the payload cannot be made JSON: {error}. Turn it into JSON text first") from None
 
 

@@ -254,6 +254,27 @@ def test_in_a_pipeline_it_waits_for_nothing(shop: Database) -> None:
     assert ids == sorted(ids)
 
 
+def test_a_pipeline_in_autocommit_is_no_transaction_whatever_was_sent_in_it_before(shop: Database) -> None:
+    with psycopg.connect(shop.dsn, autocommit=True) as connection, connection.pipeline():
+        connection.execute("SELECT 1")
+        with pytest.raises(OutboxUsageError, match="not in a transaction"):
+            emit(connection, **EVENT)
+        with connection.transaction():
+            connection.execute("SELECT 1")
+            event_id = emit(connection, **EVENT)
+
+    async def run() -> None:
+        async with await psycopg.AsyncConnection.connect(shop.dsn, autocommit=True) as connection:
+            async with connection.pipeline():
+                await connection.execute("SELECT 1")
+                with pytest.raises(OutboxUsageError, match="not in a transaction"):
+                    await emit(connection, **EVENT)
+
+    asyncio.run(run())
+
+    assert shop.execute("SELECT id FROM outbox") == [(event_id,)]
+
+
 def test_a_json_codec_of_asyncpg_does_not_encode_it_a_second_time(shop: Database) -> None:
     async def run() -> None:
         connection = await asyncpg.connect(**parameters(shop.dsn))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
+import enum
 import json
 import math
 import types
@@ -88,6 +89,64 @@ def test_an_aggregate_id_is_text(given_id: Any, text: str | None) -> None:
     assert emitted(aggregate_id=given_id).aggregate_id == text
 
 
+class Plan(str, enum.Enum):  # noqa: UP042 - as they were written before there was StrEnum
+    GOLD = "gold"
+
+
+class Shop(int, enum.Enum):
+    BERLIN = 7
+
+
+def test_a_member_of_an_enum_is_its_value_and_not_its_name() -> None:
+    event = emitted(aggregate_type=Plan.GOLD, aggregate_id=Plan.GOLD, type=Plan.GOLD, headers={"plan": Plan.GOLD})
+
+    assert [event.aggregate_type, event.aggregate_id, event.type, event.headers["plan"]] == ["gold"] * 4
+    assert {type(text) for text in (event.aggregate_type, event.aggregate_id, event.type)} == {str}
+    assert emitted(aggregate_id=Shop.BERLIN).aggregate_id == "7"
+
+
+NO_TEXT = {
+    "a NUL": ("a\0b", r"NUL \(U\+0000\) at character 1"),
+    "half a pair": ("ab\ud800", "surrogate .* at character 2"),
+}
+
+
+@pytest.mark.parametrize("text", NO_TEXT)
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda text: {"aggregate_type": text},
+        lambda text: {"aggregate_id": text},
+        lambda text: {"type": text},
+        lambda text: {"payload": text},
+        lambda text: {"payload": text, "payload_type": "text"},
+        lambda text: {"headers": {"a": text}},
+        lambda text: {"headers": {text: "a"}},
+    ],
+)
+def test_what_no_database_takes_for_text_is_refused_and_where_it_stands_is_said(event: Any, text: str) -> None:
+    wrong, said = NO_TEXT[text]
+    with pytest.raises(OutboxUsageError, match=said):
+        emitted(**event(wrong))
+
+
+def test_in_json_a_nul_is_escaped_and_half_a_pair_is_refused() -> None:
+    assert emitted(payload={"a": "\0"}).payload == r'{"a":"\u0000"}'
+    assert emitted(payload="\0", payload_type="bytea").payload == b"\0"
+    for payload_type in ("json", "bytea"):
+        with pytest.raises(OutboxUsageError, match="surrogate"):
+            emitted(payload={"a": "\ud800"}, payload_type=payload_type)
+
+
+def test_a_document_without_end_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    with pytest.raises(OutboxUsageError, match="cannot be made JSON"):
+        emitted(payload=deep)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -100,8 +159,13 @@ def test_an_aggregate_id_is_text(given_id: Any, text: str | None) -> None:
         {"headers": {"a": 5}},
         {"headers": {5: "a"}},
         {"headers": {"a": b"x"}},
+        {"headers": [("a", "b")]},
+        {"headers": "a"},
+        {"headers": []},
+        {"aggregate_id": 10**5000},
         {"payload_type": "xml"},
         {"table": ""},
+        {"table": None},
         {"table": "a.b.c"},
         {"table": "out box"},
         {"table": "outbox."},
