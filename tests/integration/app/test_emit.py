@@ -264,11 +264,11 @@ def test_a_pipeline_in_autocommit_is_no_transaction_whatever_was_sent_in_it_befo
             event_id = emit(connection, **EVENT)
 
     async def run() -> None:
-        async with await psycopg.AsyncConnection.connect(shop.dsn, autocommit=True) as connection:
-            async with connection.pipeline():
-                await connection.execute("SELECT 1")
-                with pytest.raises(OutboxUsageError, match="not in a transaction"):
-                    await emit(connection, **EVENT)
+        connection = await psycopg.AsyncConnection.connect(shop.dsn, autocommit=True)
+        async with connection, connection.pipeline():
+            await connection.execute("SELECT 1")
+            with pytest.raises(OutboxUsageError, match="not in a transaction"):
+                await emit(connection, **EVENT)
 
     asyncio.run(run())
 
