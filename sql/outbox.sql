@@ -58,9 +58,9 @@ CREATE TABLE IF NOT EXISTS public.outbox (
 );
 
 -- A table that was there before must have what the relay and the function need. Two things may change here. The
--- default of id, if it is still the one from above and the server has uuidv7(), whose values sort by time (18 and
--- later). And the comment of the table, which keeps the version of this file, as cdc-outbox:2, after whatever else it
--- says.
+-- default of id, if there is none (an event without an id would stop the relay), or if it is still the one from above
+-- and the server has uuidv7(), whose values sort by time (18 and later). And the comment of the table, which keeps the
+-- version of this file, as cdc-outbox:2, after whatever else it says.
 DO $body$
 DECLARE
     outbox_table  constant regclass := 'public.outbox';
@@ -71,6 +71,7 @@ DECLARE
     found_type    regtype;
     missing       text;
     id_default    text;
+    id_type       regtype;
 BEGIN
     IF old_version > this_version THEN
         RAISE EXCEPTION USING
@@ -98,9 +99,13 @@ BEGIN
             HINT = 'install with the payload type that it has, or change the type of the column first';
     END IF;
 
-    SELECT pg_get_expr(adbin, adrelid) INTO id_default
-    FROM pg_attrdef JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum
-    WHERE adrelid = outbox_table AND attname = 'id';
+    SELECT pg_get_expr(adbin, adrelid), atttypid INTO id_default, id_type
+    FROM pg_attribute LEFT JOIN pg_attrdef ON attrelid = adrelid AND attnum = adnum
+    WHERE attrelid = outbox_table AND attname = 'id';
+    IF id_default IS NULL AND id_type IN ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype) THEN
+        ALTER TABLE public.outbox ALTER COLUMN id SET DEFAULT gen_random_uuid();
+        id_default := 'gen_random_uuid()';
+    END IF;
     IF id_default = 'gen_random_uuid()' AND to_regprocedure('pg_catalog.uuidv7()') IS NOT NULL THEN
         ALTER TABLE public.outbox ALTER COLUMN id SET DEFAULT uuidv7();
     END IF;

@@ -331,11 +331,23 @@ def test_a_table_of_debezium_is_taken_over_as_it_is(database: Database) -> None:
     options = InstallOptions(payload_type="jsonb")
 
     apply_install(database.dsn, options, unexpected)
-    database.execute("ALTER TABLE outbox ALTER id SET DEFAULT gen_random_uuid()")
     emit_event(database.dsn, options.table, NewEvent("order", "1", "Placed", b"{}"))
 
     assert read_installation(database.dsn, options).complete
     assert rows(database) == 1
+
+
+@pytest.mark.parametrize("id_type", ["uuid", "text", "varchar(36)"])
+def test_an_id_without_a_default_gets_one_so_that_no_event_is_without_an_id(database: Database, id_type: str) -> None:
+    """NULL would be a poison event, and NOT NULL a failure of the change that announces itself."""
+    database.execute(
+        f"CREATE TABLE outbox (id {id_type}, aggregatetype text, aggregateid text, type text, payload json, headers json)"
+    )
+
+    apply_install(database.dsn, InstallOptions(), unexpected)
+    database.execute("SELECT outbox_emit('order', '1', 'Placed', '{}')")
+
+    assert [len(str(event_id)) for (event_id,) in database.execute("SELECT id FROM outbox")] == [36]
 
 
 def test_another_payload_type_than_the_table_has_is_refused(installed: Database) -> None:
