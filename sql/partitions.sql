@@ -12,6 +12,7 @@ DECLARE
     table_name    name;
     kind          "char";
     today         constant timestamp := date_trunc('day', now() AT TIME ZONE 'UTC');
+    as_utc        constant text := 'YYYY-MM-DD "00:00+00"';  -- read alike whatever DateStyle and TimeZone are
     day           timestamp;
     part_name     name;
 BEGIN
@@ -34,7 +35,7 @@ BEGIN
             BEGIN
                 EXECUTE format('CREATE TABLE %I.%I PARTITION OF %s FOR VALUES FROM (%L) TO (%L)',
                     schema_name, part_name, outbox_table,
-                    day AT TIME ZONE 'UTC', (day + interval '1 day') AT TIME ZONE 'UTC');
+                    to_char(day, as_utc), to_char(day + interval '1 day', as_utc));
             EXCEPTION WHEN check_violation THEN
                 RAISE WARNING 'rows of % are in the default partition of %, and stay there', day::date, outbox_table;
             END;

@@ -57,6 +57,20 @@ def days(database: Database) -> Days:
     return made
 
 
+def test_a_day_is_one_of_utc_also_where_the_session_prints_times_that_it_would_read_as_others(
+    database: Database,
+) -> None:
+    """IST is the time of India here and, until PostgreSQL 18, read as that of Israel."""
+    with psycopg.connect(database.dsn, options="-c datestyle=SQL,DMY -c timezone=Asia/Kolkata") as connection:
+        connection.execute(render_install(PARTITIONED).encode())
+
+    with psycopg.connect(database.dsn, options="-c timezone=UTC", autocommit=True) as connection:
+        query = "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = %s"
+        (bounds,) = connection.execute(query, [day(0)]).fetchone() or ("",)
+    tomorrow = today() + timedelta(days=1)
+    assert bounds == f"FOR VALUES FROM ('{today():%Y-%m-%d} 00:00:00+00') TO ('{tomorrow:%Y-%m-%d} 00:00:00+00')"
+
+
 def test_install_makes_days_a_default_partition_and_a_key_that_partitioning_allows(database: Database) -> None:
     for _ in range(2):  # again as well
         apply_install(database.dsn, PARTITIONED, pytest.fail)
