@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -254,6 +255,15 @@ def test_a_reader_that_has_read_enough_is_no_error() -> None:
     assert (child.returncode, child.stderr) == (141, b"")
 
 
+def press_ctrl_c(child: subprocess.Popen[str]) -> str:
+    """As a person does, who presses again: Python loses one that comes between its last look for signals and the read."""
+    for seconds in (DEADLINE_SECONDS / 4, DEADLINE_SECONDS):
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.communicate(timeout=seconds)[1]
+    raise AssertionError("the command does not end with Ctrl-C")
+
+
 def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path, open_when_read) -> None:
     pipe = tmp_path / "payload"
     os.mkfifo(pipe)
@@ -261,8 +271,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path, open_when_read) -> 
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         with open_when_read(pipe, child):
-            child.send_signal(signal.SIGINT)
-            _, errors = child.communicate(timeout=DEADLINE_SECONDS)
+            errors = press_ctrl_c(child)
     finally:
         child.kill()
         child.wait()
