@@ -57,6 +57,10 @@ SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'), pg_catalog.has_
 """
 
 
+OLDEST_SECONDS: Final = 2000 * 365 * 86_400.0
+"""Two thousand years: no row is older, and PostgreSQL's time goes back so far, but not much further."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fence:
     """Rows behind it were committed below `lsn`. `xmin`: the oldest transaction that was still running."""
@@ -88,11 +92,11 @@ class Step(NamedTuple):
 
 
 def take_fence(connection: connect.Connection, older_than: float) -> Fence:
-    """Take it, for rows that are older than so many seconds. 0: for all rows."""
+    """Take it, for rows that are older than so many seconds, at most `OLDEST_SECONDS`. 0: for all rows."""
     row = connection.execute(
         "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::xid::text,"
         " (pg_catalog.now() - pg_catalog.make_interval(secs => %s))::text",
-        (older_than,),
+        (min(older_than, OLDEST_SECONDS),),
     ).fetchone()
     assert row is not None
     return Fence(int(str(row[0])), server.current_lsn(connection), str(row[1]) if older_than else "")
@@ -181,12 +185,13 @@ class SlotGuard:
     def undelivered(self, lsn: Lsn, seconds: float) -> Undelivered:
         """Make the error for a slot that did not get there in time."""
         info = self._look()
-        confirmed = format_lsn(info.confirmed_flush_lsn or UNSET)
+        found = f"it has confirmed {format_lsn(info.confirmed_flush_lsn or UNSET)}"
         who = f"the server process {info.active_pid} streams from it" if info.active else "nobody streams from it"
+        if not self._was_streamed(info):
+            found = "no transaction has come from it since it was made, or since a crash: where it stands says nothing"
         return Undelivered(
             f"slot {self._name} has not confirmed {format_lsn(lsn)} within {seconds:g} s, so it is not known what is delivered",
-            cure=f"nothing was deleted: {who}, and it has confirmed {confirmed}. Start the relay, or let it catch up, and "
-            "prune again",
+            cure=f"nothing was deleted: {who}, and {found}. Start the relay, or let it catch up, and prune again",
             slot=self._name,
         )
 

@@ -6,6 +6,7 @@ Never: text of a user in SQL that is not quoted, or a part of a selection that i
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -75,9 +76,21 @@ def condition(selection: Selection, shape: TableShape, columns: Columns) -> Comp
 _COMPARED: Final = {">=": "{} >= {}", "<=": "{} <= {}", "<": "{} < {}"}
 
 
+def _require_uuid(name: str, text: str) -> None:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"column {name} holds uuids, and {text!r} is none",
+            cure="copy it whole, 32 hexadecimal digits: SELECT the column from the table, or take `id` of a log line",
+        ) from None
+
+
 def _among(name: str, wanted: Sequence[str], type_oid: int) -> Composed:
-    """A uuid is compared as one, whatever its spelling; anything else by its text."""
+    """A uuid is compared as one, whatever its spelling; anything else by its text. Raises ConfigurationError."""
     if type_oid == _UUID:
+        for each in wanted:
+            _require_uuid(name, each)
         values = [SQL("{}::uuid").format(Literal(each)) for each in wanted]
         return SQL("{} IN ({})").format(Identifier(name), SQL(", ").join(values))
     return SQL("{}::text IN ({})").format(Identifier(name), SQL(", ").join(map(Literal, wanted)))

@@ -220,7 +220,22 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("3D000", _config("no such database", "name an existing database in --dsn (dbname=NAME)")),
     ("42501", _refused("a privilege is missing", "as an administrator: cdc-outbox sql roles | psql")),
     ("55006", _busy),
-    ("55P03", _wait("a table is locked by somebody else, a migration perhaps")),
+    (
+        "25006",
+        _config(
+            "the database takes no writes",
+            "SHOW default_transaction_read_only tells; managed servers turn it on when the disk is nearly full: make room, "
+            "then ALTER DATABASE NAME RESET default_transaction_read_only, or of the ROLE or SYSTEM that has it",
+        ),
+    ),
+    (
+        "55P03",
+        _wait(
+            "a table, or a row of it, is locked by somebody else, a migration perhaps",
+            "end who has it, or wait for it, and try again: SELECT a.pid, a.state, a.query FROM pg_locks l JOIN "
+            "pg_stat_activity a USING (pid) WHERE l.relation = 'TABLE'::regclass AND l.granted",
+        ),
+    ),
     ("42704", _config("PostgreSQL does not know it", "see cdc-outbox slot status")),
     ("57P01", _lost),
     ("57P02", _lost),

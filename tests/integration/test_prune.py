@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered
+from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered, Unreachable
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.names import TableName, parse_table
 from cdc_outbox.operate.install import InstallOptions, apply_install, apply_roles
@@ -261,9 +261,41 @@ def test_a_slot_that_nobody_ever_streamed_from_tells_nothing(shop: Shop) -> None
     shop.write(1)
     shop.drop_slot()
     shop.make_slot()
-    with pytest.raises(Undelivered):
+    with pytest.raises(Undelivered) as stopped:
         shop.prune_alone(wait=0.3)
+    assert "where it stands says nothing" in stopped.value.cure
+    assert "has confirmed 0/" not in stopped.value.cure, "it stands where it has to, and that is no proof"
     assert shop.rows() == 1
+
+
+def test_an_age_that_no_row_can_have_deletes_nothing(shop: Shop) -> None:
+    shop.write(1, age="500 years")
+    assert shop.prune(older_than=1e12 * DAY).total == 0
+    assert shop.prune(older_than=400 * 365 * DAY).total == 1
+
+
+def test_a_database_that_takes_no_writes_says_which_setting(shop: Shop) -> None:
+    shop.write(1)
+    name = shop.database.execute("SELECT quote_ident(current_database())")[0][0]
+    shop.database.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with pytest.raises(ConfigurationError, match="takes no writes") as refused:
+        shop.prune()
+    assert "RESET default_transaction_read_only" in refused.value.cure
+    assert shop.rows() == 1
+
+
+def test_a_row_that_somebody_has_locked_ends_it_and_the_cure_finds_him(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdc_outbox.operate.prune.LOCK_SECONDS", 0.2)
+    shop.write(3)
+    with shop.database.connect(autocommit=False) as holder:
+        holder.execute(b"SELECT FROM outbox FOR UPDATE")
+        with pytest.raises(Unreachable, match="a row of it, is locked") as refused:
+            shop.prune()
+        query = refused.value.cure.partition(": ")[2].replace("TABLE", "outbox")
+        assert [pid for pid, *_ in shop.database.execute(query)] == [holder.info.backend_pid]
+    assert shop.rows() == 3
 
 
 def test_a_slot_of_another_plugin_is_refused(shop: Shop) -> None:
