@@ -112,7 +112,11 @@ class SettingOption(click.Option):
         text = self.resolve_envvar_value(ctx)
         if self.setting.secret and not ctx.resilient_parsing:
             return _secret_from_environment(self.setting.variable, text)
-        return split_list(text) if text and self.setting.repeat else text
+        return self._split(text) if text and self.setting.repeat else text
+
+    def _split(self, text: str) -> list[str]:
+        """The variable's items. Where one has to be named, a text without any is no choice of none: it is refused as a name."""
+        return split_list(text) or ([] if self.setting.default is None else [""])
 
 
 class SettingsCommand(click.Command):

@@ -138,6 +138,20 @@ def test_an_empty_variable_is_not_set(show) -> None:
     }
 
 
+@pytest.mark.parametrize("text", [" ", ",", " , ,"])
+@pytest.mark.parametrize("command", ["run", "tail", "prune --older-than 7d", "sql install", "config show"])
+def test_a_variable_that_names_no_table_is_refused_and_not_a_relay_of_nothing(command: str, text: str, invoke) -> None:
+    result = invoke(*command.split(), CDC_OUTBOX_TABLE=text, CDC_OUTBOX_BROKERS="x:1")
+    assert result.exit_code == 2
+    assert "not a table name" in result.stderr
+    assert "CDC_OUTBOX_TABLE" in result.stderr
+
+
+def test_a_list_of_headers_may_come_to_none(show, toml) -> None:
+    assert show(CDC_OUTBOX_HEADER=" , ")["options"]["header"]["value"] == ""
+    assert show("--config", toml("header = []"))["options"]["header"]["value"] == ""
+
+
 def test_space_around_a_variables_text_is_kept(show) -> None:
     shown = show(CDC_OUTBOX_KAFKA_CLIENT_ID=" a b ", CDC_OUTBOX_TOPIC=" t ")
     assert shown["kafka"]["client.id"]["value"] == " a b "
