@@ -213,7 +213,7 @@ class Asyncpg(AsyncDriver):
     """`asyncpg.Connection`, or what a pool lends."""
 
     async def require_transaction(self) -> None:
-        if not self._target.is_in_transaction():
+        if not (self._target.is_in_transaction() or self._target.is_closed()):
             raise _outside("Put it into `async with connection.transaction():`, together with the change.")
 
     async def run(self, call: Call) -> None:

@@ -270,9 +270,18 @@ def apply_install(dsn: str, options: InstallOptions, warn: Callable[[str], None]
     _apply(dsn, render_install(options), database_owner, warn)
 
 
+_NOT_THERE: Final = frozenset({"42883", "42P01", "3F000"})
+"""SQLSTATE of a function, a table or a schema that is missing."""
+
+
 def apply_roles(dsn: str, options: InstallOptions, warn: Callable[[str], None]) -> None:
     """Run `render_roles` in one transaction."""
-    _apply(dsn, render_roles(options), "run it as a superuser: cdc-outbox sql roles | psql", warn)
+    try:
+        _apply(dsn, render_roles(options), "run it as a superuser: cdc-outbox sql roles | psql", warn)
+    except ConfigurationError as error:
+        if error.where.get("sqlstate") in _NOT_THERE:
+            error.cure = "first cdc-outbox sql install --apply, with the same --table and --source"
+        raise
 
 
 def apply_consumer(dsn: str, warn: Callable[[str], None], inbox: TableName = DEFAULT_INBOX) -> None:

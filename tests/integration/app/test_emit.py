@@ -275,6 +275,16 @@ def test_a_pipeline_in_autocommit_is_no_transaction_whatever_was_sent_in_it_befo
     assert shop.execute("SELECT id FROM outbox") == [(event_id,)]
 
 
+def test_of_a_connection_that_is_closed_asyncpg_says_so_itself(shop: Database) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(**parameters(shop.dsn))
+        await connection.close()
+        await emit(connection, **EVENT)
+
+    with pytest.raises(asyncpg.InterfaceError, match="connection is closed"):
+        asyncio.run(run())
+
+
 def test_a_json_codec_of_asyncpg_does_not_encode_it_a_second_time(shop: Database) -> None:
     async def run() -> None:
         connection = await asyncpg.connect(**parameters(shop.dsn))
