@@ -74,7 +74,7 @@ class TomlFile:
             return dsn_secret(lambda: self._read_again(key))
         items = value if option.repeat and isinstance(value, list) else [value]
         if not items and option.default is not None:  # no table at all: every event would be passed over
-            raise self._error(f"has {key} = []", f"write {option.kind.expected}, or remove {key}")
+            raise self._error(f"has {key} = {items!r}", f"write {option.kind.expected}, or remove {key}")
         parsed = [self._parse(key, option, item) for item in items]
         return tuple(parsed) if option.repeat else parsed[0]
 
