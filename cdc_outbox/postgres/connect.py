@@ -76,6 +76,7 @@ def session_conninfo(dsn: str, **extra: str) -> str:
             cure="write it as postgresql://user@host:5432/database or as host=HOST dbname=NAME; "
             "percent-encode special characters of a URL; put the password into PGPASSWORD or a passfile",
         ) from None
+    given.pop("replication", None)  # a stream asks for it itself; an ordinary session with it cannot run our queries
     _find_system_roots(given)
     pinned = " ".join(f"-c {name}={value}" for name, value in PINNED.items())
     options = f"{given.get('options') or ''} {pinned}".strip()

@@ -208,6 +208,20 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
         _wait("PostgreSQL is not ready", "it is waited for; its log tells how far it is"),
     ),
     (
+        "definition of service|service file|syntax error in service",
+        _cannot_connect(
+            "the service of --dsn or PGSERVICE cannot be used",
+            "PGSERVICEFILE=FILE with a section of that name, ~/.pg_service.conf without it",
+        ),
+    ),
+    (
+        "unrecognized configuration parameter|invalid value for parameter|invalid command-line argument",
+        _cannot_connect(
+            "the server refuses a setting that the connection asks for",
+            "correct options=-c NAME=VALUE in --dsn, or in the service file",
+        ),
+    ),
+    (
         r"weak sslmode|invalid \S+ value|invalid connection option|invalid port|invalid integer|Servname not supported",
         _cannot_connect("a wrong setting in --dsn", "see the manual, 32.1.2 Parameter Key Words"),
     ),

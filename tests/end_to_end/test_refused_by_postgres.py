@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from cdc_outbox.demo.ports import free_port
 from tests.plugins.outbox import TABLE, Outbox, ended, ids, no_slot_left
@@ -36,6 +37,26 @@ def test_a_connection_string_that_is_none_is_not_repeated(outbox: Outbox) -> Non
     assert relay.wait() in {2, 78}
     assert "the-password" not in relay.stderr_text
     assert "connection string" in relay.stderr_text
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        ("service=no_such_service", ("no_such_service", "PGSERVICEFILE")),
+        ("options='-c no_such_setting=1'", ("no_such_setting", "in --dsn")),
+    ],
+)
+def test_a_service_or_a_setting_that_nobody_knows_is_not_waited_for(
+    outbox: Outbox, added: str, words: tuple[str, ...]
+) -> None:
+    ended(outbox.relay("--startup-timeout", "20s", dsn=f"{make_conninfo(outbox.database.dsn)} {added}"), 78, *words)
+
+
+def test_replication_in_the_connection_string_disturbs_nobody(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.add()
+    outbox.drain(dsn=f"{make_conninfo(outbox.database.dsn)} replication=database")
+    assert len(outbox.records()) == 1
 
 
 def test_a_server_that_does_not_answer_within_the_startup_timeout(outbox: Outbox) -> None:
