@@ -160,6 +160,8 @@ def _flushed(code: int) -> int:
     """Flush stdout now: at the interpreter's end, a closed one would print an error of its own."""
     import os
 
+    if sys.stdout is None:  # started without one (`>&-`): there is nothing to flush, and the code is the command's
+        return code
     try:
         sys.stdout.flush()
     except BrokenPipeError:

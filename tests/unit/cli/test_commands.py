@@ -355,3 +355,12 @@ def test_a_shared_option_has_the_same_sources_in_any_command(toml) -> None:
     assert runner.invoke(one, [], env={"CDC_OUTBOX_TABLE": "a,b"}).exit_code == 2
     assert runner.invoke(one, [], env={"CDC_OUTBOX_TABLE": "app.a"}).output == "None app.a\n"
     assert runner.invoke(one, ["--config", toml("table = 'b'")]).output == "None public.b\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["config", "show"], 0), (["run"], 2), (["run", "-b", "x:1", "-X", "acks=1"], 78)]
+)
+def test_without_a_stdout_a_command_ends_with_its_own_code(arguments: list[str], code: int) -> None:
+    line = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "cdc_outbox", *arguments]
+    ended = subprocess.run(line, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
