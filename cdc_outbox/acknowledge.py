@@ -46,15 +46,17 @@ class AckLedger:
     def __init__(self, confirmed: Lsn = UNSET) -> None:
         self._confirmed = confirmed
         self._queue: deque[Transaction] = deque()
-        self._open: Transaction | None = None
-        self._last = UNSET
+        self.open: Transaction | None = None
+        """The one whose Begin has come, and whose Commit has not."""
+        self.last = UNSET
+        """The highest end of a transaction, or position of a keepalive between two of them."""
         self.flush_lsn = UNSET
         """Everything that ends at or below it is delivered. Unset: no statement yet."""
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a Begin has come whose Commit has not."""
-        return self._open is not None
+        """Whether one is open."""
+        return self.open is not None
 
     @property
     def idle(self) -> bool:
@@ -71,29 +73,29 @@ class AckLedger:
 
     def begin(self, commit_time: float, lsn: Lsn = UNSET) -> Transaction:
         """Open the transaction that commits at `lsn`. Raises ProtocolError when one is open."""
-        if self._open is not None:
+        if self.open is not None:
             raise ProtocolError("a Begin inside a transaction")
-        self._open = Transaction(commit_time, lsn)
-        self._queue.append(self._open)
-        return self._open
+        self.open = Transaction(commit_time, lsn)
+        self._queue.append(self.open)
+        return self.open
 
     def commit(self, end_lsn: Lsn) -> None:
         """Close it with the Commit's end LSN, as is. Raises ProtocolError without a Begin, or when the LSN goes back."""
-        if self._open is None:
+        if self.open is None:
             raise ProtocolError("a Commit without a Begin", lsn=format_lsn(end_lsn))
-        if end_lsn <= self._last:
-            raise ProtocolError(f"a Commit that ends at or before {format_lsn(self._last)}", lsn=format_lsn(end_lsn))
-        self._open.end_lsn = self._last = end_lsn
-        self._open = None
+        if end_lsn <= self.last:
+            raise ProtocolError(f"a Commit that ends at or before {format_lsn(self.last)}", lsn=format_lsn(end_lsn))
+        self.open.end_lsn = self.last = end_lsn
+        self.open = None
 
     def keepalive(self, wal_end: Lsn) -> None:
         """Note that all below `wal_end` was sent. Inside a transaction that says nothing about its end, so it is left.
 
         So is one that lies before what came last, or before what is confirmed.
         """
-        if self._open is not None or wal_end <= self._last or wal_end < self._confirmed:
+        if self.open is not None or wal_end <= self.last or wal_end < self._confirmed:
             return
-        self._last = wal_end
+        self.last = wal_end
         if not self._queue:
             self.flush_lsn = wal_end
             return

@@ -1,6 +1,6 @@
 """What the server hears from us, and when: standby status updates, asked-for keepalives, and the signs of its shutdown.
 
-In: commits and keepalives as they are received, the ledger's flush LSN. Out: status updates on the stream.
+In: keepalives as they are received, the ledger. Out: status updates on the stream.
 Never: the same statement twice within 100 ms, or a silence longer than a part of the server's wal_sender_timeout.
 
 A server that shuts down fast waits, without limit, until everything it sent is flushed, and asks for a reply again and again:
@@ -52,13 +52,14 @@ class Feedback:
         self._ledger = ledger
         self._counters = counters
         self._ask_seconds = ask_seconds or min(ASK_SECONDS, stream.wal_sender_timeout / ASK_FRACTION)
-        self.received = UNSET
-        """The highest position the server said it had sent."""
+        self._wal_end = UNSET
+        """The highest of a keepalive: the ledger leaves out those that come inside a transaction."""
         self._asked = True  # say where we stand at once: the server learns that we live
         self._told_at = 0.0
         self._told = (UNSET, UNSET)
         self._questions = 0
         self._question_at = 0.0
+        self._question_received = UNSET
         self._stopping_since: float | None = None
 
     @property
@@ -66,24 +67,22 @@ class Feedback:
         """The flush LSN of the last status update."""
         return self._told[1]
 
-    def commit(self, end_lsn: Lsn) -> None:
-        """Note that a transaction was received."""
-        if end_lsn > self.received:  # noqa: PLR1730 - once per transaction, and max() costs three times as much
-            self.received = end_lsn
-        self._questions = 0
+    @property
+    def received(self) -> Lsn:
+        """The highest position the server said it had sent."""
+        return max(self._wal_end, self._ledger.last)
 
     def keepalive(self, message: PrimaryKeepalive) -> None:
         """Note a keepalive; the ledger has it already."""
-        news = message.wal_end > self.received
-        self.received = max(self.received, message.wal_end)
+        self._wal_end = max(self._wal_end, message.wal_end)
         self._asked = self._asked or message.reply_requested
-        now = time.monotonic()
         if not message.reply_requested:
             return
-        if news or now - self._question_at > STOPPING_SECONDS:
+        now, received = time.monotonic(), self.received
+        if received > self._question_received or now - self._question_at > STOPPING_SECONDS:
             self._questions = 0
         self._questions += 1
-        self._question_at = now
+        self._question_at, self._question_received = now, received
         if self._questions >= STOPPING_QUESTIONS and self._stopping_since is None and not self._ledger.idle:
             self._stopping_since = now
 
@@ -103,10 +102,11 @@ class Feedback:
             return
         flush = self._ledger.flush_lsn
         quiet = now - self._stream.last_received >= self._ask_seconds / 2
-        self._stream.send_status(write=max(self.received, flush), flush=flush, reply_requested=quiet and not last)
+        received = self.received
+        self._stream.send_status(write=max(received, flush), flush=flush, reply_requested=quiet and not last)
         self._told_at = now
         self._asked = False
-        self._told = (self.received, flush)
+        self._told = (received, flush)
         self._counters.confirmed_lsn = max(flush, self._counters.confirmed_lsn)
         self._counters.last_feedback_timestamp = time.time()
 

@@ -18,13 +18,13 @@ from typing import Final
 
 import structlog
 
-from cdc_outbox.acknowledge import AckLedger, Transaction
+from cdc_outbox.acknowledge import AckLedger
 from cdc_outbox.counters import Counters
 from cdc_outbox.decode import pgoutput
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.feedback import Feedback
 from cdc_outbox.lanes import PGOUTPUT_AT, ROW_OID, Lanes, MessageLane, RowLane
-from cdc_outbox.lsn import UNSET, Lsn, format_lsn
+from cdc_outbox.lsn import Lsn, format_lsn
 from cdc_outbox.names import TableName
 from cdc_outbox.outlet import Outlet
 from cdc_outbox.poison import PoisonPolicy
@@ -69,6 +69,8 @@ _XLOGDATA: Final = wire.XLOGDATA
 _INSERT: Final = pgoutput.INSERT
 _BEGIN: Final = pgoutput.BEGIN
 _COMMIT: Final = pgoutput.COMMIT
+_read_begin: Final = pgoutput.begin_reader(PGOUTPUT_AT)
+_read_commit: Final = pgoutput.commit_reader(PGOUTPUT_AT)
 
 
 class Suspected(Exception):
@@ -130,7 +132,6 @@ class Relay:
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
         self._few = False
-        self._transaction: Transaction | None = None
 
     def run(self) -> None:
         """Turn until stopped or caught up, then drain and say goodbye.
@@ -240,24 +241,22 @@ class Relay:
         return True
 
     def _begin(self, message: bytes) -> None:
-        begin = pgoutput.read_begin(message, PGOUTPUT_AT)
-        milliseconds = wire.unix_milliseconds(begin.commit_time)
-        transaction = self._transaction = self._ledger.begin(milliseconds / 1000, begin.final_lsn)
-        self._lanes_of.begin(begin.final_lsn)
-        self._outlet.begin(transaction, milliseconds, alone=begin.final_lsn in self._errand.suspects)
+        lsn, commit_time, _ = _read_begin(message)
+        milliseconds = wire.unix_milliseconds(commit_time)
+        transaction = self._ledger.begin(milliseconds / 1000, lsn)
+        self._lanes_of.begin(lsn)
+        self._outlet.begin(transaction, milliseconds, alone=lsn in self._errand.suspects)
 
     def _commit(self, message: bytes) -> bool:
         """End the transaction; False when a stop is requested, which comes between two of them."""
-        commit = pgoutput.read_commit(message, PGOUTPUT_AT)
-        announced = self._transaction.lsn if self._transaction is not None else UNSET
-        if commit.commit_lsn != announced:
+        lsn, end_lsn, _ = _read_commit(message)
+        transaction = self._ledger.open
+        if transaction is not None and transaction.lsn != lsn:
             raise ProtocolError(
-                f"a Commit at {format_lsn(commit.commit_lsn)} ends a transaction announced for {format_lsn(announced)}"
+                f"a Commit at {format_lsn(lsn)} ends a transaction announced for {format_lsn(transaction.lsn)}"
             )
-        self._ledger.commit(commit.end_lsn)
-        self._feedback.commit(commit.end_lsn)
+        self._ledger.commit(end_lsn)
         self._outlet.end()
-        self._transaction = None
         return not self._stop.requested
 
     def _keepalive(self, message: bytes) -> None:
@@ -318,7 +317,8 @@ class Relay:
 
     def _renamed(self, came: TableName, ours: TableName) -> TableName:
         """A row of our table under another name. Give our name if that was its name before; raise if it is its name now."""
-        if self._transaction is not None and self._transaction.lsn < self._errand.looked_at:
+        transaction = self._ledger.open
+        if transaction is not None and transaction.lsn < self._errand.looked_at:
             return ours
         error = publication.renamed(ours, came)
         error.where["lsn"] = self._where()
@@ -326,7 +326,8 @@ class Relay:
 
     def _where(self) -> str:
         """Name the transaction that is being read, by its commit LSN."""
-        return format_lsn(self._transaction.lsn if self._transaction is not None else self._feedback.received)
+        transaction = self._ledger.open
+        return format_lsn(self._feedback.received if transaction is None else transaction.lsn)
 
     def _check_silence(self) -> None:
         silence = time.monotonic() - self._stream.last_received

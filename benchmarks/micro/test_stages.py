@@ -41,12 +41,12 @@ def lane() -> RowLane:
 
 def test_decode_begin(benchmark: Benchmark) -> None:
     """The first message of a transaction."""
-    benchmark(pgoutput.read_begin, BEGIN, AT)
+    benchmark(pgoutput.begin_reader(AT), BEGIN)
 
 
 def test_decode_commit(benchmark: Benchmark) -> None:
     """The last one."""
-    benchmark(pgoutput.read_commit, COMMIT, AT)
+    benchmark(pgoutput.commit_reader(AT), COMMIT)
 
 
 def test_decode_relation(benchmark: Benchmark) -> None:

@@ -225,15 +225,16 @@ class Tail:
             if lane is not None:
                 self._print(_line_of(lane, message, self._commit_time, self._commit_lsn))
         elif kind == pgoutput.BEGIN:
-            begin = pgoutput.read_begin(message, PGOUTPUT_AT)
+            begin = pgoutput.decode(message, PGOUTPUT_AT)
+            assert isinstance(begin, pgoutput.Begin)
             self._commit_time = wire.unix_milliseconds(begin.commit_time)
             self._commit_lsn = begin.final_lsn
             self._lanes.begin(begin.final_lsn)
             self._ledger.begin(self._commit_time / 1000)
         elif kind == pgoutput.COMMIT:
-            commit = pgoutput.read_commit(message, PGOUTPUT_AT)
+            commit = pgoutput.decode(message, PGOUTPUT_AT)
+            assert isinstance(commit, pgoutput.Commit)
             self._ledger.commit(commit.end_lsn)
-            self._feedback.commit(commit.end_lsn)
         elif kind == pgoutput.RELATION:
             relation = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(relation, Relation)

@@ -238,7 +238,8 @@ class Probe:
                     continue
                 kind = message[PGOUTPUT_AT]
                 if kind == pgoutput.BEGIN:
-                    begin = pgoutput.read_begin(message, PGOUTPUT_AT)
+                    begin = pgoutput.decode(message, PGOUTPUT_AT)
+                    assert isinstance(begin, pgoutput.Begin)
                     commit_time = wire.unix_milliseconds(begin.commit_time)
                 elif kind == pgoutput.RELATION:
                     self._describe(message, lanes)

@@ -60,6 +60,28 @@ def test_commit_keeps_its_own_lsn_and_its_end_apart(commit_lsn: int, end_lsn: in
     assert (message.commit_lsn, message.end_lsn, message.commit_time) == (commit_lsn, end_lsn, commit_time)
 
 
+@given(lsns, lsns, clocks, st.binary(max_size=30))
+def test_the_readers_of_begin_and_commit_give_what_decode_gives(
+    lsn: int, end_lsn: int, commit_time: int, before: bytes
+) -> None:
+    begin, commit = build.begin(lsn, commit_time=commit_time), build.commit(lsn, end_lsn, commit_time=commit_time)
+    assert pgoutput.begin_reader(len(before))(before + begin) == decode(begin)
+    assert pgoutput.commit_reader(len(before))(before + commit) == decode(commit)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [(pgoutput.begin_reader(3), build.begin(1)), (pgoutput.commit_reader(3), build.commit(1, 2))],
+)
+def test_the_readers_refuse_what_breaks_off_or_goes_on(read: Callable[[bytes], object], message: bytes) -> None:
+    assert read(b"abc" + message)
+    for wrong in (message[:-1], message + b"\0", b""):
+        with pytest.raises(
+            ProtocolError, match=rf"malformed pgoutput \w+: {len(wrong)} bytes instead of {len(message)}"
+        ):
+            read(b"abc" + wrong)
+
+
 @given(oids, columns, names, names, st.sampled_from("dnfi"))
 def test_relation(oid: int, shape: list[tuple[str, int]], schema: str, name: str, identity: str) -> None:
     keys = [column for column, _ in shape[:1]]
