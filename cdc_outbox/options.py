@@ -310,7 +310,7 @@ _ALL: Final = (
     ),
     Option(
         "partitions-ahead",
-        values.COUNT,
+        values.DAYS,
         _RELAY,
         "When pruning a table that is partitioned by day: make the partitions of so many days to come. Takes its owner.",
         example="7",

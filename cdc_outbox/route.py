@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from cdc_outbox.config import HeaderColumn
-from cdc_outbox.decode.members import read_object
+from cdc_outbox.decode.members import check_json, read_object
 from cdc_outbox.decode.outbox import (
     EVENT_SCOPE,
     SPAN_CONTEXT,
@@ -48,6 +48,9 @@ PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 """A column's name in braces, in a template."""
 
 Headers = list[tuple[str, str | bytes | None]]
+
+_BEYOND_FLOAT: Final = "infinity"
+"""In orjson's words for a number such as 1e400, which json and jsonb can hold."""
 
 _new_record: Final = tuple.__new__
 """A NamedTuple without its Python-level constructor: half the time, once per row."""
@@ -270,7 +273,13 @@ def header_members(text: bytes) -> Headers:
 
     Raises ValueError when it is not an object, or a name cannot be a header's.
     """
-    members = orjson.loads(text)
+    try:
+        members = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if _BEYOND_FLOAT not in str(error):
+            raise
+        check_json(text)
+        return _as_written(text)
     if not isinstance(members, dict):
         raise ValueError(f"it is a JSON {type(members).__name__}")  # noqa: TRY004 - one kind of error for bad headers
     headers: Headers = []
@@ -280,10 +289,14 @@ def header_members(text: bytes) -> Headers:
         elif value is None:
             headers.append((name, None))
         else:
-            return [(name, member.compact) for name, member in read_object(text.decode())[0].items()]
+            return _as_written(text)
     if b"\\u0000" in text and any("\0" in name for name in members):
         raise ValueError("a name holds a NUL character")
     return headers
+
+
+def _as_written(text: bytes) -> Headers:
+    return [(name, member.compact) for name, member in read_object(text.decode())[0].items()]
 
 
 def unix_milliseconds(timestamp: bytes) -> int:

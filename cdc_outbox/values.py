@@ -29,6 +29,9 @@ class Kind:
     toml: tuple[type, ...] = (str,)
 
 
+MAX_DAYS: Final = 366
+"""Days of an outbox that may be made ahead: each is a table, which every query over the outbox has to look at."""
+
 _UNIT_BYTES: Final[dict[str, int]] = {
     **{unit: 1024**power for power, unit in enumerate(("", "ki", "mi", "gi"))},
     **{unit: 1024**power for power, unit in enumerate(("b", "kib", "mib", "gib"))},
@@ -89,6 +92,13 @@ def parse_count(text: str) -> int:
     """A whole number above 0."""
     if not re.fullmatch(r"[0-9]{1,18}", text.strip()) or int(text) == 0:
         raise ValueError(f"{text!r} is not {COUNT.expected}")
+    return int(text)
+
+
+def parse_days(text: str) -> int:
+    """A whole number of days, 1 to MAX_DAYS."""
+    if not re.fullmatch(r"[0-9]{1,3}", text.strip()) or not 1 <= int(text) <= MAX_DAYS:
+        raise ValueError(f"{text!r} is not {DAYS.expected}")
     return int(text)
 
 
@@ -213,6 +223,7 @@ TEXT: Final = Kind("TEXT", "a text", parse_text)
 PATH: Final = Kind("FILE", "a file's path", parse_text)
 SWITCH: Final = Kind("BOOLEAN", "true or false", parse_switch, lambda value: str(value).lower(), (bool,))
 COUNT: Final = Kind("N", "a whole number above 0", parse_count, toml=(int,))
+DAYS: Final = Kind("DAYS", f"a number of days, 1 to {MAX_DAYS}", parse_days, toml=(int,))
 SIZE: Final = Kind("BYTES", "a size in bytes above 0, such as 16MiB or 16777216", parse_size, show_size, (int, str))
 SECONDS: Final = Kind(
     "DURATION", "a duration above 0, such as 25, 25s or 2m", parse_positive_duration, show_duration, (int, float, str)

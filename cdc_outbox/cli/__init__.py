@@ -160,8 +160,6 @@ def _flushed(code: int) -> int:
     """Flush stdout now: at the interpreter's end, a closed one would print an error of its own."""
     import os
 
-    if sys.stdout is None:  # started without one (`>&-`): there is nothing to flush, and the code is the command's
-        return code
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -204,9 +202,21 @@ def cli() -> None:
     """
 
 
+def _open_missing_streams() -> None:
+    """Started with a closed stdin, stdout or stderr, it is as with /dev/null: else a connection would get that number, and
+    whatever a library prints would go into it.
+    """
+    import os
+
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - a descriptor, for good
+
+
 def main() -> NoReturn:
     """The console script. Hides passwords in the process list before anything else happens."""
     from cdc_outbox.cli.argv import hide_secrets
 
     hide_secrets(sys.argv)
+    _open_missing_streams()
     cli.main()

@@ -14,7 +14,6 @@ import click
 
 from cdc_outbox.cli.options import CONTEXT, Chosen, SettingsCommand, all_options, choose, config_file
 from cdc_outbox.options import OPTIONS, Option
-from cdc_outbox.values import COUNT, SWITCH
 
 Rows: TypeAlias = dict[str, tuple[str | None, Chosen]]
 """By name: the value as it is shown, and where it comes from."""
@@ -121,6 +120,6 @@ def _comment(text: str) -> list[str]:
 def _toml(option: Option) -> str:
     """The default, or the example, as TOML. JSON's strings are TOML's basic strings."""
     text = option.example if option.default is None else option.default
-    if option.kind in {SWITCH, COUNT}:
+    if str not in option.kind.toml:
         return text
     return json.dumps([text] if option.repeat else text, ensure_ascii=False)

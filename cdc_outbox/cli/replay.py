@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from cdc_outbox.cli.confirm import confirm
 from cdc_outbox.cli.kinds import KindType
 from cdc_outbox.cli.options import CONTEXT, F, SettingsCommand, option
 from cdc_outbox.cli.settings import settings_of
@@ -129,7 +130,7 @@ def command(
             _show(found, rows=dry_run)
             if dry_run or not found.total:
                 return 0
-            _ask(found.total, yes=yes)
+            confirm(f"Send {found.total:,} rows again?", yes=yes)
             sent = _send(replay, found.total, rate)
         except Stopped:
             _say(f"stopped after {replay.counters.snapshot_rows:,} rows")
@@ -146,14 +147,6 @@ def _show(found: Preview, *, rows: bool) -> None:
         _say(f"  {sample.id or '-'}  {sample.type or '-'}  key {sample.key or '-'}  {where}")
     if rows and found.total > len(found.samples):
         _say(f"  and {found.total - len(found.samples):,} more")
-
-
-def _ask(rows: int, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError("this is asked on a terminal only: add --yes to do it")
-    click.confirm(f"Send {rows:,} rows again?", abort=True, err=True)
 
 
 def _send(replay: Replay, rows: int, rate: int | None) -> int:

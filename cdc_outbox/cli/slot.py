@@ -6,11 +6,11 @@ stdout is data: the LSN at which a new slot begins, the status. Words go to stde
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from cdc_outbox.cli.confirm import confirm
 from cdc_outbox.cli.options import (
     CONTEXT,
     SettingsCommand,
@@ -86,10 +86,7 @@ def drop(dsn: Secret | None, slot: str, *, yes: bool) -> None:
     found = read_status(reveal(dsn), slot)
     require_droppable(found)
     _say(what_dropping_means(found))
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("this is asked on a terminal only: add --yes to do it")
-        click.confirm(f"Drop slot {slot}?", abort=True, err=True)
+    confirm(f"Drop slot {slot}?", yes=yes)
     drop_slot(reveal(dsn), slot)
     _say(f"dropped: slot {slot}")
 
@@ -109,10 +106,7 @@ def recover(ctx: click.Context, /, *, yes: bool, **_options: object) -> int:
     if not settings.snapshot:
         raise click.UsageError("recovery is sending the rows that are in the table: leave --no-snapshot out", ctx)
     _say(_what_recovery_sends(settings))
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("this is asked on a terminal only: add --yes to do it")
-        click.confirm(f"Recover slot {settings.slot}?", abort=True, err=True)
+    confirm(f"Recover slot {settings.slot}?", yes=yes)
     from cdc_outbox.service import recover as recover_slot
 
     return recover_slot(settings)

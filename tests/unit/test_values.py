@@ -61,6 +61,13 @@ def test_a_count_is_a_whole_number_above_zero(text: str) -> None:
         values.parse_count(text)
 
 
+@pytest.mark.parametrize("text", ["0", "367", "100000", "-1", "7d", ""])
+def test_days_are_a_few_hundred_at_most(text: str) -> None:
+    assert (values.parse_days("1"), values.parse_days("366")) == (1, 366)
+    with pytest.raises(ValueError, match="number of days, 1 to 366"):
+        values.parse_days(text)
+
+
 @pytest.mark.parametrize("text", ["", "Slot", "a-b", "a b", 'a"b', "ä", "a" * 64, "a\n"])
 def test_a_slot_name_is_what_the_server_accepts(text: str) -> None:
     with pytest.raises(ValueError, match="slot name"):

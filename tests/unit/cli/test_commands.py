@@ -357,10 +357,25 @@ def test_a_shared_option_has_the_same_sources_in_any_command(toml) -> None:
     assert runner.invoke(one, ["--config", toml("table = 'b'")]).output == "None public.b\n"
 
 
+@pytest.mark.parametrize("closed", [">&-", "<&-", "<&- >&-"])
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["config", "show"], 0), (["run"], 2), (["run", "-b", "x:1", "-X", "acks=1"], 78)]
+    ("arguments", "code"),
+    [
+        (["config", "show"], 0),
+        (["run"], 2),
+        (["run", "-b", "x:1", "-X", "acks=1"], 78),
+        (["emit", "--aggregate-type", "t", "--payload", "-", "--dsn", "host=127.0.0.1 port=1"], 69),
+        (["check", "--offline", "-b", "x:1"], 0),
+    ],
 )
-def test_without_a_stdout_a_command_ends_with_its_own_code(arguments: list[str], code: int) -> None:
-    line = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "cdc_outbox", *arguments]
+def test_without_a_stdin_or_stdout_a_command_ends_with_its_own_code(
+    arguments: list[str], code: int, closed: str
+) -> None:
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "cdc_outbox", *arguments]
     ended = subprocess.run(line, stderr=subprocess.PIPE, text=True, check=False)
     assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+
+
+def test_without_a_stderr_the_code_still_tells() -> None:
+    line = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "cdc_outbox", "run", "-b", "x:1", "-X", "acks=1"]
+    assert subprocess.run(line, check=False).returncode == 78

@@ -15,6 +15,7 @@ SAMPLES: dict[Kind, tuple[str, str, str]] = {
     HEADER: ("a:b", "c", "d:e"),
     values.TEXT: ("flag:1", "variable:1", "file:1"),
     values.COUNT: ("11", "12", "13"),
+    values.DAYS: ("7", "8", "9"),
     values.SIZE: ("1MiB", "2MiB", "3MiB"),
     values.SECONDS: ("1s", "2s", "3s"),
     values.SECONDS_OR_ZERO: ("1s", "2s", "3s"),
@@ -50,7 +51,7 @@ def flags(option: Option, text: str) -> list[str]:
 
 
 def toml_line(option: Option, text: str) -> str:
-    bare = option.kind in {SWITCH, values.COUNT}
+    bare = str not in option.kind.toml
     return f"{option.name} = {text if bare else json.dumps([text] if option.repeat else text)}\n"
 
 
