@@ -238,8 +238,10 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
         "25006",
         _config(
             "the database takes no writes",
-            "SHOW default_transaction_read_only tells; managed servers turn it on when the disk is nearly full: make room, "
-            "then ALTER DATABASE NAME RESET default_transaction_read_only, or of the ROLE or SYSTEM that has it",
+            "SELECT pg_is_in_recovery() tells whether it is a standby: name the primary in --dsn, or all of them with "
+            "target_session_attrs=read-write. Else SHOW default_transaction_read_only is on, which managed servers set when "
+            "the disk is nearly full: make room, then ALTER DATABASE NAME RESET default_transaction_read_only, or of the ROLE "
+            "or SYSTEM that has it",
         ),
     ),
     (
