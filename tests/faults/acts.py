@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 QUICK_RECONNECT: Final = ("-X", "reconnect.backoff.max.ms=200")
 """librdkafka waits up to ten seconds before it tries a broker again; a test that brings one back need not."""
 
+UNANSWERED: Final = 4
+"""Events that reach a broker which gives no answer, in however many requests: librdkafka has five on their way at most."""
+
 STATUS_BYTES: Final = 39
 """A standby status update on the wire: CopyData's 5 bytes and 34 of its own (manual, 54.4)."""
 

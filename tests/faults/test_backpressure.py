@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.faults.acts import QUICK_RECONNECT, commit_at_once, commit_one_by_one, judged, warmed_up
+from tests.faults.acts import QUICK_RECONNECT, UNANSWERED, commit_at_once, commit_one_by_one, judged, warmed_up
 from tests.plugins.metrics import metrics
 from tests.plugins.outbox import ids
 from tests.plugins.waiting import eventually
@@ -139,7 +139,7 @@ def test_an_answer_that_is_lost_costs_no_duplicate(ready: Outbox, witness: Witne
     relay = ready.streaming("-X", "socket.timeout.ms=1000", *QUICK_RECONNECT)
     warmed_up(ready)
     ready.kafka.proxy.freeze(Direction.TO_CLIENT)
-    written = ready.add_all([{} for _ in range(50)])
+    written = ready.add_all([{} for _ in range(UNANSWERED)])
     ready.records(lambda records: set(written) <= set(ids(records)))
     ready.kafka.proxy.cut()
     ready.kafka.proxy.thaw()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.faults.acts import (
+    UNANSWERED,
     commit_at_once,
     commit_one_by_one,
     confirmed,
@@ -80,15 +81,15 @@ def test_after_delivery_before_its_report(ready: Outbox, witness: Witness) -> No
     relay = ready.streaming()
     warmed_up(ready)
     broker_proxy(ready.kafka).freeze(Direction.TO_CLIENT)
-    written = ready.add_all([{} for _ in range(100)])
-    ready.records(until=101)
+    written = ready.add_all([{} for _ in range(UNANSWERED)])
+    ready.records(until=1 + len(written))
     killed(relay, ready)
     assert nothing_of_the_last_transaction_is_confirmed(ready, witness)
     broker_proxy(ready.kafka).cut()
     broker_proxy(ready.kafka).thaw()
     ready.drain()
     verdict = judged(ready, witness)
-    assert (verdict.events, verdict.duplicates) == (101, len(written))
+    assert (verdict.events, verdict.duplicates) == (1 + len(written), len(written))
 
 
 def test_after_delivery_before_the_status(ready: Outbox, witness: Witness, proxy: Callable[[str], Proxy]) -> None:
