@@ -16,103 +16,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
 
 from .calls import Call, colon, dollar, percent
+from .driver import AsyncDriver, Driver, inside, is_a, outside
 from .errors import OutboxUsageError
-
-
-class _Executes(Protocol):
-    """psycopg's connections and cursors, SQLAlchemy's sessions and connections."""
-
-    def execute(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a statement."""
-
-
-class _HasCursor(Protocol):
-    """Django's connections."""
-
-    def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        """Make a cursor."""
-
-
-class _ExecutesAsync(Protocol):
-    """The same for asyncio, and asyncpg's connections."""
-
-    def execute(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        """Run a statement."""
-
-
-Target: TypeAlias = _Executes | _HasCursor | str
-AsyncTarget: TypeAlias = _ExecutesAsync
-
-
-class Driver(ABC):
-    """A connection that blocks."""
-
-    def __init__(self, target: Any) -> None:
-        self._target = target
-
-    @abstractmethod
-    def require_transaction(self) -> None:
-        """Raise OutboxUsageError where a statement would be committed alone."""
-
-    @abstractmethod
-    def run(self, call: Call) -> None:
-        """Call the function."""
-
-    @abstractmethod
-    def ask(self, call: Call) -> bool:
-        """Call the function and return what it returns."""
-
-    @abstractmethod
-    def transaction(self, *, nested: bool) -> AbstractContextManager[object]:
-        """Begin, and commit at the end. OutboxUsageError inside a transaction, unless `nested`: a savepoint there."""
-
-
-class AsyncDriver(ABC):
-    """A connection for asyncio."""
-
-    def __init__(self, target: Any) -> None:
-        self._target = target
-
-    @abstractmethod
-    async def require_transaction(self) -> None:
-        """As of `Driver`."""
-
-    @abstractmethod
-    async def run(self, call: Call) -> None:
-        """As of `Driver`."""
-
-    @abstractmethod
-    async def ask(self, call: Call) -> bool:
-        """As of `Driver`."""
-
-    @abstractmethod
-    def transaction(self, *, nested: bool) -> AbstractAsyncContextManager[object]:
-        """As of `Driver`."""
-
-
-def _is_a(target: Any, *names: str) -> bool:
-    """Whether a class of one of these names is among those of `target`."""
-    return any(kind.__name__ in names for kind in target.__class__.__mro__)
-
-
-def _outside(cure: str) -> OutboxUsageError:
-    return OutboxUsageError(
-        f"not in a transaction: the event would be committed alone, whatever becomes of the change. {cure}"
-    )
-
-
-def _inside() -> OutboxUsageError:
-    return OutboxUsageError(
-        "in a transaction already, which the end of the block would not commit: commit or roll it back first, or say"
-        " nested=True if it is committed afterwards"
-    )
-
 
 # --- psycopg -----------------------------------------------------------------------------------------------------------
 
@@ -127,7 +36,7 @@ _BLOCK: Final = "Put it into `with connection.transaction():`, together with the
 
 def _psycopg_connection(target: Any) -> Any:
     """A cursor's connection, or the connection itself."""
-    return target.connection if _is_a(target, "Cursor", "AsyncCursor") else target
+    return target.connection if is_a(target, "Cursor", "AsyncCursor") else target
 
 
 def _idle(connection: Any) -> bool:
@@ -156,7 +65,7 @@ class Psycopg(Driver):
 
     def require_transaction(self) -> None:
         if _commits_each(self._target):
-            raise _outside(_BLOCK)
+            raise outside(_BLOCK)
 
     def run(self, call: Call) -> None:
         self._execute(call)
@@ -172,7 +81,7 @@ class Psycopg(Driver):
     @contextlib.contextmanager
     def transaction(self, *, nested: bool) -> Iterator[None]:
         if not nested and not _idle(self._target):
-            raise _inside()
+            raise inside()
         with self._target.transaction():
             yield
 
@@ -185,7 +94,7 @@ class PsycopgAsync(AsyncDriver):
 
     async def require_transaction(self) -> None:
         if _commits_each(self._target):
-            raise _outside(_BLOCK.replace("with", "async with"))
+            raise outside(_BLOCK.replace("with", "async with"))
 
     async def run(self, call: Call) -> None:
         await self._execute(call)
@@ -201,7 +110,7 @@ class PsycopgAsync(AsyncDriver):
     @contextlib.asynccontextmanager
     async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
         if not nested and not _idle(self._target):
-            raise _inside()
+            raise inside()
         async with self._target.transaction():
             yield
 
@@ -214,7 +123,7 @@ class Asyncpg(AsyncDriver):
 
     async def require_transaction(self) -> None:
         if not (self._target.is_in_transaction() or self._target.is_closed()):
-            raise _outside("Put it into `async with connection.transaction():`, together with the change.")
+            raise outside("Put it into `async with connection.transaction():`, together with the change.")
 
     async def run(self, call: Call) -> None:
         await self._target.execute(call.sql(dollar), *call.arguments)
@@ -225,7 +134,7 @@ class Asyncpg(AsyncDriver):
     @contextlib.asynccontextmanager
     async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
         if not nested and self._target.is_in_transaction():
-            raise _inside()
+            raise inside()
         async with self._target.transaction():
             yield
 
@@ -243,12 +152,12 @@ def _require_ours(connection: Any, raw: Any) -> None:
     if connection.dialect.name != "postgresql":
         raise OutboxUsageError(f"this is a database of {connection.dialect.name}, and the outbox is PostgreSQL's")
     if getattr(raw.dbapi_connection, "autocommit", False):
-        raise _outside("Use an engine, or a connection, without isolation_level AUTOCOMMIT.")
+        raise outside("Use an engine, or a connection, without isolation_level AUTOCOMMIT.")
 
 
 def _session(target: Any) -> Any:
     """A registry's session of now, or the session (or connection) itself."""
-    return target() if _is_a(target, "scoped_session", "async_scoped_session") else target
+    return target() if is_a(target, "scoped_session", "async_scoped_session") else target
 
 
 class Sqlalchemy(Driver):
@@ -259,7 +168,7 @@ class Sqlalchemy(Driver):
 
     def _connection(self) -> Any:
         """Of a session: the one that it works on. Asking for it begins the session's transaction."""
-        return self._target.connection() if _is_a(self._target, "Session") else self._target
+        return self._target.connection() if is_a(self._target, "Session") else self._target
 
     def require_transaction(self) -> None:
         connection = self._connection()
@@ -273,10 +182,10 @@ class Sqlalchemy(Driver):
 
     @contextlib.contextmanager
     def transaction(self, *, nested: bool) -> Iterator[None]:
-        inside = self._target.in_transaction()
-        if inside and not nested:
-            raise _inside()
-        with self._target.begin_nested() if inside else self._target.begin():
+        begun = self._target.in_transaction()
+        if begun and not nested:
+            raise inside()
+        with self._target.begin_nested() if begun else self._target.begin():
             self.require_transaction()
             yield
 
@@ -288,7 +197,7 @@ class SqlalchemyAsync(AsyncDriver):
         super().__init__(_session(target))
 
     async def _connection(self) -> Any:
-        return await self._target.connection() if _is_a(self._target, "AsyncSession") else self._target
+        return await self._target.connection() if is_a(self._target, "AsyncSession") else self._target
 
     async def require_transaction(self) -> None:
         connection = await self._connection()
@@ -302,10 +211,10 @@ class SqlalchemyAsync(AsyncDriver):
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
-        inside = self._target.in_transaction()
-        if inside and not nested:
-            raise _inside()
-        async with self._target.begin_nested() if inside else self._target.begin():
+        begun = self._target.in_transaction()
+        if begun and not nested:
+            raise inside()
+        async with self._target.begin_nested() if begun else self._target.begin():
             await self.require_transaction()
             yield
 
@@ -327,7 +236,7 @@ class Django(Driver):
 
     def require_transaction(self) -> None:
         if self._target.get_autocommit():
-            raise _outside("Put it into `with transaction.atomic():`, together with the change.")
+            raise outside("Put it into `with transaction.atomic():`, together with the change.")
 
     def run(self, call: Call) -> None:
         self.ask(call)
@@ -343,12 +252,12 @@ class Django(Driver):
         from django.db import transaction  # noqa: PLC0415
 
         if not nested and not self._target.in_atomic_block and not self._target.get_autocommit():
-            raise _inside()
+            raise inside()
         with contextlib.ExitStack() as block:
             try:
                 block.enter_context(transaction.atomic(using=self._target.alias, durable=not nested))
             except RuntimeError:
-                raise _inside() from None
+                raise inside() from None
             yield
 
 

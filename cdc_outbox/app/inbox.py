@@ -13,7 +13,8 @@ from typing import Final, overload
 from uuid import UUID
 
 from .calls import Call, explain, function_of
-from .drivers import AsyncDriver, AsyncTarget, Driver, Target, driver_for
+from .driver import AsyncDriver, AsyncTarget, Driver, Target
+from .drivers import driver_for
 from .errors import OutboxUsageError
 
 _CURE: Final = "Run `cdc-outbox sql consumer --apply` on the consumer's database."

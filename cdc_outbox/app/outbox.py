@@ -14,7 +14,8 @@ from uuid import UUID
 
 from .calls import Call, explain, function_of
 from .captures import Recorder, recorder_for
-from .drivers import AsyncDriver, AsyncTarget, Driver, Target, driver_for, is_async
+from .driver import AsyncDriver, AsyncTarget, Driver, Target
+from .drivers import driver_for, is_async
 from .event import Event, Payload, PayloadType, make_event
 
 _CURE: Final = (

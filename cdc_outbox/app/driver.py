@@ -1,0 +1,106 @@
+"""What a driver is: the shape that drivers.py gives to each kind of connection, and the two refusals that all of them share.
+
+In: nothing. Out: `Driver`, `AsyncDriver`, the types of what `emit` and `once` take, and the errors about transactions.
+Never: a word about one driver.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Protocol, TypeAlias
+
+from .calls import Call
+from .errors import OutboxUsageError
+
+
+class _Executes(Protocol):
+    """psycopg's connections and cursors, SQLAlchemy's sessions and connections."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a statement."""
+
+
+class _HasCursor(Protocol):
+    """Django's connections."""
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a cursor."""
+
+
+class _ExecutesAsync(Protocol):
+    """The same for asyncio, and asyncpg's connections."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        """Run a statement."""
+
+
+Target: TypeAlias = _Executes | _HasCursor | str
+AsyncTarget: TypeAlias = _ExecutesAsync
+
+
+class Driver(ABC):
+    """A connection that blocks."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    @abstractmethod
+    def require_transaction(self) -> None:
+        """Raise OutboxUsageError where a statement would be committed alone."""
+
+    @abstractmethod
+    def run(self, call: Call) -> None:
+        """Call the function."""
+
+    @abstractmethod
+    def ask(self, call: Call) -> bool:
+        """Call the function and return what it returns."""
+
+    @abstractmethod
+    def transaction(self, *, nested: bool) -> AbstractContextManager[object]:
+        """Begin, and commit at the end. OutboxUsageError inside a transaction, unless `nested`: a savepoint there."""
+
+
+class AsyncDriver(ABC):
+    """A connection for asyncio."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    @abstractmethod
+    async def require_transaction(self) -> None:
+        """As of `Driver`."""
+
+    @abstractmethod
+    async def run(self, call: Call) -> None:
+        """As of `Driver`."""
+
+    @abstractmethod
+    async def ask(self, call: Call) -> bool:
+        """As of `Driver`."""
+
+    @abstractmethod
+    def transaction(self, *, nested: bool) -> AbstractAsyncContextManager[object]:
+        """As of `Driver`."""
+
+
+def is_a(target: Any, *names: str) -> bool:
+    """Whether a class of one of these names is among those of `target`."""
+    return any(kind.__name__ in names for kind in target.__class__.__mro__)
+
+
+def outside(cure: str) -> OutboxUsageError:
+    """Make the error for a connection that is in no transaction; `cure` says how to be in one."""
+    return OutboxUsageError(
+        f"not in a transaction: the event would be committed alone, whatever becomes of the change. {cure}"
+    )
+
+
+def inside() -> OutboxUsageError:
+    """Make the error for one that is in a transaction already, where a block was to begin one."""
+    return OutboxUsageError(
+        "in a transaction already, which the end of the block would not commit: commit or roll it back first, or say"
+        " nested=True if it is committed afterwards"
+    )
