@@ -25,8 +25,8 @@ from confluent_kafka import Consumer, TopicPartition
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.installed import program
+from cdc_outbox.commands.install import InstallOptions, render_install
 from cdc_outbox.demo.postgres import EmbeddedPostgres
-from cdc_outbox.operate.install import InstallOptions, render_install
 from tests.servers.kafka import Kafka
 
 KEYS = 10_000

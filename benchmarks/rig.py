@@ -16,8 +16,8 @@ import psycopg
 from confluent_kafka import Producer
 
 from benchmarks.arrivals import Topic
+from cdc_outbox.commands.install import InstallOptions, render_install
 from cdc_outbox.demo.postgres import EmbeddedPostgres
-from cdc_outbox.operate.install import InstallOptions, render_install
 from tests.servers.kafka import Kafka
 
 KEYS: Final = 10_000

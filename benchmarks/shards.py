@@ -16,8 +16,8 @@ from benchmarks.child import process_cpu
 from benchmarks.contenders import Place, Relay
 from benchmarks.drain import LOOK_SECONDS, STALL_SECONDS
 from benchmarks.rig import Rig, servers
-from cdc_outbox.operate.install import InstallOptions, apply_install
-from cdc_outbox.shards import Shard
+from cdc_outbox.commands.install import InstallOptions, apply_install
+from cdc_outbox.config.shards import Shard
 
 
 def main() -> None:

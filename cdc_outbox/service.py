@@ -25,18 +25,18 @@ from typing import Final
 import structlog
 
 from cdc_outbox import __version__
-from cdc_outbox.config import Settings
+from cdc_outbox.commands.background_prune import PruneBeside
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError, Undelivered
-from cdc_outbox.generations import Generations
+from cdc_outbox.kafka.properties import librdkafka_version
 from cdc_outbox.observe import Versions, http, logs, metrics, systemd
 from cdc_outbox.observe.bar import Bar
 from cdc_outbox.observe.history import History
 from cdc_outbox.observe.summary import Summary
-from cdc_outbox.operate.prune_beside import PruneBeside
 from cdc_outbox.postgres.connect import libpq_version
-from cdc_outbox.publish.settings import librdkafka_version
-from cdc_outbox.stop import Stop, Stopped
+from cdc_outbox.relay.supervisor import Generations
+from cdc_outbox.shutdown import Stop, Stopped
 
 log = structlog.get_logger(__name__)
 

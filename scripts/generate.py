@@ -18,7 +18,7 @@ import click
 
 from cdc_outbox import cli, errors
 from cdc_outbox.cli.options import CONTEXT
-from cdc_outbox.options import OPTIONS, PRESETS, Option
+from cdc_outbox.config.options import OPTIONS, PRESETS, Option
 
 ROOT: Final = Path(__file__).parents[1]
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from benchmarks.fed import Feed, row
-from cdc_outbox.acknowledge import AckLedger
-from cdc_outbox.config import Settings
-from cdc_outbox.decode import pgoutput
-from cdc_outbox.lanes import Lanes, RowLane
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.postgres import wire
+from cdc_outbox.postgres import pgoutput, wire
+from cdc_outbox.records.mapping import Lanes, RowLane
+from cdc_outbox.relay.ledger import AckLedger
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import begin, commit
 

@@ -105,7 +105,7 @@ def exit_code(call: Callable[[], object]) -> int:
 
 
 def _report(error: CdcOutboxError) -> int:
-    from cdc_outbox.masking import scrub
+    from cdc_outbox.config.redaction import scrub
 
     _say(scrub(f"error: {error}" + (f"\ncure: {error.cure}" if error.cure else "")))
     return error.exit_code
@@ -115,7 +115,7 @@ def _report_usage(error: click.ClickException) -> int:
     """What click says, without a password that was put where it does not belong."""
     from io import StringIO
 
-    from cdc_outbox.masking import scrub
+    from cdc_outbox.config.redaction import scrub
 
     text = StringIO()
     error.show(text)
@@ -127,7 +127,7 @@ def _report_bug(error: Exception) -> int:
     """A traceback, through the log if there is one by now. It has source lines and messages, never values of variables."""
     import traceback
 
-    from cdc_outbox.masking import scrub
+    from cdc_outbox.config.redaction import scrub
 
     lines = scrub("".join(traceback.format_exception(error)).rstrip("\n"))
     what, cure = "this is a bug in cdc-outbox", "please report it with the traceback"
@@ -174,8 +174,8 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     import platform
 
     from cdc_outbox import __version__
+    from cdc_outbox.kafka.properties import librdkafka_version
     from cdc_outbox.postgres.connect import libpq_version
-    from cdc_outbox.publish.settings import librdkafka_version
 
     click.echo(
         f"cdc-outbox {__version__} (Python {platform.python_version()}, "

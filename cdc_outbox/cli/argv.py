@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cdc_outbox.masking import Span, argument_spans, masked_dsn, remember, remember_dsn
+from cdc_outbox.config.redaction import Span, argument_spans, masked_dsn, remember, remember_dsn
 
 _PROC: Final = Path("/proc/self")
 _PROPERTY: Final = re.compile(r"(-X=?)?[A-Za-z]\w*\.[\w.]*\s*=")

@@ -1,6 +1,6 @@
 """`cdc-outbox check` (alias `doctor`): settings in, one line for each check out, and what to type where it is not right.
 
-stdout is data: lines, or one JSON document. No logic: `operate.check` has it.
+stdout is data: lines, or one JSON document. No logic: `cdc_outbox.check` has it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose
 from cdc_outbox.cli.settings import settings_of
 
 if TYPE_CHECKING:
-    from cdc_outbox.operate.check.report import Report
+    from cdc_outbox.check.report import Report
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
@@ -60,9 +60,9 @@ def command(
         raise click.UsageError("--probe needs the servers that --offline leaves alone", ctx)
     settings = settings_of(ctx)
     _quiet(ctx, settings.log_format, settings.log_level)
-    from cdc_outbox.operate.check import run_check
-    from cdc_outbox.operate.interrupts import stop_on_signals
-    from cdc_outbox.stop import Stopped
+    from cdc_outbox.check import run_check
+    from cdc_outbox.commands.interrupts import stop_on_signals
+    from cdc_outbox.shutdown import Stopped
 
     try:
         with stop_on_signals() as stop:
@@ -74,8 +74,8 @@ def command(
 
 
 def _print(report: Report, *, as_json: bool) -> None:
-    from cdc_outbox.masking import scrub
-    from cdc_outbox.operate.check.report import lines
+    from cdc_outbox.check.report import lines
+    from cdc_outbox.config.redaction import scrub
 
     if as_json:
         click.echo(scrub(json.dumps(report.document(), indent=2, ensure_ascii=False)))

@@ -12,8 +12,9 @@ from typing import Final, TypeAlias
 
 import click
 
-from cdc_outbox.cli.options import CONTEXT, Chosen, SettingsCommand, all_options, choose, config_file
-from cdc_outbox.options import OPTIONS, Option
+from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose, config_file
+from cdc_outbox.config.options import OPTIONS, Option
+from cdc_outbox.config.sources import Chosen
 
 Rows: TypeAlias = dict[str, tuple[str | None, Chosen]]
 """By name: the value as it is shown, and where it comes from."""
@@ -37,7 +38,7 @@ def show(ctx: click.Context, /, as_json: bool, **_options: object) -> None:
     Origins: flag, environment (with the variable), file (with its path), preset (--columns), default.
     """
     from cdc_outbox.cli.settings import chosen_brokers, kafka_properties
-    from cdc_outbox.masking import MASK, is_secret_property
+    from cdc_outbox.config.redaction import MASK, is_secret_property
 
     chosen = choose(ctx)
     kafka = kafka_properties(ctx, chosen)

@@ -15,8 +15,8 @@ import click
 from cdc_outbox.cli.options import CONTEXT, dsn_option, reveal, table_option
 
 if TYPE_CHECKING:
-    from cdc_outbox.config import Secret
-    from cdc_outbox.names import TableName
+    from cdc_outbox.config.settings import Secret
+    from cdc_outbox.identifiers import TableName
 
 
 _EXAMPLE: Final = """\b
@@ -52,7 +52,7 @@ def command(
     headers: str | None,
 ) -> None:
     """Write one event into the outbox table and print its id."""
-    from cdc_outbox.operate.emit import NewEvent, emit_event
+    from cdc_outbox.commands.emit import NewEvent, emit_event
 
     if not aggregate_type:
         raise click.BadParameter("it must not be empty", param_hint="--aggregate-type")

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from cdc_outbox.cli.options import CONTEXT, option
-from cdc_outbox.values import address_to_ask
+from cdc_outbox.config.value_types import address_to_ask
 
 TIMEOUT_SECONDS: Final = 3.0
 """The answer comes from memory, in a millisecond; a relay that needs longer does not turn its loop either."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cdc_outbox.values import Kind
+from cdc_outbox.config.value_types import Kind
 
 if TYPE_CHECKING:
     _AnyType = click.ParamType[object]

@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from cdc_outbox.config import Secret
-from cdc_outbox.options import OPTIONS, Option, dsn_secret, preset_values
-from cdc_outbox.values import SWITCH, split_list
+from cdc_outbox.config.options import OPTIONS, Option, dsn_secret, preset_values
+from cdc_outbox.config.settings import Secret
+from cdc_outbox.config.sources import Chosen
+from cdc_outbox.config.value_types import SWITCH, split_list
 
 if TYPE_CHECKING:
-    from cdc_outbox.cli.toml_file import TomlFile
+    from cdc_outbox.config.toml_file import TomlFile
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -46,15 +46,6 @@ _ORIGINS: Final = {
     ParameterSource.ENVIRONMENT: "environment",
     ParameterSource.DEFAULT_MAP: "file",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A value and where it came from: flag, environment, file, preset or default; `place` is the variable or the path."""
-
-    value: object
-    origin: str
-    place: str = ""
 
 
 if TYPE_CHECKING:
@@ -224,7 +215,7 @@ def _default(setting: Option, *, multiple: bool) -> object:
 
 def _secret_from_environment(variable: str, text: str | None) -> Secret | None:
     """The secret in `variable`, or in the file that `<variable>_FILE` names: that one is read again at each use."""
-    from cdc_outbox.cli.secret_files import SecretFile
+    from cdc_outbox.config.secret_files import SecretFile
 
     file = SecretFile.named_by(variable, os.environ)
     if file is None:
@@ -238,7 +229,7 @@ def _read_config_file(ctx: click.Context, _parameter: click.Parameter, path: str
     """Take the TOML file's values as click's default map: below flags and variables, above defaults."""
     if path is None or ctx.resilient_parsing:
         return
-    from cdc_outbox.cli.toml_file import TomlFile
+    from cdc_outbox.config.toml_file import TomlFile
 
     file = TomlFile(path)
     values: Mapping[str, object] = file.values()

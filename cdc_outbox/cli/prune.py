@@ -1,6 +1,6 @@
 """`cdc-outbox prune`: rows that are delivered and old, deleted.
 
-stdout is data: how many rows went, by table. Words and progress go to stderr. No logic: `operate.prune` has it.
+stdout is data: how many rows went, by table. Words and progress go to stderr. No logic: `commands.prune` has it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from cdc_outbox.cli.options import (
     slot_option,
     tables_option,
 )
-from cdc_outbox.values import SECONDS_OR_ZERO
+from cdc_outbox.config.value_types import SECONDS_OR_ZERO
 
 if TYPE_CHECKING:
-    from cdc_outbox.config import Secret
-    from cdc_outbox.names import TableName
-    from cdc_outbox.operate.prune import Pruned, PruneOrder
-    from cdc_outbox.stop import Stop
+    from cdc_outbox.commands.prune import Pruned, PruneOrder
+    from cdc_outbox.config.settings import Secret
+    from cdc_outbox.identifiers import TableName
+    from cdc_outbox.shutdown import Stop
 
 LINE_SECONDS: Final = 10.0
 """Between two lines of progress, where there is no terminal."""
@@ -87,9 +87,9 @@ def command(
     Of a table that is partitioned by that column, whole partitions are dropped where the role owns them.
     Takes SELECT and DELETE on the table: role cdc_outbox_pruner of `cdc-outbox sql roles`.
     """
-    from cdc_outbox.operate.interrupts import stop_on_signals
-    from cdc_outbox.operate.prune import PruneOrder
-    from cdc_outbox.stop import Stopped
+    from cdc_outbox.commands.interrupts import stop_on_signals
+    from cdc_outbox.commands.prune import PruneOrder
+    from cdc_outbox.shutdown import Stopped
 
     order = PruneOrder(
         reveal(dsn),
@@ -126,8 +126,8 @@ def command(
 
 def _prune(order: PruneOrder, stop: Stop) -> Pruned:
     """With a bar on a terminal, a line now and then elsewhere."""
+    from cdc_outbox.commands.prune import Watcher, prune
     from cdc_outbox.lsn import Lsn, format_lsn
-    from cdc_outbox.operate.prune import Watcher, prune
 
     class Told(Watcher):
         counts = sys.stderr.isatty()

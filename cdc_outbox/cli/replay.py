@@ -16,11 +16,11 @@ from cdc_outbox.cli.confirm import confirm
 from cdc_outbox.cli.kinds import KindType
 from cdc_outbox.cli.options import CONTEXT, F, SettingsCommand, option
 from cdc_outbox.cli.settings import settings_of
-from cdc_outbox.options import OPTIONS
-from cdc_outbox.values import COUNT, Kind
+from cdc_outbox.config.options import OPTIONS
+from cdc_outbox.config.value_types import COUNT, Kind
 
 if TYPE_CHECKING:
-    from cdc_outbox.operate.replay import Preview, Replay
+    from cdc_outbox.commands.replay import Preview, Replay
 
 BAR_SECONDS: Final = 0.5
 LINE_SECONDS: Final = 10.0
@@ -110,11 +110,11 @@ def command(
     of the same key is NOT kept. The slot is not touched, and the relay may run. Takes SELECT on the table. Ends with 75 when it
     is interrupted.
     """
+    from cdc_outbox.commands.interrupts import stop_on_signals
+    from cdc_outbox.commands.replay import Replay
     from cdc_outbox.observe import logs
-    from cdc_outbox.operate.interrupts import stop_on_signals
-    from cdc_outbox.operate.replay import Replay
     from cdc_outbox.postgres.selection import Selection
-    from cdc_outbox.stop import Stopped
+    from cdc_outbox.shutdown import Stopped
 
     selection = Selection(ids, keys, since, before, from_seq, to_seq)
     if selection.all_rows and not everything:

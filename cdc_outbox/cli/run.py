@@ -28,8 +28,8 @@ def command(ctx: click.Context, /, **_options: object) -> int:
 
 def _print_properties(ctx: click.Context) -> None:
     """`-X list`: what the producer would be made with, as a properties file, secrets masked."""
-    from cdc_outbox.masking import MASK, is_secret_property
-    from cdc_outbox.publish.settings import effective
+    from cdc_outbox.config.redaction import MASK, is_secret_property
+    from cdc_outbox.kafka.properties import effective
 
     settings = settings_of(ctx, brokers_needed=False)
     for name, value in sorted(effective(settings.kafka(), settings).items()):

@@ -12,10 +12,11 @@ from typing import Final, cast
 
 import click
 
-from cdc_outbox.cli.options import Chosen, SettingOption, choose, config_file
-from cdc_outbox.cli.properties import KafkaProperties
-from cdc_outbox.config import Settings, settings_from
-from cdc_outbox.options import OPTIONS
+from cdc_outbox.cli.options import SettingOption, choose, config_file
+from cdc_outbox.config.kafka_properties import KafkaProperties
+from cdc_outbox.config.options import OPTIONS
+from cdc_outbox.config.settings import Settings, settings_from
+from cdc_outbox.config.sources import Chosen
 
 _RANK: Final = ("default", "file", "environment", "flag")
 

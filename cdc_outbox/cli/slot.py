@@ -24,8 +24,8 @@ from cdc_outbox.cli.options import (
 from cdc_outbox.cli.settings import settings_of
 
 if TYPE_CHECKING:
-    from cdc_outbox.config import Secret, Settings
-    from cdc_outbox.operate.slots import SlotStatus
+    from cdc_outbox.commands.slots import SlotStatus
+    from cdc_outbox.config.settings import Secret, Settings
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
@@ -51,10 +51,10 @@ def create(dsn: Secret | None, slot: str, publication: str, *, failover: bool) -
     slot, and let `cdc-outbox run` do it; a first start sends them first, without a gap. Every transaction that is open
     has to end before the slot is there. Needs the attribute REPLICATION.
     """
+    from cdc_outbox.commands.interrupts import stop_on_signals
+    from cdc_outbox.commands.slots import create_slot
     from cdc_outbox.lsn import format_lsn
-    from cdc_outbox.operate.interrupts import stop_on_signals
-    from cdc_outbox.operate.slots import create_slot
-    from cdc_outbox.stop import Stopped
+    from cdc_outbox.shutdown import Stopped
 
     try:
         with stop_on_signals() as stop:
@@ -81,7 +81,7 @@ def drop(dsn: Secret | None, slot: str, *, yes: bool) -> None:
     How far the relay has come is forgotten with it: the next start sends every row that is still in the table, again.
     Needs the attribute REPLICATION.
     """
-    from cdc_outbox.operate.slots import drop_slot, read_status, require_droppable, what_dropping_means
+    from cdc_outbox.commands.slots import drop_slot, read_status, require_droppable, what_dropping_means
 
     found = read_status(reveal(dsn), slot)
     require_droppable(found)
@@ -133,7 +133,7 @@ def status(dsn: Secret | None, slot: str, *, as_json: bool) -> None:
     Exit code 78 when there is none, and when there is one that cannot be used: lost, or of another plugin or database.
     Needs no privilege.
     """
-    from cdc_outbox.operate.slots import read_status
+    from cdc_outbox.commands.slots import read_status
     from cdc_outbox.postgres.slot import require_usable
 
     found = read_status(reveal(dsn), slot)

@@ -13,10 +13,10 @@ import click
 from cdc_outbox.cli.options import CONTEXT, dsn_option, option, publication_option, reveal, slot_option, table_option
 
 if TYPE_CHECKING:
-    from cdc_outbox.config import Secret
-    from cdc_outbox.names import TableName
-    from cdc_outbox.operate.install import InstallOptions, PayloadType
-    from cdc_outbox.operate.installation import Installation
+    from cdc_outbox.commands.install import InstallOptions, PayloadType
+    from cdc_outbox.commands.installation import Installation
+    from cdc_outbox.config.settings import Secret
+    from cdc_outbox.identifiers import TableName
 
 apply_option = click.option("--apply", is_flag=True, help="Run it on the database of --dsn, instead of printing it.")
 
@@ -73,7 +73,7 @@ def install(
 
     With --source message: no table, and a function of the same name and parameters that writes logical messages.
     """
-    from cdc_outbox.operate.install import InstallOptions, apply_install, render_install
+    from cdc_outbox.commands.install import InstallOptions, apply_install, render_install
 
     options = InstallOptions(
         table=table,
@@ -101,7 +101,7 @@ def install(
 @dsn_option
 def roles(dsn: Secret | None, table: TableName, *, apply: bool) -> None:
     """A role that may only emit, one that may only stream, one that may prune. After `install`, by an administrator."""
-    from cdc_outbox.operate.install import ROLES, InstallOptions, apply_roles, render_roles
+    from cdc_outbox.commands.install import ROLES, InstallOptions, apply_roles, render_roles
 
     options = InstallOptions(table=table)
     if not apply:
@@ -125,8 +125,8 @@ def roles(dsn: Secret | None, table: TableName, *, apply: bool) -> None:
 @dsn_option
 def consumer(dsn: Secret | None, inbox: str, *, apply: bool) -> None:
     """For consumers: an inbox table, and a function that claims a message once. In the consumer's own database."""
-    from cdc_outbox.names import parse_table
-    from cdc_outbox.operate.install import apply_consumer, render_consumer
+    from cdc_outbox.commands.install import apply_consumer, render_consumer
+    from cdc_outbox.identifiers import parse_table
 
     try:
         table = parse_table(inbox)
@@ -158,7 +158,7 @@ def uninstall(
     drop_roles: bool,
 ) -> None:
     """Slot first, then publication and function. The table stays unless told. Refused while a relay streams."""
-    from cdc_outbox.operate.install import InstallOptions, apply_uninstall, render_uninstall
+    from cdc_outbox.commands.install import InstallOptions, apply_uninstall, render_uninstall
 
     options = InstallOptions(table=table, publication=publication, slot=slot)
     if not apply:
@@ -178,8 +178,8 @@ def upgrade(dsn: Secret | None, table: TableName, publication: str, *, apply: bo
 
     Asks the database what it has, and prints the script that is missing, if one is. The relay may run meanwhile.
     """
-    from cdc_outbox.operate.install import InstallOptions, apply_install
-    from cdc_outbox.operate.upgrade import find_upgrade
+    from cdc_outbox.commands.install import InstallOptions, apply_install
+    from cdc_outbox.commands.upgrade import find_upgrade
 
     found = find_upgrade(reveal(dsn), InstallOptions(table=table, publication=publication))
     if found.script is None:
@@ -199,8 +199,8 @@ def upgrade(dsn: Secret | None, table: TableName, publication: str, *, apply: bo
 @dsn_option
 def status(dsn: Secret | None, table: TableName, source: str, publication: str, *, as_json: bool) -> int:
     """What the database has of it, and which version. Exit code 1 when `install` has something to do."""
-    from cdc_outbox.operate.install import InstallOptions
-    from cdc_outbox.operate.installation import read_installation
+    from cdc_outbox.commands.install import InstallOptions
+    from cdc_outbox.commands.installation import read_installation
 
     options = InstallOptions(table=table, publication=publication, source=source)
     found = read_installation(reveal(dsn), options)
@@ -217,7 +217,7 @@ def status(dsn: Secret | None, table: TableName, source: str, publication: str, 
 
 def _lines(options: InstallOptions, found: Installation) -> list[tuple[str, str, str]]:
     """What, its name, its state."""
-    from cdc_outbox.operate.install import ROLES, SQL_VERSION
+    from cdc_outbox.commands.install import ROLES, SQL_VERSION
 
     version = f"version {found.version} of {SQL_VERSION}" if found.version else "not one of ours yet"
     publishes = "publishes the table" if found.published else "does not publish the table"
@@ -236,7 +236,7 @@ def _lines(options: InstallOptions, found: Installation) -> list[tuple[str, str,
 
 
 def _document(options: InstallOptions, found: Installation) -> dict[str, object]:
-    from cdc_outbox.operate.install import ROLES, SQL_VERSION
+    from cdc_outbox.commands.install import ROLES, SQL_VERSION
 
     return {
         "table": {

@@ -23,13 +23,13 @@ from cdc_outbox.cli.options import (
     slot_option,
     tables_option,
 )
-from cdc_outbox.values import SECONDS_OR_ZERO, SIZE
+from cdc_outbox.config.value_types import SECONDS_OR_ZERO, SIZE
 
 if TYPE_CHECKING:
-    from cdc_outbox.config import Secret
-    from cdc_outbox.names import TableName
-    from cdc_outbox.operate.status import Limit, Look, Observer
-    from cdc_outbox.stop import Stop
+    from cdc_outbox.commands.status import Limit, Look, Observer
+    from cdc_outbox.config.settings import Secret
+    from cdc_outbox.identifiers import TableName
+    from cdc_outbox.shutdown import Stop
 
 WATCH_SECONDS: Final = 2.0
 """Between two looks of --watch: two short connections in four seconds are nothing to a server."""
@@ -74,8 +74,8 @@ def command(
     Asks the database, which needs no privilege, and the relay at --http, if it answers: only the relay that streams knows its
     lag in seconds. Needs no Kafka. Ends with 1 when a limit is exceeded, with 78 when there is no such slot or it is lost.
     """
-    from cdc_outbox.operate.interrupts import stop_on_signals
-    from cdc_outbox.operate.status import Limit, Observer, Question
+    from cdc_outbox.commands.interrupts import stop_on_signals
+    from cdc_outbox.commands.status import Limit, Observer, Question
 
     limits = [
         Limit(member, name, most)
@@ -120,7 +120,7 @@ def _watch(observer: Observer, stop: Stop, limits: list[Limit], *, as_json: bool
 
 
 def _judge(look: Look, limits: list[Limit]) -> int:
-    from cdc_outbox.operate.status import exceeded
+    from cdc_outbox.commands.status import exceeded
 
     sentences = exceeded(look, limits)
     for sentence in sentences:

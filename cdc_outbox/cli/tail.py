@@ -21,11 +21,11 @@ from cdc_outbox.cli.options import (
     tables_option,
     topic_option,
 )
-from cdc_outbox.config import settings_from
-from cdc_outbox.options import OPTIONS
+from cdc_outbox.config.options import OPTIONS
+from cdc_outbox.config.settings import settings_from
 
 if TYPE_CHECKING:
-    from cdc_outbox.config import Settings
+    from cdc_outbox.config.settings import Settings
 
 _EXAMPLE: Final = """\b
 cdc-outbox tail --from-now | jq 'select(.headers.type == "OrderPlaced") | .value'"""
@@ -63,8 +63,8 @@ def command(ctx: click.Context, /, limit: int | None, *, from_now: bool, **_opti
     Reads from a temporary slot of its own, which ends with the command: the relay's slot is not touched, and Kafka is not
     needed. Takes the attribute REPLICATION, and SELECT on the table.
     """
-    from cdc_outbox.operate.interrupts import stop_on_signals
-    from cdc_outbox.operate.tail import Output, Tail
+    from cdc_outbox.commands.interrupts import stop_on_signals
+    from cdc_outbox.commands.tail import Output, Tail
 
     with stop_on_signals() as stop:
         Tail(_settings(ctx), Output(sys.stdout.fileno()), stop, _say, from_now=from_now, limit=limit).run()

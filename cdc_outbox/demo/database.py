@@ -14,8 +14,8 @@ from typing import Final
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
+from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
 from cdc_outbox.demo.postgres import EmbeddedPostgres
-from cdc_outbox.operate.install import InstallOptions, apply_install, apply_roles
 from cdc_outbox.postgres import connect
 
 DATABASE: Final = "shop"

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cdc_outbox.config import Settings
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters
 from cdc_outbox.lsn import format_lsn
 from cdc_outbox.observe.mask import mask
-from cdc_outbox.status_document import StatusDocument, with_slot
+from cdc_outbox.observe.status_document import StatusDocument, with_slot
 
 STUCK_AFTER_SECONDS: Final = 30.0
 """The loop turns several times a second, also while it waits; half a minute without a turn is a hang, not a pause."""

@@ -26,10 +26,10 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from cdc_outbox.config import Settings
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.observe import logs, page
+from cdc_outbox.observe import logs, status_page
 from cdc_outbox.observe.health import Check, liveness, passed, readiness, status
 from cdc_outbox.observe.history import History
 
@@ -81,7 +81,7 @@ class Views:
             "/readyz": self._readyz,
             "/metrics": self._metrics,
             "/status": self._status,
-            "/": lambda _query, _accept: (HTTPStatus.OK, HTML, page.HTML),
+            "/": lambda _query, _accept: (HTTPStatus.OK, HTML, status_page.HTML),
             "/page.json": self._page,
         }
 
@@ -109,7 +109,7 @@ class Views:
         return HTTPStatus.OK, "application/json", orjson.dumps(document.members()) + b"\n"
 
     def _page(self, _query: str, _accept: str) -> Answer:
-        document = page.document(
+        document = status_page.document(
             self._counters, self._settings, self._history, logs.RECENT, self._monotonic(), self._wall()
         )
         return HTTPStatus.OK, "application/json", orjson.dumps(document) + b"\n"
@@ -299,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         if content_type == HTML:
-            self.send_header("Content-Security-Policy", page.POLICY)
+            self.send_header("Content-Security-Policy", status_page.POLICY)
             self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Connection", "close")
         if code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -24,10 +24,10 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
-from cdc_outbox.config import Settings
+from cdc_outbox.config.redaction import MASK, masked_dsn
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError
 from cdc_outbox.lsn import format_lsn
-from cdc_outbox.masking import MASK, masked_dsn
 from cdc_outbox.observe import Versions
 from cdc_outbox.observe.mask import mask, names_secret
 from cdc_outbox.observe.recent import RecentWarnings

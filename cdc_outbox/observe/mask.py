@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from cdc_outbox.masking import MASK, scrub
+from cdc_outbox.config.redaction import MASK, scrub
 
 _SECRET_NAME: Final = re.compile(
     r"(?i)password|passwd|passphrase|secret|private_?key|scram_(?:client|server)_key|ssl[._]key[._]pem|jaas"

@@ -22,7 +22,7 @@ import structlog
 from cdc_outbox.counters import Counters
 from cdc_outbox.observe.health import READY_STATES, lag_seconds, liveness, passed
 from cdc_outbox.observe.mask import mask
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 
 STATUS_SECONDS: Final = 10.0
 """How often the line is renewed while the state stays the same: each renewal wakes whoever watches the unit."""

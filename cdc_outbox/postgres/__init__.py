@@ -6,5 +6,6 @@ replication.py  a walsender session that takes replication commands, without eve
 stream.py       COPY BOTH: receive messages, send status, close with the last word heard
 slot.py         inspect, create, copy, drop
 publication.py  what is published, and how
-rows.py         rows of the table in a snapshot
+table_rows.py   rows of the table in a snapshot
+pgoutput.py     messages of the output plugin; pure
 """

@@ -24,8 +24,8 @@ from psycopg import conninfo as psycopg_conninfo
 from psycopg import pq
 
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError
-from cdc_outbox.postgres.translation import translate, translated
-from cdc_outbox.stop import Stop, Stopped
+from cdc_outbox.postgres.errors import translate, translated
+from cdc_outbox.shutdown import Stop, Stopped
 
 Connection: TypeAlias = psycopg.Connection[tuple[object, ...]]
 

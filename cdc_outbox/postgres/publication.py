@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cdc_outbox.config import DEFAULT_PUBLICATION, DEFAULT_TABLE
+from cdc_outbox.config.settings import DEFAULT_PUBLICATION, DEFAULT_TABLE
+from cdc_outbox.config.shards import OwnRows, named_shard
 from cdc_outbox.errors import ConfigurationError, StreamGap
-from cdc_outbox.names import TableName, quote_identifier
+from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.postgres.connect import Connection
-from cdc_outbox.shards import OwnRows, named_shard
 
 LOCK_SECONDS: Final = 5.0
 """pg_publication_tables waits for a table that is locked (a migration). For those who ask: after this long try again later."""

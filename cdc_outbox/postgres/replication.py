@@ -21,8 +21,8 @@ from psycopg import pq
 
 from cdc_outbox.errors import CdcOutboxError, ConnectionLost, Unreachable
 from cdc_outbox.postgres import connect
-from cdc_outbox.postgres.translation import from_sqlstate, translate
-from cdc_outbox.stop import Stop, Stopped
+from cdc_outbox.postgres.errors import from_sqlstate, translate
+from cdc_outbox.shutdown import Stop, Stopped
 
 log = structlog.get_logger(__name__)
 

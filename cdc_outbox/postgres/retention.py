@@ -25,10 +25,10 @@ from typing import Final, NamedTuple
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered
+from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
-from cdc_outbox.names import TableName, quote_identifier
 from cdc_outbox.postgres import connect, publication, server, slot
-from cdc_outbox.postgres.translation import translated
+from cdc_outbox.postgres.errors import translated
 
 AGE_COLUMNS: Final = ("created_at", "timestamp")
 """Where a row's age is looked for unless an option names the column: sql/outbox.sql's name, and that of Debezium's examples."""

@@ -13,9 +13,9 @@ from typing import Final
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from cdc_outbox.config import Columns
+from cdc_outbox.config.settings import Columns
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.postgres.rows import EVERY_ROW, TableShape
+from cdc_outbox.postgres.table_rows import EVERY_ROW, TableShape
 
 TIME_COLUMNS: Final = ("created_at", "timestamp")
 """Where a row's time is looked for unless an option names the column."""

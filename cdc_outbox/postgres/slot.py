@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdc_outbox.errors import ConfigurationError, SlotBusy, StreamGap
+from cdc_outbox.identifiers import quote_identifier, quote_literal
 from cdc_outbox.lsn import Lsn, parse_lsn
-from cdc_outbox.names import quote_identifier, quote_literal
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.postgres.replication import ReplicationSession
 

@@ -21,10 +21,10 @@ import psycopg
 from psycopg import pq
 
 from cdc_outbox.errors import CdcOutboxError, ConnectionLost, StreamGap
-from cdc_outbox.names import quote_identifier, quote_literal
+from cdc_outbox.identifiers import quote_identifier, quote_literal
 from cdc_outbox.postgres import wire
 from cdc_outbox.postgres.replication import ReplicationSession, result_error
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 
 DEFAULT_WAL_SENDER_TIMEOUT_SECONDS: Final = 60.0
 """PostgreSQL's own default, used where the server has it switched off: a dead wire must be noticed all the same."""

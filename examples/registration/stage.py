@@ -26,13 +26,13 @@ import psycopg
 from confluent_kafka import Consumer, Producer, TopicPartition
 from psycopg.sql import SQL, Identifier, Literal
 
+from cdc_outbox.commands.install import InstallOptions, apply_consumer, apply_install, apply_roles
 from cdc_outbox.demo.broker import EmbeddedBroker
 from cdc_outbox.demo.guard import Guard
 from cdc_outbox.demo.ports import free_port
 from cdc_outbox.demo.postgres import EmbeddedPostgres
 from cdc_outbox.demo.relay import RelayProcess
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.operate.install import InstallOptions, apply_consumer, apply_install, apply_roles
 from examples.registration.consumer import TOPIC
 from examples.registration.postbox import Postbox
 

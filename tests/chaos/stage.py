@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 from psycopg.conninfo import make_conninfo
 
+from cdc_outbox.commands.install import InstallOptions, render_install
 from cdc_outbox.demo.ports import free_port
 from cdc_outbox.demo.postgres import EmbeddedPostgres
-from cdc_outbox.operate.install import InstallOptions, render_install
 from tests.chaos.writers import AGGREGATE_TYPES
 from tests.plugins.kafka import KafkaCluster
 from tests.plugins.oracle import Witness

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from cdc_outbox.config.options import OPTIONS
 from cdc_outbox.errors import AccessRefused, ConfigurationError, PoisonEvent
-from cdc_outbox.options import OPTIONS
 from tests.plugins.absence import absent
 from tests.plugins.command import environment
 

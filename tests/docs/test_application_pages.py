@@ -20,7 +20,7 @@ from alembic.operations import Operations
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from cdc_outbox.operate.install import InstallOptions, apply_consumer, apply_install
+from cdc_outbox.commands.install import InstallOptions, apply_consumer, apply_install
 from tests.docs.pages import block, read
 from tests.plugins.command import environment
 from tests.plugins.outbox import ids
@@ -164,7 +164,7 @@ def test_what_the_page_says_to_those_whose_migrations_run_on_asyncpg(reader: Rea
     statement = line.partition("`")[2].partition("`")[0]
 
     def upgrade(connection: sa.Connection) -> None:
-        from cdc_outbox.operate.install import render_install
+        from cdc_outbox.commands.install import render_install
 
         with Operations.context(MigrationContext.configure(connection)) as op:
             exec(statement, {"op": op, "sql": render_install(InstallOptions())})

@@ -49,7 +49,7 @@ def test_the_page_in_order(outbox: Outbox, shell: Callable[..., subprocess.Compl
 
 
 def test_every_check_is_in_the_table_and_no_other() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cdc_outbox/operate/check").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cdc_outbox/check").glob("*.py"))
     made = set(re.findall(r'"((?:config|database|table|publication|slot|kafka|probe)\.[a-z-]+)"', source))
     table = (ROOT / PAGE).read_text(encoding="utf-8").partition("## What it looks at")[2]
     assert set(re.findall(r"`((?:config|database|table|publication|slot|kafka|probe)\.[a-z-]+)`", table)) == made

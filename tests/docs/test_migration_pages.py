@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from cdc_outbox.operate.install import InstallOptions, apply_install
+from cdc_outbox.commands.install import InstallOptions, apply_install
 from tests.docs.pages import block, read
 from tests.docs.test_application_pages import url
 from tests.plugins.outbox import insert

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import cdc_outbox
-from cdc_outbox.config import Settings
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.observe import health
 from cdc_outbox.observe.summary import Summary
@@ -36,7 +36,7 @@ def methods() -> set[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_files_and_folders_that_a_document_names_are_there(page: str) -> None:
     named = [span for span in spans(page) if re.fullmatch(r"[\w./-]+(\.py|\.sql|\.sh|\.toml|\.yml|/)", span)]
-    roots = [ROOT, PACKAGE, *(PACKAGE / folder for folder in ("postgres", "decode")), (ROOT / page).parent]
+    roots = [ROOT, PACKAGE, *(PACKAGE / folder for folder in ("postgres", "records", "relay", "kafka", "config")), (ROOT / page).parent]
     linked = {link.rpartition("/")[2] for link in links(page)}  # whether they lead anywhere, test_links says
     missing = [span for span in named if span not in linked and not any((root / span).exists() for root in roots)]
     assert missing == []

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from cdc_outbox import errors
+from cdc_outbox.config.options import OPTIONS, Option
 from cdc_outbox.observe.http import Views
-from cdc_outbox.options import OPTIONS, Option
 from tests.docs.pages import ROOT, read
 
 if TYPE_CHECKING:

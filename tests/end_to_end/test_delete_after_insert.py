@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdc_outbox.operate.install import InstallOptions, apply_install, apply_roles, apply_uninstall
-from cdc_outbox.operate.installation import read_installation
+from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles, apply_uninstall
+from cdc_outbox.commands.installation import read_installation
 from tests.plugins.command import run_command
 from tests.plugins.oracle import judge
 from tests.plugins.outbox import ids

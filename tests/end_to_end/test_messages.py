@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from cdc_outbox.operate.install import InstallOptions, render_install, render_roles
+from cdc_outbox.commands.install import InstallOptions, render_install, render_roles
 from tests.plugins.command import run_command
 from tests.plugins.metrics import metrics
 from tests.plugins.oracle import Event, judge

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from cdc_outbox.operate.install import InstallOptions, render_install
+from cdc_outbox.commands.install import InstallOptions, render_install
 from tests.plugins.command import run_command
 from tests.plugins.outbox import ids
 from tests.plugins.waiting import eventually

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cdc_outbox.operate.install import InstallOptions, apply_install
+from cdc_outbox.commands.install import InstallOptions, apply_install
 from tests.plugins.command import run_command
 from tests.plugins.oracle import judge
 from tests.plugins.outbox import ended, ids

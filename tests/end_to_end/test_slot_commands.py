@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cdc_outbox.operate.install import InstallOptions, apply_install, apply_roles
+from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 from tests.plugins.command import environment, run_command, started_command
 from tests.plugins.waiting import eventually
 

@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdc_outbox.operate.install import SQL_VERSION
+from cdc_outbox.commands.install import SQL_VERSION
 from tests.plugins.command import run_command
 from tests.plugins.oracle import judge
 from tests.plugins.outbox import ids

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cdc_outbox.names import TableName
-from cdc_outbox.operate.install import InstallOptions, apply_install, apply_roles
+from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
+from cdc_outbox.identifiers import TableName
 from tests.plugins.command import environment, run_command, started_command
 from tests.plugins.waiting import eventually
 

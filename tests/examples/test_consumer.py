@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from cdc_outbox.operate.install import apply_consumer
+from cdc_outbox.commands.install import apply_consumer
 from examples.registration.consumer import TOPIC
 from examples.registration.stage import HERE, ROOT
 from tests.plugins.command import environment

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from cdc_outbox.operate.install import InstallOptions, apply_install, apply_roles
+from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
 from tests.docs.pages import ROOT, read
 from tests.docs.test_application_pages import url
 from tests.plugins.command import environment

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from cdc_outbox.feedback import GRACE_SECONDS
-from cdc_outbox.watch import PAUSED_WATCH_SECONDS
+from cdc_outbox.relay.catalog_watch import PAUSED_WATCH_SECONDS
+from cdc_outbox.relay.feedback import GRACE_SECONDS
 from tests.faults.acts import QUICK_RECONNECT, STATUS_BYTES, commit_one_by_one, down, judged, metric, through, up
 from tests.plugins.oracle import Witness
 from tests.plugins.outbox import Outbox

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from cdc_outbox.watch import WATCH_SECONDS
+from cdc_outbox.relay.catalog_watch import WATCH_SECONDS
 from tests.faults.acts import QUICK_RECONNECT, confirmed, down, ends_well, judged, recover, terminate_walsender, up
 from tests.plugins.outbox import TABLE, Outbox, ended, ids
 

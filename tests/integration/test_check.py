@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from cdc_outbox.config import Columns, Secret, Settings
+from cdc_outbox.check import database as database_checks
+from cdc_outbox.check import run_check
+from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
+from cdc_outbox.config.settings import Columns, Secret, Settings
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.names import TableName
-from cdc_outbox.operate.check import database as database_checks
-from cdc_outbox.operate.check import run_check
-from cdc_outbox.operate.install import InstallOptions, apply_install, apply_roles
+from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres.replication import ReplicationSession
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 from tests.plugins.command import environment, run_command
 from tests.plugins.postgres import PostgresServer
 from tests.plugins.waiting import eventually
@@ -33,7 +33,7 @@ from tests.servers import secure_kafka as kafka_side
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cdc_outbox.operate.check.report import Finding, Report
+    from cdc_outbox.check.report import Finding, Report
     from tests.plugins.kafka import KafkaCluster
     from tests.plugins.outbox import Outbox
     from tests.plugins.pair import Pair
@@ -524,7 +524,7 @@ def test_a_slot_that_is_lost_and_one_that_keeps_much_wal(
     )
     bench = Bench(server.create_database(), kafka)
     bench.create_slot()
-    monkeypatch.setattr("cdc_outbox.operate.check.source.MUCH_WAL_BYTES", 1)
+    monkeypatch.setattr("cdc_outbox.check.source.MUCH_WAL_BYTES", 1)
     bench.check().warned("slot.wal", "nobody streams from it", "cdc-outbox run")
 
     def state() -> object:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cdc_outbox.config import Secret
-from cdc_outbox.operate.check import probe
-from cdc_outbox.operate.install import InstallOptions, apply_install
+from cdc_outbox.check import probe
+from cdc_outbox.commands.install import InstallOptions, apply_install
+from cdc_outbox.config.settings import Secret
+from cdc_outbox.config.shards import Shard
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.shards import Shard
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 from tests.integration.test_check import Bench, Checked
 from tests.plugins.command import run_command
 from tests.plugins.outbox import Outbox, event_id

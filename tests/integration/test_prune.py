@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
+from cdc_outbox.commands.prune import Pruned, PruneOrder, Watcher, prune
 from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered, Unreachable
+from cdc_outbox.identifiers import TableName, parse_table
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.names import TableName, parse_table
-from cdc_outbox.operate.install import InstallOptions, apply_install, apply_roles
-from cdc_outbox.operate.prune import Pruned, PruneOrder, Watcher, prune
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.postgres.wire import KEEPALIVE, XLOGDATA_HEADER_BYTES, parse_keepalive
-from cdc_outbox.stop import Stop, Stopped
+from cdc_outbox.shutdown import Stop, Stopped
 from tests.plugins.command import DSN, environment
 from tests.plugins.waiting import eventually
 
@@ -287,7 +287,7 @@ def test_a_database_that_takes_no_writes_says_which_setting(shop: Shop) -> None:
 def test_a_row_that_somebody_has_locked_ends_it_and_the_cure_finds_him(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdc_outbox.operate.prune.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("cdc_outbox.commands.prune.LOCK_SECONDS", 0.2)
     shop.write(3)
     with shop.database.connect(autocommit=False) as holder:
         holder.execute(b"SELECT FROM outbox FOR UPDATE")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 import pytest
 
+from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles, render_install
 from cdc_outbox.errors import AccessRefused, Undelivered, Unreachable
-from cdc_outbox.names import TableName
-from cdc_outbox.operate.install import InstallOptions, apply_install, apply_roles, render_install
+from cdc_outbox.identifiers import TableName
 from tests.integration.test_prune import DAY, Shop
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def test_a_day_with_an_undelivered_row_stays_and_so_do_all_when_the_slot_does_no
 def test_somebody_who_writes_into_an_old_day_is_waited_for_and_today_goes_on(
     days: Days, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdc_outbox.operate.prune.DROP_TRIES", 1)
+    monkeypatch.setattr("cdc_outbox.commands.prune.DROP_TRIES", 1)
     days.write(1, age="9 days")
     slow = days.database.connect(autocommit=False)
     slow.execute(

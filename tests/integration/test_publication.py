@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdc_outbox.errors import ConfigurationError, StreamGap
-from cdc_outbox.names import TableName
+from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres import connect, publication
 from tests.plugins.command import run_command
 

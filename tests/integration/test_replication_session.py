@@ -10,7 +10,7 @@ import pytest
 from cdc_outbox.errors import ConfigurationError, ConnectionLost, SlotBusy
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

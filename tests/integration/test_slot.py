@@ -10,10 +10,10 @@ import pytest
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError, SlotBusy
 from cdc_outbox.lsn import format_lsn
 from cdc_outbox.postgres import connect, slot
+from cdc_outbox.postgres.errors import translated
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.postgres.translation import translated
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 from tests.plugins.waiting import eventually
 
 if TYPE_CHECKING:

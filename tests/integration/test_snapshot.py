@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdc_outbox.errors import AccessRefused
-from cdc_outbox.names import TableName
-from cdc_outbox.postgres import rows, slot
+from cdc_outbox.identifiers import TableName
+from cdc_outbox.postgres import slot, table_rows
 from cdc_outbox.postgres.replication import ReplicationSession
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cdc_outbox.postgres.rows import SnapshotRows
+    from cdc_outbox.postgres.table_rows import SnapshotRows
     from tests.plugins.postgres import Database
 
 OUTBOX = TableName("public", "outbox")
@@ -29,7 +29,7 @@ def snapshot_of(database: Database, dsn: str | None = None) -> Iterator[Snapshot
     with contextlib.closing(ReplicationSession(database.dsn, stop)) as session:
         created = slot.create(session, "mine", temporary=True, snapshot=True)
         assert created.snapshot is not None
-        with rows.open_snapshot(dsn or database.dsn, created.snapshot, stop) as snapshot:
+        with table_rows.open_snapshot(dsn or database.dsn, created.snapshot, stop) as snapshot:
             yield snapshot
 
 
@@ -59,7 +59,8 @@ def test_values_are_the_text_that_postgres_prints(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "count", [0, 1, rows.BATCH_ROWS - 1, rows.BATCH_ROWS, rows.BATCH_ROWS + 1, 3 * rows.BATCH_ROWS]
+    "count",
+    [0, 1, table_rows.BATCH_ROWS - 1, table_rows.BATCH_ROWS, table_rows.BATCH_ROWS + 1, 3 * table_rows.BATCH_ROWS],
 )
 def test_every_row_comes_once_whatever_the_size_of_a_batch(database: Database, count: int) -> None:
     database.execute(f"CREATE TABLE outbox AS SELECT n AS seq FROM generate_series({count}, 1, -1) n")
@@ -67,7 +68,7 @@ def test_every_row_comes_once_whatever_the_size_of_a_batch(database: Database, c
         assert snapshot.count(OUTBOX) == count
         batches = list(snapshot.read(snapshot.shape(OUTBOX), ["seq"]))
     assert [int(cell or b"") for batch in batches for (cell,) in batch] == list(range(1, count + 1))
-    assert all(0 < len(batch) <= rows.BATCH_ROWS for batch in batches)
+    assert all(0 < len(batch) <= table_rows.BATCH_ROWS for batch in batches)
 
 
 def test_the_first_of_the_wanted_columns_that_is_there_gives_the_order(database: Database) -> None:

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cdc_outbox.cli import cli
+from cdc_outbox.commands.install import SQL_VERSION
 from cdc_outbox.demo.binaries import find_binaries
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.operate.install import SQL_VERSION
 from tests.plugins.absence import absent
 from tests.plugins.postgres import Database
 

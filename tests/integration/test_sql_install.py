@@ -13,10 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_outbox.errors import AccessRefused, ConfigurationError, SlotBusy
-from cdc_outbox.names import TableName, quote_identifier, quote_literal
-from cdc_outbox.operate.emit import NewEvent, emit_event
-from cdc_outbox.operate.install import (
+from cdc_outbox.commands.emit import NewEvent, emit_event
+from cdc_outbox.commands.install import (
     PAYLOAD_TYPES,
     ROLES,
     SQL_VERSION,
@@ -28,11 +26,13 @@ from cdc_outbox.operate.install import (
     render_install,
     render_uninstall,
 )
-from cdc_outbox.operate.installation import Installation, installed_version, read_installation
+from cdc_outbox.commands.installation import Installation, installed_version, read_installation
+from cdc_outbox.errors import AccessRefused, ConfigurationError, SlotBusy
+from cdc_outbox.identifiers import TableName, quote_identifier, quote_literal
 from cdc_outbox.postgres import slot as slots
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 from tests.plugins.postgres import Database, PostgresServer
 
 DEADLINE_SECONDS = 10.0

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from cdc_outbox.names import TableName
-from cdc_outbox.operate.emit import NewEvent, emit_event
-from cdc_outbox.operate.install import (
+from cdc_outbox.commands.emit import NewEvent, emit_event
+from cdc_outbox.commands.install import (
     PAYLOAD_TYPES,
     InstallOptions,
     PayloadType,
@@ -19,7 +18,8 @@ from cdc_outbox.operate.install import (
     apply_roles,
     apply_uninstall,
 )
-from cdc_outbox.operate.installation import read_installation
+from cdc_outbox.commands.installation import read_installation
+from cdc_outbox.identifiers import TableName
 
 if TYPE_CHECKING:
     from tests.plugins.postgres import Database

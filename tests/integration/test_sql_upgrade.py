@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdc_outbox.operate.install import SQL_VERSION, InstallOptions, apply_install
-from cdc_outbox.operate.installation import installed_version
+from cdc_outbox.commands.install import SQL_VERSION, InstallOptions, apply_install
+from cdc_outbox.commands.installation import installed_version
 from tests.plugins.command import run_command
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from cdc_outbox.operate.install import SQL_VERSION, InstallOptions, apply_install
+from cdc_outbox.commands.install import SQL_VERSION, InstallOptions, apply_install
 from tests.plugins.command import run_command
 
 if TYPE_CHECKING:

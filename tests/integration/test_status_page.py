@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 import structlog
 
-from cdc_outbox.config import Settings
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters, TopicCounters
 from cdc_outbox.observe import Versions, http, logs
 from cdc_outbox.observe.history import SAMPLE_SECONDS, History

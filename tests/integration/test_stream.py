@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdc_outbox.decode import pgoutput
 from cdc_outbox.errors import ConfigurationError, ConnectionLost, SlotBusy
 from cdc_outbox.lsn import Lsn, parse_lsn
-from cdc_outbox.postgres import wire
+from cdc_outbox.postgres import pgoutput, wire
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 from tests.plugins.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:

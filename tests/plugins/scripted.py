@@ -17,18 +17,18 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
 from structlog.testing import capture_logs
 
-from cdc_outbox.config import Settings
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import ConnectionLost
-from cdc_outbox.lanes import Lanes
+from cdc_outbox.identifiers import TableName
+from cdc_outbox.kafka.producer import Publisher, Report
 from cdc_outbox.lsn import UNSET, Lsn
-from cdc_outbox.names import TableName
-from cdc_outbox.poison import PoisonPolicy
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.publish.producer import Publisher, Report
-from cdc_outbox.relay import Errand, Relay
-from cdc_outbox.route import Headers, KafkaRecord
-from cdc_outbox.stop import Stop
+from cdc_outbox.records.mapping import Lanes
+from cdc_outbox.records.router import Headers, KafkaRecord
+from cdc_outbox.relay.loop import Errand, Relay
+from cdc_outbox.relay.poison import PoisonPolicy
+from cdc_outbox.shutdown import Stop
 from tests.plugins import wire_builder as build
 
 PATIENCE: Final = 2000
@@ -212,7 +212,7 @@ class ScriptedPublisher(Publisher):
 
     def __init__(self, kafka: ScriptedKafka, counters: Counters) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("cdc_outbox.publish.producer.Producer", lambda _properties, **_rest: kafka)
+            patch.setattr("cdc_outbox.kafka.producer.Producer", lambda _properties, **_rest: kafka)
             super().__init__({"bootstrap.servers": "b"}, counters)
 
     def topic_limit(self, topic: str) -> int | str:

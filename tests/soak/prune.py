@@ -23,8 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cdc_outbox.commands.install import InstallOptions, render_install
 from cdc_outbox.demo.postgres import EmbeddedPostgres
-from cdc_outbox.operate.install import InstallOptions, render_install
 from tests.plugins.command import run_command
 from tests.plugins.daemon import Relay
 from tests.plugins.kafka import KafkaCluster

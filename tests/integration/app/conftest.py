@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdc_outbox.operate.install import InstallOptions, apply_consumer, apply_install
+from cdc_outbox.commands.install import InstallOptions, apply_consumer, apply_install
 from tests.integration.app.adapters import ADAPTERS
 
 if TYPE_CHECKING:

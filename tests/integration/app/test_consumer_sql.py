@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from cdc_outbox.commands.install import apply_consumer, render_consumer
 from cdc_outbox.errors import AccessRefused, ConfigurationError
-from cdc_outbox.names import TableName
-from cdc_outbox.operate.install import apply_consumer, render_consumer
+from cdc_outbox.identifiers import TableName
 
 if TYPE_CHECKING:
     from tests.plugins.postgres import Database

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdc_outbox.app import OutboxUsageError, capture, emit, once
-from cdc_outbox.operate.install import InstallOptions, apply_roles
-from cdc_outbox.operate.installation import read_installation
+from cdc_outbox.commands.install import InstallOptions, apply_roles
+from cdc_outbox.commands.installation import read_installation
 from tests.integration.app import django_project
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_migrated_back_the_functions_are_gone_and_the_rows_still_there(migrated:
 
 
 def test_an_outbox_that_is_there_already_is_taken_over(project: Database) -> None:
-    from cdc_outbox.operate.install import apply_install
+    from cdc_outbox.commands.install import apply_install
 
     apply_install(project.dsn, InstallOptions(payload_type="json"), pytest.fail)
     project.execute("SELECT outbox_emit('order', '1', 'OrderPlaced', '{}')")
@@ -95,7 +95,7 @@ def test_the_model_reads_what_was_emitted_word_for_word(migrated: Database, payl
     from cdc_outbox.app.django.models import OutboxEvent
 
     if payload_type != "json":
-        from cdc_outbox.operate.install import apply_install
+        from cdc_outbox.commands.install import apply_install
 
         migrated.execute(f"ALTER TABLE outbox ALTER payload TYPE {payload_type} USING payload::text::{payload_type}")
         apply_install(migrated.dsn, InstallOptions(payload_type=payload_type), pytest.fail)

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from psycopg.rows import class_row
 
 from cdc_outbox.app import OutboxUsageError, emit
-from cdc_outbox.names import parse_table
-from cdc_outbox.operate.install import PAYLOAD_TYPES, InstallOptions, apply_install, apply_roles
+from cdc_outbox.commands.install import PAYLOAD_TYPES, InstallOptions, apply_install, apply_roles
+from cdc_outbox.identifiers import parse_table
 from tests.integration.app.adapters import ADAPTERS, parameters
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from cdc_outbox.app import OutboxUsageError, once
-from cdc_outbox.operate.install import apply_consumer
+from cdc_outbox.commands.install import apply_consumer
 from tests.integration.app.adapters import ADAPTERS
 from tests.integration.app.test_emit import FAMILIES
 
@@ -148,7 +148,7 @@ def test_an_id_may_be_the_headers_bytes_a_text_or_a_uuid(shop: Database, message
 
 
 def test_each_consumer_and_each_inbox_has_its_own_first_time(shop: Database) -> None:
-    from cdc_outbox.names import parse_table
+    from cdc_outbox.identifiers import parse_table
 
     apply_consumer(shop.dsn, pytest.fail, parse_table("seen"))
     with psycopg.connect(shop.dsn) as connection:

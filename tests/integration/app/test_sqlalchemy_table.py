@@ -12,9 +12,9 @@ from alembic.operations import Operations
 
 from cdc_outbox.app import OutboxUsageError
 from cdc_outbox.app.sqlalchemy import SQL_VERSION, outbox_table
-from cdc_outbox.names import TableName
-from cdc_outbox.operate import install
-from cdc_outbox.operate.install import PAYLOAD_TYPES, InstallOptions, apply_install, render_install
+from cdc_outbox.commands import install
+from cdc_outbox.commands.install import PAYLOAD_TYPES, InstallOptions, apply_install, render_install
+from cdc_outbox.identifiers import TableName
 from tests.integration.app.adapters import engine
 
 if TYPE_CHECKING:

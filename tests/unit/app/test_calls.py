@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc_outbox.app.calls import Call, colon, dollar, explain, function_of, percent
-from cdc_outbox.names import TableName, parse_table
+from cdc_outbox.identifiers import TableName, parse_table
 
 CALL = Call('"public"."outbox_emit"', ("text", "json", "bytea"), ("order", "{}", b""), "Install it.")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cdc_outbox import masking
 from cdc_outbox.cli import cli
+from cdc_outbox.config import redaction
 
 Invoke = Callable[..., Result]
 OpenWhenRead = Callable[[Path, subprocess.Popen[str]], AbstractContextManager[None]]
@@ -27,7 +27,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("CDC_OUTBOX_", "PG")):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(masking, "_known", set())
+    monkeypatch.setattr(redaction, "_known", set())
 
 
 @pytest.fixture

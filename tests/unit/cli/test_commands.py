@@ -25,11 +25,11 @@ from cdc_outbox.cli import COMMANDS, cli, exit_code
 from cdc_outbox.cli.options import SettingOption, dsn_option, table_option, tables_option
 from cdc_outbox.cli.run import command as run_command
 from cdc_outbox.cli.settings import settings_of
+from cdc_outbox.config.options import OPTIONS
+from cdc_outbox.config.redaction import remember
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, SlotBusy, Unreachable
-from cdc_outbox.masking import remember
-from cdc_outbox.names import TableName
+from cdc_outbox.identifiers import TableName
 from cdc_outbox.observe import logs
-from cdc_outbox.options import OPTIONS
 
 DEADLINE_SECONDS = 20
 

@@ -6,26 +6,26 @@ import json
 
 import pytest
 
-from cdc_outbox import values
-from cdc_outbox.options import DSN, HEADER, OPTIONS, SHARD, Option
-from cdc_outbox.values import SWITCH, Kind
+from cdc_outbox.config import value_types
+from cdc_outbox.config.options import DSN, HEADER, OPTIONS, SHARD, Option
+from cdc_outbox.config.value_types import SWITCH, Kind
 
 SAMPLES: dict[Kind, tuple[str, str, str]] = {
     DSN: ("host=flag", "host=variable", "host=file"),
     HEADER: ("a:b", "c", "d:e"),
-    values.TEXT: ("flag:1", "variable:1", "file:1"),
-    values.COUNT: ("11", "12", "13"),
-    values.DAYS: ("7", "8", "9"),
-    values.SIZE: ("1MiB", "2MiB", "3MiB"),
-    values.SECONDS: ("1s", "2s", "3s"),
-    values.SECONDS_OR_ZERO: ("1s", "2s", "3s"),
-    values.SLOT: ("flag", "variable", "file"),
-    values.NAME: ("flag", "variable", "file"),
+    value_types.TEXT: ("flag:1", "variable:1", "file:1"),
+    value_types.COUNT: ("11", "12", "13"),
+    value_types.DAYS: ("7", "8", "9"),
+    value_types.SIZE: ("1MiB", "2MiB", "3MiB"),
+    value_types.SECONDS: ("1s", "2s", "3s"),
+    value_types.SECONDS_OR_ZERO: ("1s", "2s", "3s"),
+    value_types.SLOT: ("flag", "variable", "file"),
+    value_types.NAME: ("flag", "variable", "file"),
     SHARD: ("0/2", "1/2", "2/3"),
-    values.ADDRESS: ("flag:1", "variable:1", "file:1"),
-    values.TABLE: ("a.flag", "a.variable", "a.file"),
-    values.COLUMN: ("flag", "variable", "file"),
-    values.COLUMNS: ("flag,flag2", "variable,variable2", "file,file2"),
+    value_types.ADDRESS: ("flag:1", "variable:1", "file:1"),
+    value_types.TABLE: ("a.flag", "a.variable", "a.file"),
+    value_types.COLUMN: ("flag", "variable", "file"),
+    value_types.COLUMNS: ("flag,flag2", "variable,variable2", "file,file2"),
     SWITCH: ("false", "true", "false"),
 }
 """For each kind: what the flag says, the variable, the file."""
@@ -33,7 +33,7 @@ SAMPLES: dict[Kind, tuple[str, str, str]] = {
 EVERYWHERE = [
     option
     for option in OPTIONS.values()
-    if option.in_environment and option.in_file and option.kind is not values.PATH  # a test of its own, below
+    if option.in_environment and option.in_file and option.kind is not value_types.PATH  # a test of its own, below
 ]
 
 

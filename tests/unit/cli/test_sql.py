@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cdc_outbox.names import TableName
-from cdc_outbox.operate.install import InstallOptions, render_consumer, render_install, render_roles, render_uninstall
+from cdc_outbox.commands.install import InstallOptions, render_consumer, render_install, render_roles, render_uninstall
+from cdc_outbox.identifiers import TableName
 
 OPTIONS = InstallOptions(table=TableName("App", "outbox"), publication="pub", slot="slot_1", payload_type="jsonb")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cdc_outbox.cli.status import _lines
-from cdc_outbox.operate.status import Look
-from cdc_outbox.status_document import StatusDocument
+from cdc_outbox.commands.status import Look
+from cdc_outbox.observe.status_document import StatusDocument
 
 
 @pytest.mark.parametrize(

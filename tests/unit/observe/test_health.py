@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cdc_outbox.config import Settings
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters
 from cdc_outbox.observe.health import (
     SLOT_STALE_SECONDS,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_outbox import masking
+from cdc_outbox.config import redaction
 from cdc_outbox.observe.mask import mask, names_secret
 
 SECRET = "s3cr3t"
@@ -60,8 +60,8 @@ def test_what_is_no_secret_in_a_conninfo_stays_readable() -> None:
 
 
 def test_a_secret_that_was_remembered_is_masked_wherever_it_turns_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masking, "_known", set())
-    masking.remember("hunter22")
+    monkeypatch.setattr(redaction, "_known", set())
+    redaction.remember("hunter22")
 
     assert mask("unexpected token hunter22 in line 3") == "unexpected token *** in line 3"
 
@@ -70,7 +70,7 @@ def test_a_secret_that_was_remembered_is_masked_wherever_it_turns_up(monkeypatch
 def test_a_password_that_is_a_word_of_its_own_settings_name_hides_no_other(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(masking, "_known", {"secret", "password"})
+    monkeypatch.setattr(redaction, "_known", {"secret", "password"})
     assert mask(f"{name}={SECRET}").endswith(".***=***")
 
 

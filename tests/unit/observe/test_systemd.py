@@ -14,7 +14,7 @@ from cdc_outbox.counters import Counters, TopicCounters
 from cdc_outbox.observe import systemd
 from cdc_outbox.observe.health import STUCK_AFTER_SECONDS
 from cdc_outbox.observe.systemd import STATUS_SECONDS, Systemd, from_environment
-from cdc_outbox.stop import Stop
+from cdc_outbox.shutdown import Stop
 
 from .conftest import Lines
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cdc_outbox.config import Columns
+from cdc_outbox.config.settings import Columns
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.names import TableName
-from cdc_outbox.postgres.rows import TableShape
+from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres.selection import Selection, condition
+from cdc_outbox.postgres.table_rows import TableShape
 
 UUID_OID = 2950
 TEXT_OID = 25

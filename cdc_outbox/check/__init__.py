@@ -1,0 +1,126 @@
+"""Preflight of everything that `run` needs: `run_check`.
+
+report.py         what was found, as lines and as JSON
+configuration.py  settings alone; no server is asked
+database.py       the server: version, wal_level, room for us, what it does while we are away
+source.py         tables, publication, slot
+kept_rows.py      rows that stay: whether they may be pruned, whether the slot is younger
+recent.py         the newest rows as records: which topics, how large
+cluster.py        Kafka: brokers, topics, privileges, limits
+probe.py          one real event, timed to its delivery
+platforms.py      the same cure on PostgreSQL itself and at those who run it for others
+
+In: `Settings`, as `run` takes them. Out: `Report`. Never: an end at the first thing that is wrong, or a change of anything
+(but for the probe's own row, when one is asked for).
+What stands in the way of a relay is found by the functions that the relay itself asks before it streams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdc_outbox.check import cluster, configuration, database, kept_rows, platforms, probe, recent, source
+from cdc_outbox.check.report import Report
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.errors import CdcOutboxError
+from cdc_outbox.postgres import connect, publication, server, slot, table_rows
+from cdc_outbox.shutdown import Stop
+
+_BEHIND_THE_CONNECTION = (
+    "database.version",
+    "database.primary",
+    "database.wal-level",
+    "database.free-slots",
+    "database.free-walsenders",
+    "database.replication",
+    "database.wal-limit",
+    "database.timeouts",
+    "database.clock",
+    "database.transactions",
+    "database.other-slots",
+    "table.exists",
+    "table.columns",
+    "table.select",
+    "table.writers",
+    "publication.table",
+    "publication.columns",
+    "slot.state",
+    "slot.wal",
+    "slot.failover",
+    "slot.older-rows",
+    "table.events",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What was found in PostgreSQL."""
+
+    shapes: list[table_rows.TableShape]
+    """Tables whose rows can become events."""
+    recent: recent.Recent
+
+
+def run_check(
+    settings: Settings, stop: Stop, *, offline: bool = False, probed: bool = False, shared_topic: bool = False
+) -> Report:
+    """Look at everything; `offline`: at the settings only. `probed`: send an event, with `shared_topic` to any topic.
+
+    Raises Stopped when a stop comes first.
+    """
+    report = Report()
+    properties = configuration.check_configuration(settings, report)
+    if offline:
+        return report
+    found = _check_postgres(settings, stop, report)
+    kafka = _check_kafka(settings, properties, found, report)
+    if probed:
+        shapes = [] if found is None else found.shapes
+        probe.check_probe(kafka, settings, properties or {}, shapes, stop, report, shared_topic=shared_topic)
+    return report
+
+
+def _check_kafka(
+    settings: Settings, properties: dict[str, str] | None, found: Source | None, report: Report
+) -> cluster.Cluster | None:
+    if properties is None:
+        report.not_checked("librdkafka does not take its settings", "kafka.reach", *cluster.CHECKS)
+        return None
+    kafka = cluster.reach(settings, properties, report)
+    if kafka is None:
+        report.not_checked("Kafka cannot be reached", *cluster.CHECKS)
+    else:
+        cluster.check_topics(kafka, settings, properties, None if found is None else found.recent, report)
+    return kafka
+
+
+def _check_postgres(settings: Settings, stop: Stop, report: Report) -> Source | None:
+    """All that PostgreSQL is asked, over one connection."""
+    try:
+        dsn = settings.dsn.reveal()
+        with connect.open_connection(dsn, stop, lock_timeout=publication.LOCK_SECONDS) as connection:
+            _say_connected(connection, report)
+            around = database.Server(
+                platforms.identify(connection),
+                server.current_lsn(connection),
+                slot.inspect(connection, settings.slot),
+            )
+            database.check_server(connection, settings, around, report)
+            database.check_login(dsn, connection, around.platform, stop, report)
+            shapes = source.check_tables(connection, settings, around, report)
+            source.check_slot(connection, settings, around, report)
+            kept_rows.check_kept_rows(connection, settings, shapes, around, report)
+            newest = recent.read_recent(connection, settings, shapes)
+            recent.check_events(newest, report)
+            return Source(shapes, newest)
+    except CdcOutboxError as error:
+        report.fail_with("database.connection", error)
+        told = {finding.check for finding in report.findings}
+        behind = (*_BEHIND_THE_CONNECTION, *((kept_rows.PRUNE,) if settings.prune_after is not None else ()))
+        report.not_checked("there is no connection to PostgreSQL", *(check for check in behind if check not in told))
+        return None
+
+
+def _say_connected(connection: connect.Connection, report: Report) -> None:
+    info = connection.info
+    report.ok("database.connection", f"{info.host}:{info.port}, database {info.dbname}, role {info.user}")

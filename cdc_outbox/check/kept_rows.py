@@ -1,0 +1,76 @@
+"""Rows that stay in the table: could `--prune-after` delete them, and are there any that the slot will never send?
+
+In: a short connection, `Settings`, the tables. Out: lines `table.prune`, `slot.older-rows`.
+Never: a row deleted; a second opinion: the rights are those that a prune asks for, found by the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cdc_outbox.check.database import Server
+from cdc_outbox.check.report import Report
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.errors import AccessRefused, CdcOutboxError
+from cdc_outbox.postgres import partitions, publication, retention, slot, table_rows
+from cdc_outbox.postgres.connect import Connection
+
+PRUNE: Final = "table.prune"
+
+OLDER: Final = "slot.older-rows"
+
+
+def check_kept_rows(
+    connection: Connection, settings: Settings, shapes: Sequence[table_rows.TableShape], around: Server, report: Report
+) -> None:
+    """Both checks, for each table whose rows can become events. The first only where `--prune-after` is given."""
+    for shape in shapes:
+        if settings.prune_after is not None:
+            with report.judging(PRUNE):
+                _check_prune(connection, settings, publication.find_table(connection, shape.table), report)
+        if around.slot is not None and around.slot.wal_status != slot.LOST:
+            _check_older(connection, shape, around.slot, report)
+
+
+def _check_prune(connection: Connection, settings: Settings, table: publication.Table, report: Report) -> None:
+    """SELECT and DELETE, a column that tells the age; of days that are partitions, the owner. Raises our errors."""
+    old = retention.find_old_rows(connection, table, settings.columns.timestamp)
+    days = partitions.time_key(connection, table) == old.age_column
+    if days:
+        try:
+            partitions.require_owner(connection, table)
+        except AccessRefused as error:
+            if settings.partitions_ahead is not None:
+                raise
+            report.warn(PRUNE, f"{error.what}; old rows are deleted one by one, and no day is dropped", error.cure)
+            return
+    elif settings.partitions_ahead is not None:
+        report.warn(
+            PRUNE,
+            f"{table.name} is not partitioned by the time that tells the age, so --partitions-ahead does nothing",
+            "leave --partitions-ahead out; or cdc-outbox sql install --partitioned, for a new table",
+        )
+        return
+    what = "drop and make days" if days else "delete rows"
+    report.ok(PRUNE, f"role {connection.info.user} may {what} of {table.name}; their age is {old.age_column}")
+
+
+def _check_older(connection: Connection, shape: table_rows.TableShape, info: slot.SlotInfo, report: Report) -> None:
+    """A slot sends what is committed after it was made. A first start sends the rows before; who makes one by hand does not."""
+    if info.active or slot.decoded_transactions(connection, info.name):
+        report.ok(OLDER, f"of {shape.table}: somebody has streamed from {info.name}, and confirms what is delivered")
+        return
+    try:
+        older = table_rows.SnapshotRows(connection).has_older_than(shape, info.name)
+    except CdcOutboxError as error:
+        report.not_checked(error.what, OLDER)
+        return
+    if older:
+        report.not_checked(
+            f"{shape.table} has rows that are older than slot {info.name}, from which nobody has streamed. If a first start "
+            "or slot recover made it, they are sent; if slot create did, they never are: cdc-outbox slot recover",
+            OLDER,
+        )
+    else:
+        report.ok(OLDER, f"{shape.table} has no row that is older than the slot")

@@ -1,0 +1,132 @@
+"""What a check found: one line for each thing that was looked at, and what to type where it is not right.
+
+In: names of checks, words, cures; errors of ours, which become lines. Out: `Report`, as lines for a person and as JSON.
+Never: a secret (errors hold none, and what is printed is scrubbed by the command), an end at the first thing that is wrong.
+
+JSON, stable: `ok` (nothing failed), `counts` by status, and `checks`, a list of `check`, `status`, `what`, `cures` (a list).
+Checks have the form `part.thing`; the same one may be there several times, for several tables or topics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias, get_args
+
+from cdc_outbox.errors import CdcOutboxError
+from cdc_outbox.postgres.errors import translated
+
+Status: TypeAlias = Literal["ok", "warn", "fail", "not-checked"]
+
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line. `cures` say what to type; there is none where nothing is wrong."""
+
+    check: str
+    status: Status
+    what: str
+    cures: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, str | list[str]]:
+        """As JSON is to have it."""
+        return {"check": self.check, "status": self.status, "what": self.what, "cures": list(self.cures)}
+
+
+@dataclass(slots=True)
+class Report:
+    """The findings, in the order in which they were made."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    def ok(self, check: str, what: str) -> None:
+        """It is as it should be."""
+        self.findings.append(Finding(check, "ok", what))
+
+    def warn(self, check: str, what: str, *cures: str) -> None:
+        """It works, and may hurt one day."""
+        self.findings.append(Finding(check, "warn", what, cures))
+
+    def fail(self, check: str, what: str, *cures: str) -> None:
+        """The relay would not run, or would lose what it promises."""
+        self.findings.append(Finding(check, "fail", what, cures))
+
+    def not_checked(self, why: str, *checks: str) -> None:
+        """These could not be looked at."""
+        self.findings += [Finding(check, "not-checked", f"not checked: {why}") for check in checks]
+
+    @contextlib.contextmanager
+    def judging(self, check: str, *cures: str) -> Iterator[None]:
+        """An error of ours, or of the database driver, inside the block is this check's failure. `cures`: better ones than
+        the error's own, which knows less of where the server stands.
+        """
+        try:
+            with translated():
+                yield
+        except CdcOutboxError as error:
+            self.fail_with(check, error, *cures)
+
+    def fail_with(self, check: str, error: CdcOutboxError, *cures: str) -> None:
+        """The error is this check's failure."""
+        own = (error.cure,) if error.cure else ()
+        self.fail(check, error.what, *(cures or own))
+
+    def count(self, status: Status) -> int:
+        """How many lines of this kind."""
+        return sum(finding.status == status for finding in self.findings)
+
+    def passed(self, *, strict: bool = False) -> bool:
+        """Whether nothing failed; `strict`: and nothing is warned of."""
+        return not (self.count("fail") or (strict and self.count("warn")))
+
+    def document(self) -> dict[str, object]:
+        """As JSON is to have it."""
+        return {
+            "ok": self.passed(),
+            "counts": {status: self.count(status) for status in STATUSES},
+            "checks": [finding.document() for finding in self.findings],
+        }
+
+
+_COLORS: Final[dict[Status, str]] = {"ok": "32", "warn": "33", "fail": "1;31", "not-checked": "2"}
+"""SGR parameters (ECMA-48): green, yellow, bold red, faint."""
+
+_MARKS: Final[dict[Status, str]] = {"ok": "ok", "warn": "warn", "fail": "fail", "not-checked": "-"}
+
+_MARK_WIDTH: Final = max(map(len, _MARKS.values()))
+
+_COUNTED: Final[dict[Status, str]] = {
+    "ok": "ok",
+    "warn": "to be looked at",
+    "fail": "failed",
+    "not-checked": "not checked",
+}
+
+
+def lines(report: Report, *, colors: bool) -> Iterator[str]:
+    """The report for a person: a line for each finding, its cures under it; at the end, how many there are of each kind."""
+    width = max((len(finding.check) for finding in report.findings), default=0)
+    for finding in report.findings:
+        mark = _colored(_MARKS[finding.status].ljust(_MARK_WIDTH), _COLORS[finding.status] if colors else "")
+        yield f"{mark}  {finding.check:<{width}}  {_one_line(finding.what)}"
+        yield from _cure_lines(finding.cures)
+    counts = ((report.count(status), _COUNTED[status]) for status in STATUSES)
+    yield ", ".join(f"{count} {words}" for count, words in counts if count)
+
+
+def _cure_lines(cures: Sequence[str]) -> Iterator[str]:
+    for cure in cures:
+        yield f"{'':<{_MARK_WIDTH}}  -> {_one_line(cure)}"
+
+
+def _one_line(text: str) -> str:
+    """A server's words may have line breaks, or what a terminal obeys."""
+    words = " ".join(text.split())
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in words)
+
+
+def _colored(text: str, parameters: str) -> str:
+    return f"\x1b[{parameters}m{text}\x1b[0m" if parameters else text

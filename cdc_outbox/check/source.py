@@ -1,0 +1,350 @@
+"""Where events come from: the outbox tables, the publication that sends them, the slot that remembers how far.
+
+In: a short connection, `Settings`. Out: lines `table.…`, `publication.…`, `slot.…`; the tables as the catalog has them.
+Never: a change; a second opinion: what `run` asks before it streams is asked here by the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cdc_outbox.check.database import MUCH_WAL_BYTES, Server, size
+from cdc_outbox.check.platforms import Platform
+from cdc_outbox.check.report import Report
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError
+from cdc_outbox.identifiers import quote_identifier
+from cdc_outbox.postgres import publication, slot, table_rows
+from cdc_outbox.postgres.connect import Connection
+from cdc_outbox.postgres.pgoutput import Column, Relation
+from cdc_outbox.records.events import TRACE_COLUMNS
+from cdc_outbox.records.mapping import Lanes
+from cdc_outbox.records.router import PLACEHOLDER, TopicTemplate
+
+_TABLE_CHECKS: Final = (
+    "table.columns",
+    "table.select",
+    "table.writers",
+    "table.rows",
+    "publication.table",
+    "publication.columns",
+)
+
+RESERVED: Final = "reserved"
+UNRESERVED: Final = "unreserved"
+
+
+def check_tables(
+    connection: Connection, settings: Settings, around: Server, report: Report
+) -> list[table_rows.TableShape]:
+    """Each outbox table, and whether it is published. Gives the shapes of those whose rows can become events."""
+    published = _inspect(connection, settings, report)
+    good = []
+    found = []
+    for name in settings.tables:
+        try:
+            table = publication.find_table(connection, name)
+        except CdcOutboxError as error:
+            report.fail_with("table.exists", error)
+            report.not_checked(f"there is no table {name}", *_TABLE_CHECKS)
+            continue
+        found.append(table)
+        report.ok("table.exists", f"{name}{', partitioned' if table.partitioned else ''}")
+        shape = table_rows.SnapshotRows(connection).shape(name)
+        if _check_columns(settings, shape, report):
+            good.append(shape)
+        _check_select(connection, settings, shape, around, report)
+        with report.judging("table.writers"):
+            _check_writers(connection, settings, shape, report)
+        with report.judging("table.rows"):
+            _check_rows(connection, settings, shape, around, report)
+        _check_published(settings, table, shape, published, around, report)
+    if not settings.tables:
+        with report.judging("publication.table"):
+            publication.require_published(published, settings.publication, [])
+            report.ok("publication.table", "events are messages, which every publication lets through")
+    if published is not None and (others := publication.other_tables(published, found)) and settings.tables:
+        report.warn(
+            "publication.others",
+            f"publication {settings.publication} also sends {', '.join(map(str, others))}, which no --table names: they are "
+            "decoded, counted and left",
+            "a publication of the outbox's own; or name them with --table, if they are outbox tables",
+        )
+    return good
+
+
+def check_slot(connection: Connection, settings: Settings, around: Server, report: Report) -> None:
+    """The slot: is it ours, is it whole, and what does it keep?"""
+    info = around.slot
+    if info is None:
+        _check_first_start(connection, settings, report)
+        report.not_checked("there is no slot yet", "slot.wal")
+        return
+    recovers = settings.on_slot_lost == "recover"
+    check = "slot.state"
+    try:
+        slot.require_usable(info, lost_is_fine=recovers)
+    except ConfigurationError as error:
+        why = f" ({info.invalidation_reason})" if info.invalidation_reason else ""
+        report.fail(check, error.what + why, error.cure)
+        report.not_checked("it cannot be streamed from", "slot.wal", "slot.failover")
+        return
+    if info.wal_status == slot.LOST:
+        report.warn(
+            check,
+            f"slot {info.name} is lost: the next start replaces it and sends every row that is in the table",
+            "cdc-outbox run --on-slot-lost recover, as it is set: consumers drop what they know",
+        )
+    elif info.active:
+        report.ok(check, f"{info.name}, in use: pid {info.active_pid} streams from it")
+    else:
+        report.ok(check, f"{info.name}, nobody streams from it")
+    _check_kept(info, around, report)
+    _check_failover(connection, settings, info, around, report)
+
+
+def used_columns(settings: Settings, names: Sequence[str]) -> list[str]:
+    """Those of a table's columns that become part of a record, in the table's order."""
+    columns = settings.columns
+    several = (columns.id, columns.key, columns.type, columns.payload, columns.headers)
+    chosen = {next((name for name in wanted if name in names), None) for wanted in several}
+    chosen |= {columns.timestamp, columns.partition, *TopicTemplate(settings.topic).columns, *TRACE_COLUMNS}
+    chosen |= {header.column for header in settings.headers}
+    chosen |= {columns.span_context, *PLACEHOLDER.findall(settings.ce_source or "")}
+    if settings.format != "debezium":
+        chosen |= set(PLACEHOLDER.findall(settings.content_type))
+    return [name for name in names if name in chosen]
+
+
+def relation_of(shape: table_rows.TableShape) -> Relation:
+    """The table as the stream would describe it."""
+    columns = tuple(Column(name, type_oid) for name, type_oid in shape.columns)
+    return Relation(shape.oid, shape.table.schema, shape.table.name, "d", columns)
+
+
+def _inspect(connection: Connection, settings: Settings, report: Report) -> publication.Publication | None:
+    try:
+        return publication.inspect(connection, settings.publication)
+    except CdcOutboxError as error:
+        report.fail_with("publication.table", error)
+        return None
+
+
+def _check_columns(settings: Settings, shape: table_rows.TableShape, report: Report) -> bool:
+    try:
+        Lanes(settings).rows(relation_of(shape))
+    except CdcOutboxError as error:
+        report.fail_with("table.columns", error)
+        return False
+    names = [name for name, _ in shape.columns]
+    report.ok("table.columns", f"{shape.table}: {', '.join(used_columns(settings, names))}")
+    return True
+
+
+def _check_select(
+    connection: Connection, settings: Settings, shape: table_rows.TableShape, around: Server, report: Report
+) -> None:
+    """Needed for the rows that are there before there is a slot, and to recover one that is lost."""
+    check = "table.select"
+    try:
+        table_rows.SnapshotRows(connection).require_readable(shape)
+    except AccessRefused as error:
+        if around.slot is None and settings.create_slot and settings.snapshot:
+            report.fail(
+                check,
+                f"{error.what}; and a first start sends the rows that are in the table",
+                error.cure,
+                "or --no-snapshot, if nobody waits for those rows",
+            )
+        elif settings.on_slot_lost == "recover":
+            report.fail(check, f"{error.what}; and --on-slot-lost recover reads them from the table", error.cure)
+        else:
+            report.warn(
+                check, f"{error.what}; streaming does without, but a lost slot could not be recovered", error.cure
+            )
+    except CdcOutboxError as error:
+        report.fail_with(check, error)
+    else:
+        report.ok(check, f"role {connection.info.user} may read {shape.table}")
+
+
+_WRITERS: Final = """
+SELECT DISTINCT r.rolname
+  FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a, pg_catalog.pg_roles r
+ WHERE c.oid = %(table)s::int8::oid AND a.privilege_type = 'INSERT' AND r.oid = a.grantee
+   AND NOT pg_catalog.has_column_privilege(r.oid, c.oid, %(column)s, 'SELECT')
+ ORDER BY 1
+"""
+
+
+def _check_writers(connection: Connection, settings: Settings, shape: table_rows.TableShape, report: Report) -> None:
+    """Who may INSERT and not read the id: most ORMs send INSERT ... RETURNING."""
+    names = [name for name, _ in shape.columns]
+    column = next((name for name in settings.columns.id if name in names), None)
+    if column is None:
+        report.not_checked(f"{shape.table} has no column for the id", "table.writers")
+        return
+    found = [str(role) for (role,) in connection.execute(_WRITERS, {"table": shape.oid, "column": column})]
+    if found:
+        report.warn(
+            "table.writers",
+            f"{', '.join(found)} may INSERT into {shape.table}, and not read its {column}: INSERT ... RETURNING, which most "
+            "ORMs send, is refused",
+            f"GRANT SELECT ({quote_identifier(column)}) ON TABLE {shape.table.quoted} TO "
+            f"{', '.join(map(quote_identifier, found))};",
+        )
+    else:
+        report.ok("table.writers", f"whoever may INSERT into {shape.table} may read the id of what it wrote")
+
+
+def _check_rows(
+    connection: Connection, settings: Settings, shape: table_rows.TableShape, around: Server, report: Report
+) -> None:
+    """Rows that are deleted as they are inserted can be sent by the stream, and by nothing else."""
+    check = "table.rows"
+    if not table_rows.SnapshotRows(connection).deletes_at_once(shape):
+        report.ok(check, f"rows of {shape.table} stay until they are pruned")
+        return
+    told = f"rows of {shape.table} are deleted as they are inserted"
+    if around.slot is None:
+        cure = "cdc-outbox slot create, or start the relay, before the first event is written"
+        report.warn(
+            check, f"{told}, and there is no slot yet: what is committed before there is one is never sent", cure
+        )
+    elif settings.on_slot_lost == "recover":
+        report.warn(
+            check,
+            f"{told}: --on-slot-lost recover finds nothing to send, and goes on without what the slot had not delivered",
+            "leave --on-slot-lost out, so that a lost slot stops the relay; or keep rows: "
+            f"DROP TRIGGER {table_rows.DELETE_TRIGGER} ON {shape.table.quoted};",
+        )
+    else:
+        report.ok(check, f"{told}: what the slot has not delivered is in the WAL alone")
+
+
+def _check_published(
+    settings: Settings,
+    table: publication.Table,
+    shape: table_rows.TableShape,
+    published: publication.Publication | None,
+    around: Server,
+    report: Report,
+) -> None:
+    name = settings.publication
+    before = report.count("fail")
+    with report.judging("publication.table"):
+        publication.require_published(
+            published, name, [table], older_slot=around.slot is not None, own=settings.own_rows
+        )
+        which = "every row" if settings.shard is None else f"every row of shard {settings.shard}"
+        report.ok("publication.table", f"publication {name} sends {which} inserted into {table.name}")
+    if published is None or report.count("fail") > before:
+        report.not_checked("the table is not published as it must be", "publication.columns")
+        return
+    with report.judging("publication.columns"):
+        used = used_columns(settings, [one for one, _ in shape.columns])
+        publication.require_columns(published, table.name, used, older_slot=around.slot is not None)
+        report.ok("publication.columns", f"of {table.name} none that is used is left out")
+
+
+def _check_first_start(connection: Connection, settings: Settings, report: Report) -> None:
+    check = "slot.state"
+    if not settings.create_slot:
+        report.fail_with(check, slot.missing(settings.slot))
+    elif not settings.tables:
+        report.ok(check, f"there is no slot {settings.slot} yet: a first start makes it; older messages are not sent")
+    elif settings.snapshot:
+        report.ok(
+            check, f"there is no slot {settings.slot} yet: a first start makes it, after it sent the rows in the table"
+        )
+    else:
+        report.warn(
+            check,
+            f"there is no slot {settings.slot} yet, and with --no-snapshot the rows that are in the table are never sent",
+            "leave --no-snapshot out, if anybody waits for them",
+        )
+    standbys = _standbys(connection)
+    if standbys and not settings.failover:
+        _warn_of_failover(connection, f"there are standbys ({standbys}), and the slot would be on none of them", report)
+    else:
+        report.not_checked("there is no slot yet", "slot.failover")
+
+
+def _check_kept(info: slot.SlotInfo, around: Server, report: Report) -> None:
+    check = "slot.wal"
+    kept = max(0, around.current_lsn - info.restart_lsn) if info.restart_lsn is not None else 0
+    safe = "" if info.safe_wal_bytes is None else f", {size(info.safe_wal_bytes)} more until it is in danger"
+    told = f"{size(kept)} of WAL are kept for it{safe}"
+    if info.wal_status == slot.LOST:
+        report.ok(check, "none is kept for it any more")
+    elif info.wal_status == UNRESERVED:
+        report.fail(
+            check,
+            f"{told}: it is beyond max_slot_wal_keep_size, and the next checkpoint may lose it",
+            "start the relay now, and see why it does not keep pace; or give it room: "
+            + around.platform.set("max_slot_wal_keep_size", 2 * max(kept, MUCH_WAL_BYTES)),
+        )
+    elif kept < MUCH_WAL_BYTES:
+        report.ok(check, told)
+    elif info.active:
+        report.warn(
+            check,
+            f"{told}, although a relay streams from it",
+            "is Kafka reachable for it (its log, /readyz?verbose)? Is an old transaction open (database.transactions)?",
+        )
+    else:
+        report.warn(
+            check,
+            f"{told}, and nobody streams from it",
+            "cdc-outbox run; or, if it is not needed any more: cdc-outbox slot drop",
+        )
+
+
+def _check_failover(
+    connection: Connection, settings: Settings, info: slot.SlotInfo, around: Server, report: Report
+) -> None:
+    check = "slot.failover"
+    standbys = _standbys(connection)
+    if info.failover:
+        _check_held_back(connection, standbys, around.platform, report)
+    elif settings.failover:
+        with report.judging(check):
+            slot.require_failover(connection)
+            report.ok(check, "the next start has standbys keep a copy of it")
+    elif standbys:
+        _warn_of_failover(connection, f"there are standbys ({standbys}), and none keeps a copy of the slot", report)
+    else:
+        report.ok(check, "no standby is known to this server")
+
+
+def _check_held_back(connection: Connection, standbys: str, platform: Platform, report: Report) -> None:
+    """Whether the relay is shown only what a standby has, too."""
+    row = connection.execute("SELECT pg_catalog.current_setting('synchronized_standby_slots', true)").fetchone()
+    if standbys and not (row and row[0]):
+        report.warn(
+            "slot.failover",
+            "standbys keep a copy of it, and synchronized_standby_slots is empty: after a failover consumers may know of "
+            "events that the new primary does not",
+            f"{platform.set('synchronized_standby_slots', standbys)} (while such a standby is down, no event is sent: "
+            "docs/how-to/fail-over.md)",
+        )
+    else:
+        report.ok("slot.failover", "standbys keep a copy of it")
+
+
+def _warn_of_failover(connection: Connection, what: str, report: Report) -> None:
+    """After a failover there would be no slot: a first start, which sends every row again, and cannot send deleted ones."""
+    try:
+        slot.require_failover(connection)
+    except ConfigurationError as error:
+        cure = error.cure.replace("leave --failover out, and ", "")
+    else:
+        cure = "cdc-outbox run --failover; and on the servers what docs/how-to/fail-over.md tells"
+    report.warn("slot.failover", f"{what}: a failover would lose it", cure)
+
+
+def _standbys(connection: Connection) -> str:
+    """Physical replication slots: standbys have them, and everybody may see them."""
+    query = "SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary ORDER BY 1"
+    return ", ".join(str(name) for (name,) in connection.execute(query))

@@ -1,0 +1,217 @@
+"""Prune: delete rows of the outbox that are delivered and older than wanted, in small transactions.
+
+In: an order (tables, slot, publication, age), a wish to stop. Out: `Pruned`, what went and what has to wait; our errors.
+Never: an undelivered row deleted. It takes a fence (`postgres.retention`), waits until the slot's confirmed flush LSN has
+reached it, and deletes what is old and behind it. When the slot does not get there in time, nothing is deleted.
+Never either: a lock that a writer waits for, or a transaction longer than one batch.
+
+Whoever told the relay to leave rows out (`--on-poison skip`, `--no-snapshot`, a slot made by hand) has said that they need
+not be delivered: these go with the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from cdc_outbox.config.shards import with_siblings
+from cdc_outbox.errors import ConnectionLost, Unreachable
+from cdc_outbox.identifiers import TableName
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.postgres import connect, partitions, publication, retention, server
+from cdc_outbox.shutdown import Stop, Stopped
+
+POLL_SECONDS: Final = 0.1
+"""Between two looks at the slot: the confirmed position follows delivery within 0.2 s."""
+
+LOCK_SECONDS: Final = 5.0
+"""How long a batch waits for somebody else's lock, a migration's: longer, and the rest goes next time."""
+
+DROP_TRIES: Final = 5
+"""For partitions, when somebody's lock is in the way: with a pause, in which those who wait behind us get on."""
+
+DROP_PAUSE_SECONDS: Final = 2.0
+
+BATCH_ROWS: Final = 1000
+"""Rows of one transaction: some 10 ms, and nobody waits for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOrder:
+    """What to delete. Units: seconds."""
+
+    dsn: str
+    slot: str
+    publication: str
+    tables: tuple[TableName, ...]
+    older_than: float
+    """0: every row that is delivered."""
+    age_column: str | None = None
+    """None: the first of `retention.AGE_COLUMNS` that the table has."""
+    batch: int = BATCH_ROWS
+    wait: float = 60.0
+    """How long the slot may take to reach the fence. An idle slot moves on every ten seconds."""
+    dry_run: bool = False
+    also: tuple[str, ...] = ()
+    """More slots that have to have confirmed it. With the slot of a shard, those of the other shards count by themselves."""
+    partitions_ahead: int | None = None
+    """For a table that is partitioned by time: make the partitions of so many days to come. None: make none."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """All that have to have confirmed a row before it goes: a shard's slot says nothing of the other shards' rows."""
+        return tuple(dict.fromkeys(one for name in (self.slot, *self.also) for one in with_siblings(name)))
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What came of it, so far. In a dry run: what would."""
+
+    rows: dict[TableName, int] = field(default_factory=dict)
+    held: dict[TableName, int] = field(default_factory=dict)
+    """Rows that are old, and written by transactions that were over too late to know that they are delivered."""
+
+    dropped: list[TableName] = field(default_factory=list)
+    """Partitions that went as a whole; their rows are counted in `rows`."""
+    made: list[TableName] = field(default_factory=list)
+    """Partitions for days to come."""
+
+    @property
+    def total(self) -> int:
+        """Rows of all tables."""
+        return sum(self.rows.values())
+
+
+class Watcher:
+    """Hears of the progress. This one does nothing with it."""
+
+    def waiting(self, lsn: Lsn) -> None:
+        """The slot has not confirmed `lsn` yet."""
+
+    def begins(self, table: TableName, rows: int) -> None:
+        """So many rows of this table are to go, about. Told only to those who want it counted (`counts`)."""
+
+    def stepped(self, table: TableName, rows: int) -> None:
+        """So many went, in one step."""
+
+    counts = False
+    """Whether rows are counted before they are deleted: it reads them once more."""
+
+
+def prune(
+    order: PruneOrder,
+    stop: Stop,
+    watcher: Watcher,
+    *,
+    delivered: Callable[[Lsn], bool] = lambda _lsn: True,
+) -> Pruned:
+    """Do it. `delivered`: what the caller itself knows of a position, besides the slot.
+
+    Raises ConfigurationError (no slot, no age, not published), AccessRefused with the GRANT, Undelivered when the slot does not
+    reach the fence in time, Unreachable, or Stopped: what is deleted by then stays deleted.
+    """
+    result = Pruned()
+    with connect.open_connection(order.dsn, stop, lock_timeout=LOCK_SECONDS) as connection:
+        server.require_primary(connection)
+        found = _require_published(connection, order)
+        everything = order.older_than == 0
+        old_rows = [
+            retention.find_old_rows(connection, table, order.age_column, all_are_old=everything) for table in found
+        ]
+        if order.partitions_ahead is not None and not order.dry_run:
+            for table in found:
+                if partitions.time_key(connection, table) is not None:
+                    result.made += partitions.make_ahead(connection, table, order.partitions_ahead)
+        guards = [retention.SlotGuard(connection, name) for name in order.slots]
+        fence = retention.take_fence(connection, order.older_than)
+
+        def until_delivered(lsn: Lsn) -> None:
+            _wait(guards, lsn, order.wait, stop, watcher, delivered)
+
+        if not order.dry_run:
+            until_delivered(fence.lsn)
+            _require_published(connection, order)
+        for old in old_rows:
+            result.rows[old.table.name] = result.held[old.table.name] = 0
+            if not order.dry_run:
+                _drop_partitions(connection, old, fence, until_delivered, watcher, result, stop)
+            _prune_table(connection, old, fence, order, watcher, result, stop)
+    return result
+
+
+def _require_published(connection: connect.Connection, order: PruneOrder) -> list[publication.Table]:
+    """Find the tables. Raises ConfigurationError for one whose rows are not streamed: then the slot tells nothing of them."""
+    found = [publication.find_table(connection, name) for name in order.tables]
+    published = publication.inspect(connection, order.publication)
+    publication.require_published(published, order.publication, found, older_slot=True)
+    return found
+
+
+def _wait(
+    guards: list[retention.SlotGuard],
+    lsn: Lsn,
+    seconds: float,
+    stop: Stop,
+    watcher: Watcher,
+    delivered: Callable[[Lsn], bool],
+) -> None:
+    rounds = max(1, round(seconds / POLL_SECONDS))
+    behind = guards
+    for turn in range(rounds + 1):
+        behind = [guard for guard in guards if not guard.has_confirmed(lsn)]
+        if not behind and delivered(lsn):
+            return
+        if not turn:
+            watcher.waiting(lsn)
+        if turn < rounds and stop.wait(POLL_SECONDS):
+            raise Stopped
+    raise (behind or guards)[0].undelivered(lsn, seconds)
+
+
+def _drop_partitions(
+    connection: connect.Connection,
+    old: retention.OldRows,
+    fence: retention.Fence,
+    until_delivered: Callable[[Lsn], None],
+    watcher: Watcher,
+    result: Pruned,
+    stop: Stop,
+) -> None:
+    """Whole partitions that are old, where the table is partitioned by the column that tells the age."""
+    if old.age_column is None or partitions.time_key(connection, old.table) != old.age_column:
+        return
+    names = partitions.old(connection, old.table, fence.cutoff)
+    for turn in range(1, DROP_TRIES + 1) if names else ():
+        try:
+            for partition in partitions.drop(connection, names, until_delivered):
+                result.dropped.append(partition.name)
+                result.rows[old.table.name] += partition.rows
+                watcher.stepped(old.table.name, partition.rows)
+            return
+        except Unreachable as error:
+            if turn == DROP_TRIES or isinstance(error, ConnectionLost):
+                raise
+        if stop.wait(DROP_PAUSE_SECONDS):
+            raise Stopped
+
+
+def _prune_table(
+    connection: connect.Connection,
+    old: retention.OldRows,
+    fence: retention.Fence,
+    order: PruneOrder,
+    watcher: Watcher,
+    result: Pruned,
+    stop: Stop,
+) -> None:
+    table = old.table.name
+    if watcher.counts and not order.dry_run:
+        counted = retention.walk(connection, old, fence, order.batch, delete=False)
+        watcher.begins(table, sum(step.rows for step in counted))
+    for step in retention.walk(connection, old, fence, order.batch, delete=not order.dry_run):
+        result.rows[table] += step.rows
+        result.held[table] += step.held
+        watcher.stepped(table, step.rows)
+        if stop.requested:
+            raise Stopped

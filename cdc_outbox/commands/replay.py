@@ -1,0 +1,166 @@
+"""Replay: rows that are still in the table, sent to Kafka once more, each with a header that says so.
+
+In: settings (those of `run`), a selection of rows, a rate. Out: the same records as the relay makes of these rows, in the order
+of `seq`, with the header `outbox.replay`: when the replay began. How many rows there are and what they look like, before.
+Never: a second way from a row to a record (`first_start.RowSender` is the one), or a touch of the slot.
+
+A replay goes around the order of the stream: a record of today comes behind, before or between the live ones of its key.
+All rows are read in one transaction, as long as the replay itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import PoisonEvent
+from cdc_outbox.identifiers import TableName
+from cdc_outbox.kafka.producer import Publisher
+from cdc_outbox.kafka.properties import effective
+from cdc_outbox.postgres import table_rows
+from cdc_outbox.postgres.selection import Selection, condition
+from cdc_outbox.records.mapping import Lanes, SnapshotLane
+from cdc_outbox.records.router import KafkaRecord
+from cdc_outbox.relay.poison import PoisonPolicy
+from cdc_outbox.relay.snapshot import RowSender, lane_of, row_order
+from cdc_outbox.shutdown import Stop
+
+HEADER: Final = "outbox.replay"
+"""Its value: when the replay began, ISO 8601 in UTC. Consumers that want no replay leave records with it."""
+
+SAMPLE_ROWS: Final = 10
+"""Rows that are shown before a replay."""
+
+SLICE_SECONDS: Final = 0.1
+"""With a rate: so much of it is sent in one go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A row as it would be sent; `error`: why no record can be made of it."""
+
+    table: TableName
+    id: str | None
+    type: str | None
+    key: str | None
+    topic: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a replay would send."""
+
+    counts: dict[TableName, int]
+    samples: list[Sample]
+
+    @property
+    def total(self) -> int:
+        """Rows of all tables."""
+        return sum(self.counts.values())
+
+
+class Replay:
+    """One replay. `preview()`, then `run()`."""
+
+    def __init__(self, settings: Settings, selection: Selection, stop: Stop) -> None:
+        """Raises ConfigurationError for a broken --topic or a refused Kafka property."""
+        self._settings = settings
+        self._selection = selection
+        self._stop = stop
+        self._lanes = Lanes(settings)
+        self._properties = effective(settings.kafka(), settings)
+        self.counters = Counters()
+
+    def preview(self, samples: int = SAMPLE_ROWS) -> Preview:
+        """Look at the rows; needs no Kafka. Raises ConfigurationError, AccessRefused, Unreachable or Stopped."""
+        counts: dict[TableName, int] = {}
+        shown: list[Sample] = []
+        for table in self._settings.tables:
+            with self._snapshot() as snapshot:
+                shape = snapshot.shape(table)
+                where = condition(self._selection, shape, self._settings.columns)
+                counts[table] = snapshot.count(table, where)
+                lane = lane_of(self._lanes, shape)
+                wanted = samples - len(shown)
+                if counts[table] and wanted > 0:
+                    first = next(snapshot.read(shape, row_order(self._settings), where=where))
+                    shown += [_sample(table, lane, cells) for cells in first[:wanted]]
+        return Preview(counts, shown)
+
+    def run(self, rate: float | None, told: Callable[[int], None], *, told_seconds: float) -> int:
+        """Send them, at most `rate` a second; `told` hears every so often how many are delivered. Gives how many rows.
+
+        Raises Stopped, PoisonEvent (--on-poison stop), AccessRefused, ConfigurationError or Unreachable.
+        """
+        settings = self._settings
+        policy = PoisonPolicy(
+            settings.on_poison,
+            settings.dead_letter_topic,
+            int(self._properties["message.max.bytes"]),
+            self.counters,
+        )
+        publisher = Publisher(self._properties, self.counters, reread=settings.kafka)
+        try:
+            publisher.reach()
+            sender = RowSender(publisher, policy, self.counters, self._stop, told, told_seconds=told_seconds)
+            sender.time = int(time.time() * 1000)
+            stamp = datetime.fromtimestamp(sender.time / 1000, UTC).isoformat(timespec="milliseconds").encode()
+            with self._snapshot() as snapshot:
+                for table in settings.tables:
+                    self._send(sender, snapshot, table, stamp, rate)
+            sender.finish()
+            return sender.sent
+        finally:
+            publisher.abandon()
+
+    def _send(
+        self, sender: RowSender, snapshot: table_rows.SnapshotRows, table: TableName, stamp: bytes, rate: float | None
+    ) -> None:
+        shape = snapshot.shape(table)
+        where = condition(self._selection, shape, self._settings.columns)
+        lane = _marked(lane_of(self._lanes, shape), stamp)
+        due = time.monotonic()
+        for batch in snapshot.read(shape, row_order(self._settings), where=where):
+            size = max(1, round(rate * SLICE_SECONDS)) if rate else len(batch)
+            for first in range(0, len(batch), size):
+                cells = batch[first : first + size]
+                if rate:
+                    sender.pause(due)
+                    due = max(due, time.monotonic() - SLICE_SECONDS) + len(cells) / rate
+                sender.send(lane, cells)
+
+    def _snapshot(self) -> AbstractContextManager[table_rows.SnapshotRows]:
+        return table_rows.open_snapshot(self._settings.dsn.reveal(), None, self._stop)
+
+
+def _marked(lane: SnapshotLane, stamp: bytes) -> SnapshotLane:
+    """The lane, its records marked."""
+    plain = lane.record
+
+    def record(cells: Sequence[bytes | None], commit_time: int) -> KafkaRecord:
+        made = plain(cells, commit_time)
+        made.headers.append((HEADER, stamp))
+        return made
+
+    lane.record = record
+    return lane
+
+
+def _sample(table: TableName, lane: SnapshotLane, cells: table_rows.Cells) -> Sample:
+    try:
+        topic, error = lane.record(cells, 0).topic, None
+    except PoisonEvent as poison:
+        topic, error = None, poison.what
+    event = lane.event(cells)
+    return Sample(table, _text(event.id), _text(event.type), _text(event.key), topic, error)
+
+
+def _text(cell: bytes | None) -> str | None:
+    return None if cell is None else cell.decode(errors="replace")

@@ -1,0 +1,205 @@
+"""The replication slot by hand: made at the present position, looked at, dropped.
+
+In: a DSN and a slot's name. Out: `SlotStatus`, a slot more or a slot less.
+Never: a slot dropped that somebody uses or that belongs to another database, a slot left behind by a wait that was
+interrupted, a privilege beyond what streaming needs (REPLICATION; none at all for looking).
+
+PostgreSQL manual: 47.2.3 Replication Slots; 52.20 pg_replication_slots; 54.4 CREATE_REPLICATION_SLOT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError
+from cdc_outbox.lsn import Lsn, format_lsn
+from cdc_outbox.postgres import connect, publication, server, slot
+from cdc_outbox.postgres.replication import ReplicationSession
+from cdc_outbox.shutdown import Stop
+
+PATIENCE_SECONDS: Final = 5.0
+"""A slot is made in milliseconds unless a transaction is open: after this long somebody wonders what it waits for."""
+
+REMINDER_SECONDS: Final = 30.0
+"""Between two words on what it still waits for."""
+
+Say = Callable[[str], None]
+"""Takes a sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """A slot, and how far the server is."""
+
+    slot: slot.SlotInfo
+    current_lsn: Lsn
+
+    @property
+    def lag_bytes(self) -> int | None:
+        """WAL written since what was confirmed last; None for a slot that confirms nothing."""
+        return _distance(self.slot.confirmed_flush_lsn, self.current_lsn)
+
+    @property
+    def retained_wal_bytes(self) -> int | None:
+        """WAL that the server keeps for this slot; None when it keeps none."""
+        return _distance(self.slot.restart_lsn, self.current_lsn)
+
+    def document(self) -> dict[str, str | int | bool | None]:
+        """As JSON is to have it. Names that `cdc-outbox status` has too mean the same."""
+        info = self.slot
+        return {
+            "slot": info.name,
+            "plugin": info.plugin,
+            "slot_type": info.slot_type,
+            "database": info.database,
+            "temporary": info.temporary,
+            "slot_active": info.active,
+            "active_pid": info.active_pid,
+            "wal_status": info.wal_status,
+            "confirmed_flush_lsn": _text(info.confirmed_flush_lsn),
+            "restart_lsn": _text(info.restart_lsn),
+            "current_lsn": format_lsn(self.current_lsn),
+            "lag_bytes": self.lag_bytes,
+            "retained_wal_bytes": self.retained_wal_bytes,
+            "safe_wal_bytes": info.safe_wal_bytes,
+            "failover": info.failover,
+        }
+
+
+def read_status(dsn: str, name: str) -> SlotStatus:
+    """Look the slot up. Raises ConfigurationError when there is none; a slot that nobody can use is no error here."""
+    with connect.open_connection(dsn) as connection:
+        info = slot.inspect(connection, name)
+        current = server.current_lsn(connection)
+        database = connection.info.dbname
+    if info is None:
+        raise ConfigurationError(
+            f"slot {name} does not exist",
+            cure="cdc-outbox run makes it by itself, and first sends the rows that are in the table; "
+            f"cdc-outbox slot create makes it now. Slots are those of the server that has database {database}",
+            slot=name,
+        )
+    return SlotStatus(info, current)
+
+
+def create_slot(
+    dsn: str, name: str, publication_name: str, stop: Stop, say: Say, *, failover: bool = False
+) -> slot.CreatedSlot:
+    """Make a permanent slot that begins now, `failover`: one that standbys keep. `say` gets warnings and what it waits for.
+
+    Raises ConfigurationError (the name is taken, wal_level, no slot free, no failover slots before PostgreSQL 17),
+    AccessRefused, Unreachable (also on a standby), or Stopped, with no slot left.
+    """
+    with connect.open_connection(dsn) as connection:
+        server.require_primary(connection)
+        server.require_logical(connection)
+        if failover:
+            slot.require_failover(connection)
+        if slot.inspect(connection, name) is not None:
+            raise ConfigurationError(
+                f"slot {name} exists already", cure="see cdc-outbox slot status; or choose another name with --slot"
+            )
+        if publication.inspect(connection, publication_name) is None:
+            say(
+                f"warning: there is no publication {publication_name} yet. What is written before it exists is never "
+                "streamed, by no slot: cdc-outbox sql install --apply"
+            )
+    session = ReplicationSession(dsn, stop)
+    try:
+        created = create_patiently(session, dsn, name, say)
+        if failover:
+            slot.make_failover(session, name)
+        return created
+    finally:
+        session.close()
+
+
+def create_patiently(
+    session: ReplicationSession, dsn: str, name: str, say: Say, *, temporary: bool = False, snapshot: bool = False
+) -> slot.CreatedSlot:
+    """As `slot.create`, and `say` hears what it waits for when that takes long. Raises Stopped with no slot left behind."""
+    with _explained(dsn, say):
+        return slot.create(session, name, temporary=temporary, snapshot=snapshot)
+
+
+def require_droppable(status: SlotStatus) -> None:
+    """Raise SlotBusy when somebody streams from it, ConfigurationError when it is another database's."""
+    info = status.slot
+    slot.require_idle(info)
+    if info.database not in {None, info.current_database}:
+        raise ConfigurationError(
+            f"slot {info.name} belongs to database {info.database}, not to {info.current_database}",
+            cure="name that database in --dsn, if this is really the slot you mean",
+            slot=info.name,
+        )
+
+
+def what_dropping_means(status: SlotStatus) -> str:
+    """For a person who is about to say yes."""
+    info, lag, retained = status.slot, status.lag_bytes, status.retained_wal_bytes
+    if info.slot_type != "logical" or info.plugin != slot.PLUGIN:
+        kind = f"a logical slot of plugin {info.plugin}" if info.plugin else "a physical slot: a standby may live on it"
+        return f"Slot {info.name} is not one of cdc-outbox: it is {kind}. Whatever reads from it cannot go on."
+    return (
+        f"Slot {info.name} knows how far its relay has come ({_text(info.confirmed_flush_lsn) or 'nowhere'}, "
+        f"{_bytes(lag)} behind the server). Without it that is forgotten: a relay that starts again makes a new slot and "
+        "first sends every row that is still in the table, delivered ones too, with the same ids. Rows that were deleted "
+        f"before they were delivered are lost. The server may remove {_bytes(retained)} of WAL that it keeps for the slot."
+    )
+
+
+def drop_slot(dsn: str, name: str) -> None:
+    """Drop it, if it is droppable at this moment. Raises SlotBusy or ConfigurationError, with nothing done."""
+    require_droppable(read_status(dsn, name))
+    with connect.open_connection(dsn) as connection:
+        slot.drop(connection, name)
+
+
+@contextlib.contextmanager
+def _explained(dsn: str, say: Say) -> Iterator[None]:
+    """While the block takes longer than PATIENCE_SECONDS, say which sessions it waits for."""
+    done = threading.Event()
+
+    def watch() -> None:
+        pause = PATIENCE_SECONDS
+        while not done.wait(pause):
+            words = _whom_it_waits_for(dsn)
+            if not done.is_set():
+                say(words)
+            pause = REMINDER_SECONDS
+
+    threading.Thread(target=watch, name="blockers", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _whom_it_waits_for(dsn: str) -> str:
+    try:
+        with connect.open_connection(dsn) as connection:
+            open_still = slot.blockers(connection) + [each.words for each in slot.prepared(connection)]
+    except CdcOutboxError as error:
+        return f"still waiting for PostgreSQL to make the slot ({error})"
+    if not open_still:
+        return "still waiting for PostgreSQL to make the slot"
+    return (
+        "waiting: a slot begins when every transaction that has written something by now is over. Still open: "
+        + "; ".join(open_still)
+    )
+
+
+def _distance(of: Lsn | None, to: Lsn) -> int | None:
+    return None if of is None else max(0, to - of)
+
+
+def _text(lsn: Lsn | None) -> str | None:
+    return None if lsn is None else format_lsn(lsn)
+
+
+def _bytes(count: int | None) -> str:
+    return "an unknown number of bytes" if count is None else f"{count:,} bytes"

@@ -1,0 +1,272 @@
+"""Events as JSON lines, from a temporary slot of our own: what the relay would send, without Kafka and beside the relay.
+
+In: `Settings` (where to read, and how rows become records), a file descriptor to write to. Out: lines (`event_lines`).
+Never: the relay's slot touched, an event acknowledged before its line is written, a line held back by the ones after it.
+
+The temporary slot goes with our connection, however that ends. It is told what was printed, so that the server need not
+keep WAL for a tail that runs for days. A reader that pauses (`less`) pauses us, and only us: the server still hears that
+we live. What stops the relay, an event that no record can be made of, is a line here.
+PostgreSQL manual: 54.4 CREATE_REPLICATION_SLOT (TEMPORARY, SNAPSHOT 'export'), START_REPLICATION.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import time
+from typing import Final
+
+from cdc_outbox.commands.event_lines import event_line, poison_line
+from cdc_outbox.commands.slots import Say, create_patiently
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import ConnectionLost, PoisonEvent, ProtocolError
+from cdc_outbox.identifiers import TableName
+from cdc_outbox.lsn import UNSET, Lsn, format_lsn
+from cdc_outbox.postgres import connect, pgoutput, publication, server, table_rows, wire
+from cdc_outbox.postgres.pgoutput import Column, LogicalMessage, Relation
+from cdc_outbox.postgres.replication import ReplicationSession
+from cdc_outbox.postgres.stream import ReplicationStream
+from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Lane, Lanes, MessageLane, RowLane, Source
+from cdc_outbox.relay.feedback import Feedback
+from cdc_outbox.relay.ledger import AckLedger
+from cdc_outbox.shutdown import Stop, Stopped
+
+MESSAGES_PER_TURN: Final = 1000
+"""A few milliseconds of work between two looks at the server, the reader and the wish to stop."""
+
+WAIT_SECONDS: Final = 0.5
+"""The longest sleep: after it we look whether anybody still reads what we print."""
+
+FAREWELL_SECONDS: Final = 1.0
+"""For a slow reader to take the rest of the last lines after Ctrl-C."""
+
+SLOT_PREFIX: Final = "cdc_outbox_tail_"
+"""Whoever finds it in pg_replication_slots knows whose it is."""
+
+
+class Output:
+    """A file descriptor to print to, without waiting for its reader longer than one is willing to."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._pending = bytearray()
+        self._poller = select.poll()
+
+    @property
+    def empty(self) -> bool:
+        """Whether all lines are written."""
+        return not self._pending
+
+    def add(self, line: bytes) -> None:
+        """Take a line to be written."""
+        self._pending += line
+
+    def write(self, seconds: float) -> None:
+        """Write what the reader takes within `seconds`. Raises BrokenPipeError when nobody reads any more."""
+        deadline = time.monotonic() + seconds
+        self._poller.register(self._descriptor, select.POLLOUT)
+        while self._pending and (ready := self._poller.poll(max(0.0, deadline - time.monotonic()) * 1000)):
+            if ready[0][1] & select.POLLERR:
+                raise BrokenPipeError
+            # So much a pipe that is ready takes at once, or a write would block, and with it everything else.
+            written = os.write(self._descriptor, self._pending[: select.PIPE_BUF])
+            del self._pending[:written]
+
+    def check_reader(self) -> None:
+        """Raise BrokenPipeError when nobody reads any more, which a pipe tells without a write."""
+        self._poller.register(self._descriptor, 0)
+        if any(event & select.POLLERR for _, event in self._poller.poll(0)):
+            raise BrokenPipeError
+
+
+class Tail:
+    """One tail. `run()` prints until stopped, or until `limit` events are printed."""
+
+    def __init__(
+        self, settings: Settings, output: Output, stop: Stop, say: Say, *, from_now: bool, limit: int | None
+    ) -> None:
+        """`say` gets what is not data. Raises ConfigurationError for a broken --topic."""
+        self._settings = settings
+        self._output = output
+        self._stop = stop
+        self._say = say
+        self._from_now = from_now
+        self._left = limit
+        self._lanes = Lanes(settings)
+        self._timed = settings.columns.timestamp is not None
+
+    def run(self) -> None:
+        """Print. Returns after a stop, and after the last event of a limit.
+
+        Raises ConfigurationError, AccessRefused (with the GRANT), Unreachable; BrokenPipeError when nobody reads.
+        """
+        try:
+            self._run(self._settings.dsn.reveal())
+            while not (self._output.empty or self._stop.requested):
+                self._output.write(WAIT_SECONDS)
+        except Stopped:
+            pass
+        self._output.write(FAREWELL_SECONDS)
+
+    def _run(self, dsn: str) -> None:
+        self._check(dsn)
+        name = f"{SLOT_PREFIX}{secrets.token_hex(6)}"
+        session = ReplicationSession(dsn, self._stop)
+        try:
+            session.notice = lambda _sqlstate, message: self._say(f"PostgreSQL: {message}")
+            created = create_patiently(session, dsn, name, self._say, temporary=True, snapshot=not self._from_now)
+            if created.snapshot is not None:
+                self._print_rows(dsn, created.snapshot)
+            if not self._finished:
+                stream = ReplicationStream.start(
+                    session,
+                    self._stop,
+                    slot=name,
+                    publication=self._settings.publication,
+                    tables=bool(self._settings.tables),
+                    messages=self._settings.reads_messages,
+                )
+                self._follow(stream)
+        finally:
+            session.close()
+
+    def _check(self, dsn: str) -> None:
+        """As the relay does before it streams: from 18 on, a publication that is missing would be silence."""
+        with connect.open_connection(dsn) as connection:
+            server.require_logical(connection)
+            tables = [publication.find_table(connection, table) for table in self._settings.tables]
+            published = publication.inspect(connection, self._settings.publication)
+            publication.require_published(published, self._settings.publication, tables)
+
+    @property
+    def _finished(self) -> bool:
+        return self._left == 0 or self._stop.requested
+
+    def _print(self, line: bytes) -> None:
+        self._output.add(line)
+        if self._left is not None:
+            self._left -= 1
+
+    # -- the rows that are in the table
+
+    def _print_rows(self, dsn: str, exported: str) -> None:
+        with table_rows.open_snapshot(dsn, exported, self._stop, otherwise="--from-now: no table is read") as snapshot:
+            for table in self._settings.tables:
+                self._print_table(snapshot, table)
+
+    def _print_table(self, snapshot: table_rows.SnapshotRows, table: TableName) -> None:
+        shape = snapshot.shape(table)
+        columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
+        lane = self._lanes.snapshot(Relation(shape.oid, table.schema, table.name, "d", columns))
+        order = [name for name in ("seq", self._settings.columns.timestamp, "created_at") if name]
+        for batch in snapshot.read(shape, order):
+            for cells in batch:
+                if self._finished:
+                    return
+                self._print(_line_of(lane, cells, 0, None, timed=self._timed))
+            while not (self._output.empty or self._stop.requested):
+                self._output.write(WAIT_SECONDS)
+
+    # -- the stream
+
+    def _follow(self, stream: ReplicationStream) -> None:
+        self._stream = stream
+        self._ledger = AckLedger()
+        self._feedback = Feedback(stream, self._ledger, Counters())
+        self._relations: dict[bytes, Relation] = {}
+        self._messages = self._lanes.messages(Counters())
+        self._found: dict[bytes, RowLane | None] = {}
+        self._commit_time, self._commit_lsn = 0, UNSET
+        self._listening_since = time.monotonic()
+        try:
+            while not self._finished:
+                self._turn()
+        finally:
+            stream.close()
+
+    def _turn(self) -> None:
+        """Print what was read, or read some more; then tell the server how far we have come."""
+        patience = min(WAIT_SECONDS, max(0.0, self._feedback.due() - time.monotonic()))
+        if self._output.empty:
+            self._stream.wait(patience)
+            self._output.check_reader()
+            self._read()
+            self._output.write(0.0)
+        else:
+            self._output.write(patience)
+            self._listening_since = time.monotonic()
+        if self._output.empty:
+            self._ledger.advance()
+        self._feedback.tell()
+
+    def _read(self) -> None:
+        messages = self._stream.receive(MESSAGES_PER_TURN)
+        if not messages:
+            silence = time.monotonic() - max(self._stream.last_received, self._listening_since)
+            if silence > self._stream.wal_sender_timeout:
+                raise ConnectionLost(f"PostgreSQL has been silent for {silence:.0f} s, though asked: the wire is dead")
+        for message in messages:
+            if self._finished:
+                return
+            if message[0] == wire.XLOGDATA:
+                self._take(message)
+            else:
+                keepalive = wire.parse_keepalive(message)
+                self._ledger.keepalive(keepalive.wal_end)
+                self._feedback.keepalive(keepalive)
+
+    def _take(self, message: bytes) -> None:
+        kind = message[PGOUTPUT_AT]
+        if kind == pgoutput.INSERT:
+            lane = self._lane(message[ROW_OID])
+            if lane is not None:
+                self._print(_line_of(lane, message, self._commit_time, self._commit_lsn))
+        elif kind == pgoutput.BEGIN:
+            begin = pgoutput.decode(message, PGOUTPUT_AT)
+            assert isinstance(begin, pgoutput.Begin)
+            self._commit_time = wire.unix_milliseconds(begin.commit_time)
+            self._commit_lsn = begin.final_lsn
+            self._lanes.begin(begin.final_lsn)
+            self._ledger.begin(self._commit_time / 1000)
+        elif kind == pgoutput.COMMIT:
+            commit = pgoutput.decode(message, PGOUTPUT_AT)
+            assert isinstance(commit, pgoutput.Commit)
+            self._ledger.commit(commit.end_lsn)
+        elif kind == pgoutput.RELATION:
+            relation = pgoutput.decode(message, PGOUTPUT_AT)
+            assert isinstance(relation, Relation)
+            self._relations[relation.oid.to_bytes(4, "big")] = relation
+            self._found.pop(relation.oid.to_bytes(4, "big"), None)
+        elif kind == pgoutput.MESSAGE and self._messages is not None:
+            logical = pgoutput.decode(message, PGOUTPUT_AT)
+            assert isinstance(logical, LogicalMessage)
+            self._take_logical(logical, self._messages)
+
+    def _take_logical(self, message: LogicalMessage, lane: MessageLane) -> None:
+        if lane.takes(message):
+            self._print(_line_of(lane, message.content, self._commit_time, self._commit_lsn))
+
+    def _lane(self, oid: bytes) -> RowLane | None:
+        """The lane of a relation; None when its rows are not for us, which is said once."""
+        if oid not in self._found:
+            relation = self._relations.get(oid)
+            if relation is None:
+                raise ProtocolError(
+                    f"an Insert of relation {int.from_bytes(oid, 'big')}, which was never described",
+                    lsn=format_lsn(self._commit_lsn),
+                )
+            table = TableName(relation.schema, relation.name)
+            ours = self._lanes.is_outbox(table)
+            self._found[oid] = self._lanes.rows(relation) if ours else None
+            if not ours:
+                self._say(f"rows of {table} are left out: no --table names it")
+        return self._found[oid]
+
+
+def _line_of(lane: Lane[Source], source: Source, commit_time: int, lsn: Lsn | None, *, timed: bool = True) -> bytes:
+    try:
+        return event_line(lane.record(source, commit_time), lane.name, lsn, timed=timed)
+    except PoisonEvent as error:
+        return poison_line(error, lane.name, lsn)

@@ -1,0 +1,59 @@
+"""From the version of the SQL objects that a database has to that of this program.
+
+In: a DSN and names. Out: an `Upgrade`: which version is there, and the script that leads to the newest.
+Never: a second set of scripts. `sql/outbox.sql` leads from any version to its own, and changes nothing where it was run before;
+this finds the payload type that it has to be rendered for, and whether it is needed. The version is in the table's comment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cdc_outbox.commands.install import PAYLOAD_TYPES, SQL_VERSION, InstallOptions, render_install
+from cdc_outbox.commands.installation import read_installation
+from cdc_outbox.errors import ConfigurationError
+
+UNKNOWN: Final = 0
+"""Version of a table that the script has not been run on, or long ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """`version` is there; `script` leads to `newest`. None: there is nothing to do."""
+
+    version: int
+    newest: int
+    options: InstallOptions
+    script: str | None
+
+
+def find_upgrade(dsn: str, options: InstallOptions) -> Upgrade:
+    """Look what is installed; `options.payload_type` does not matter.
+
+    Raises ConfigurationError when there is no such table, its payload has another type than the script knows, or it was
+    installed by a newer program; Unreachable.
+    """
+    found = read_installation(dsn, options)
+    if not found.table:
+        raise ConfigurationError(
+            f"table {options.table} is not there, so there is nothing to upgrade",
+            cure="cdc-outbox sql install --apply; or name the table with --table",
+            table=str(options.table),
+        )
+    payload_type = next((known for known in PAYLOAD_TYPES if known == found.payload_type), None)
+    if payload_type is None:
+        raise ConfigurationError(
+            f"the payload of table {options.table} is of type {found.payload_type}, which no script is for",
+            cure=f"change the column to one of {', '.join(PAYLOAD_TYPES)}, or keep the table as it is: the relay may know it",
+            table=str(options.table),
+        )
+    version = found.version or UNKNOWN
+    if version > SQL_VERSION:
+        raise ConfigurationError(
+            f"table {options.table} was installed by a newer cdc-outbox: it has version {version}, this program {SQL_VERSION}",
+            cure="upgrade the program first",
+            table=str(options.table),
+        )
+    options = replace(options, payload_type=payload_type)
+    return Upgrade(version, SQL_VERSION, options, None if found.complete else render_install(options))

@@ -1,0 +1,327 @@
+"""Records to Kafka: produce with backpressure, serve delivery reports, collect what failed.
+
+In: `KafkaRecord`s, each with the report to call. Out: calls of the report, and `failures`.
+Never: a wait inside `produce`, an exception out of a delivery report, a record given up that could still be delivered.
+
+librdkafka has its own I/O threads; reports are called inside `serve`, on the caller's thread, so nothing here locks.
+librdkafka: INTRODUCTION.md, "Idempotent Producer". Idempotence lives as long as the producer object.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from types import MethodType
+from typing import Final, Protocol
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+
+from cdc_outbox.counters import MAX_TOPICS, Counters
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, PoisonEvent, Unreachable
+from cdc_outbox.kafka.errors import (
+    CLOSED,
+    NOT_READY,
+    SILENT,
+    DeliveryFailure,
+    blamed,
+    failed_delivery,
+    final,
+    kafka_error,
+    reason,
+    unreachable,
+)
+from cdc_outbox.kafka.properties import connection_properties
+from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.records.router import KafkaRecord
+
+log = structlog.get_logger(__name__)
+
+METADATA_SECONDS: Final = 2.0
+"""One attempt to hear from a broker: long enough for a TLS handshake, short enough to notice a stop."""
+
+METADATA_SLICE_SECONDS: Final = 0.25
+"""How often it looks whether a broker has refused us meanwhile: then there is nothing to wait for."""
+
+METADATA_PAUSE_SECONDS: Final = 0.05
+"""Between two looks, where each fails at once."""
+
+HURRY_SECONDS: Final = 0.02
+"""One wait for a record sent alone: a round trip to the broker, and no more than the server waits for a status."""
+
+_INFERRED: Final = KafkaError(
+    KafkaError._INCONSISTENT,
+    "the broker took a later one of its partition first, so whether it has this one is not known",
+)
+"""Put in place of a delivery report that says yes and names no offset. librdkafka infers such a success from that of a later
+batch ("implicitly acked"), which is right where the broker checks sequence numbers. But a broker that has nothing of this
+producer in a partition takes any first number (KAFKA-15591; better for new topics since Kafka 4.5): the batch before it,
+refused a moment earlier since the partition's leader was not ready, is then lost, and reported as delivered."""
+
+_LOGIN: Final = ("sasl.username", "sasl.password")
+
+Report = Callable[[KafkaError | None, Message], None]
+
+
+class Carrier(Protocol):
+    """What records belong to: a transaction, known by its commit LSN, or a batch of a snapshot."""
+
+    lsn: Lsn
+    events: int
+    """Records handed over."""
+    outstanding: int
+    """Those of them whose delivery is not reported yet."""
+
+
+_TopicReport = Callable[[Carrier, KafkaError | None, Message], None]
+
+
+class Publisher:
+    """One producer. `properties` are librdkafka's; `reread` gives the user's as they are now, for a password that has changed.
+
+    Raises ConfigurationError when they make no sense.
+    """
+
+    def __init__(
+        self, properties: dict[str, str], counters: Counters, *, reread: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        self._brokers = properties["bootstrap.servers"]
+        self._counters = counters
+        self._refusal: CdcOutboxError | None = None
+        self._reread = reread
+        self._login_refused = False
+        self._last_words = SILENT
+        self._all_down = False
+        self.failures: list[DeliveryFailure] = []
+        """Deliveries that failed for good, in the order in which librdkafka told."""
+        self._fatal = False
+        self._largest = int(properties.get("message.max.bytes", "1000000"))
+        self._properties = properties
+        self._topic = ""
+        try:
+            self._producer = Producer(
+                {**properties, "error_cb": _weakly(self._on_error)}, logger=logging.getLogger("confluent_kafka")
+            )
+        except KafkaException as raised:
+            raise self._error(raised) from raised
+        self._produced_bytes = 0
+        self._delivered_bytes = 0
+        self._carrier: Carrier | None = None
+        self._report: Report | None = None
+        self._reports: dict[str, _TopicReport] = {}
+        self._produce = self._producer.produce
+        self._poll = self._producer.poll
+
+    @property
+    def in_flight(self) -> int:
+        """Records handed over whose report has not been served."""
+        return len(self._producer)
+
+    @property
+    def broken(self) -> bool:
+        """Whether this producer has a gap, or will take nothing more: only a new one can go on."""
+        return self._fatal or bool(self.failures)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """The payloads of those records."""
+        return self._produced_bytes - self._delivered_bytes
+
+    def reach(self) -> None:
+        """Hear from the cluster once. Raises Unreachable (try again), AccessRefused or ConfigurationError (do not)."""
+        until = time.monotonic() + METADATA_SECONDS
+        while True:
+            try:
+                self._producer.list_topics(timeout=METADATA_SLICE_SECONDS)
+                break
+            except KafkaException as raised:
+                self.serve(METADATA_PAUSE_SECONDS)
+                late = time.monotonic() >= until
+                if self._refusal is not None and (late or self._all_down):  # another broker may yet be right
+                    raise self._refusal from raised
+                error = self._error(raised)
+                if not isinstance(error, Unreachable):
+                    raise error from raised
+                if late:
+                    raise unreachable(self._brokers, self._last_words) from raised
+        self._counters.kafka_connected = True
+
+    def _new_report(self, carrier: Carrier, topic: str) -> Report:
+        """Make the delivery report for records of one carrier and one topic: a method of the carrier, as it were, which costs
+        a transaction of one row less than a closure, and the garbage collector nothing.
+        """
+        delivered = self._reports.get(topic) or self._new_topic(topic)
+        report = MethodType(delivered, carrier)
+        self._carrier, self._topic, self._report = carrier, topic, report
+        return report
+
+    def _new_topic(self, topic: str) -> _TopicReport:
+        counts = self._counters.topic(topic)
+        failures = self.failures
+
+        def delivered(carrier: Carrier, error: KafkaError | None, message: Message) -> None:
+            if error is None and message.offset() is not None:
+                carrier.outstanding -= 1
+                size = len(message)
+                counts.delivered += 1
+                counts.delivered_bytes += size
+                self._delivered_bytes += size
+            else:
+                failures.append(_failure(error or _INFERRED, message, carrier.lsn))
+
+        if len(self._reports) < MAX_TOPICS:
+            self._reports[topic] = delivered
+        return delivered
+
+    def produce(self, record: KafkaRecord, carrier: Carrier) -> bool:
+        """Hand one record over and count it on its carrier; False when the queue is full: serve, and try again.
+
+        Raises PoisonEvent, ConfigurationError or AccessRefused when librdkafka will not take this record (too large, a topic
+        known to be unknown or not ours); Unreachable when the producer is done for.
+        """
+        topic, key, value, headers, timestamp, partition = record
+        report = self._report
+        if topic is not self._topic or carrier is not self._carrier or report is None:
+            report = self._new_report(carrier, topic)
+        try:
+            self._produce(topic, value, key, partition, report, report, timestamp, headers)
+        except BufferError:
+            return False
+        except KafkaException as raised:
+            raise self._refused(raised, record) from raised
+        carrier.outstanding += 1
+        carrier.events += 1
+        if value is not None:
+            self._produced_bytes += len(value)
+        return True
+
+    def serve(self, seconds: float = 0.0) -> None:
+        """Call the reports that are due; wait for the first one at most `seconds`."""
+        try:
+            self._poll(seconds)
+        except (KafkaException, SystemError) as raised:  # a fatal error: see kafka/errors.py
+            raise self._error(raised) from raised
+        if self._login_refused:
+            self._login_refused = False
+            self._take_new_login()
+
+    def hurry(self, seconds: float = HURRY_SECONDS) -> None:
+        """Send what is queued without waiting for more of a batch: `linger.ms` is for others. Serves reports meanwhile, until
+        all are there or `seconds` are over.
+        """
+        try:
+            self._producer.flush(seconds)
+        except (KafkaException, SystemError) as raised:
+            raise self._error(raised) from raised
+
+    def topic_limit(self, topic: str) -> int | str:
+        """Ask for the topic's max.message.bytes, where that is permitted; for a message, never for a decision."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        try:
+            admin = AdminClient(  # it must live until the answer is here
+                connection_properties(self._properties), logger=logging.getLogger("confluent_kafka")
+            )
+            future = admin.describe_configs([resource], request_timeout=METADATA_SECONDS)[resource]
+            return int(future.result(METADATA_SECONDS)["max.message.bytes"].value)
+        except (KafkaException, FutureTimeout, KeyError, ValueError) as error:
+            log.debug("topic.limit.unknown", topic=topic, error=str(error))
+            return "the topic's max.message.bytes"
+
+    def drain(self, until: float, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Serve until nothing is in flight; False when `until` (time.monotonic) comes first, or `stopped()`."""
+        while len(self._producer) and not self.failures:
+            if time.monotonic() >= until or stopped():
+                return False
+            self.serve(0.05)
+        return not self.failures
+
+    def abandon(self) -> None:
+        """Forget what is in flight, so that nothing waits for a broker that is gone. Never raises."""
+        try:
+            self._producer.purge()
+            self._producer.poll(0)
+        except (KafkaException, SystemError) as raised:
+            log.debug("producer.abandoned", error=str(raised))
+        self._report = None  # reports hold us as we hold them: librdkafka's threads end when nobody holds its producer
+        self._reports.clear()
+
+    def _refused(self, raised: KafkaException, record: KafkaRecord) -> CdcOutboxError:
+        error = kafka_error(raised)
+        if error is None or error.fatal() or error.code() == KafkaError._FATAL:
+            self._fatal = True
+            return Unreachable(f"Kafka: {raised}")
+        known = DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET)
+        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE and blamed([known]):
+            return failed_delivery(known)
+        return PoisonEvent(
+            f"librdkafka does not take the record: {error.str()}",
+            cure="raise message.max.bytes here and max.message.bytes of the topic, or keep such payloads elsewhere",
+            reason=reason(error),
+            topic=record.topic,
+            key=None if record.key is None else record.key[:200].decode(errors="replace"),
+            size=len(record.value or b""),
+            limit=self._largest if error.code() == KafkaError.MSG_SIZE_TOO_LARGE else None,
+        )
+
+    def _error(self, raised: BaseException) -> CdcOutboxError:
+        error = kafka_error(raised)
+        if error is None:
+            return Unreachable(f"Kafka: {raised}")
+        self._fatal = self._fatal or error.fatal() or error.code() == KafkaError._FATAL
+        return final(error, self._topic) or Unreachable(f"Kafka: {error.str()}")
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Note what librdkafka meets; it goes on trying by itself. Never raises."""
+        refusal = final(error)
+        if refusal is not None:
+            self._refusal = refusal
+            self._counters.kafka_connected = False
+            if isinstance(refusal, AccessRefused):
+                self._login_refused = True
+            log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure)
+        elif error.code() in NOT_READY:
+            if error.code() != KafkaError._ALL_BROKERS_DOWN:
+                self._last_words = error.str()
+            else:
+                self._counters.kafka_connected = False
+                self._all_down = True
+                self._last_words = CLOSED if self._last_words == SILENT else self._last_words
+            log.warning("kafka.unreachable", error=error.str(), brokers=self._brokers)
+        else:
+            log.warning("kafka.error", error=error.str(), code=error.name())
+
+    def _take_new_login(self) -> None:
+        """A password that was good may have been changed: take the present one for librdkafka's next attempt.
+
+        Never from a callback: the binding aborts the process when a method of the producer is called from there.
+        """
+        try:
+            fresh = self._reread()
+        except CdcOutboxError as error:
+            log.warning("kafka.secret", error=error)
+            return
+        login = tuple(fresh.get(name, self._properties.get(name, "")) for name in _LOGIN)
+        if all(login) and login != tuple(self._properties.get(name) for name in _LOGIN):
+            self._properties.update(zip(_LOGIN, login, strict=True))
+            self._producer.set_sasl_credentials(*login)
+
+
+def _weakly(method: Callable[[KafkaError], None]) -> Callable[[KafkaError], None]:
+    """A callback that does not keep its object alive: a producer and its owner in a circle would never end."""
+    reference = weakref.WeakMethod(method)
+
+    def call(error: KafkaError) -> None:
+        if (alive := reference()) is not None:
+            alive(error)
+
+    return call
+
+
+def _failure(error: KafkaError, message: Message, lsn: Lsn) -> DeliveryFailure:
+    key = message.key()
+    return DeliveryFailure(message.topic() or "", key if isinstance(key, bytes) else None, len(message), error, lsn)

@@ -1,0 +1,139 @@
+"""librdkafka properties: what we set, what the user may set, and what would break a promise.
+
+In: the user's properties and the limits of `Settings`. Out: one dictionary for the producer.
+Never: a property changed in silence. What would break a promise raises ConfigurationError with the reason.
+
+librdkafka: CONFIGURATION.md; INTRODUCTION.md, "Idempotent Producer" (gapless, ordered) and "Message reliability".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import confluent_kafka
+
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.errors import ConfigurationError
+
+DEFAULTS: Final[Mapping[str, str]] = {
+    "client.id": "cdc-outbox",
+    "acks": "all",
+    "enable.idempotence": "true",
+    "message.timeout.ms": "0",
+    "partitioner": "murmur2_random",
+    "compression.type": "lz4",
+    "linger.ms": "5",
+    "socket.keepalive.enable": "true",
+    "message.max.bytes": "1000000",
+}
+"""Ours, where the user says nothing. `message.timeout.ms` 0: never give up on a record that could still be delivered.
+`linger.ms` in milliseconds; `message.max.bytes` is librdkafka's own default, written down since the queue must hold one."""
+
+_ALIASES: Final[Mapping[str, str]] = {
+    "request.required.acks": "acks",
+    "compression.codec": "compression.type",
+    "delivery.timeout.ms": "message.timeout.ms",
+    "queue.buffering.max.ms": "linger.ms",
+    "max.in.flight": "max.in.flight.requests.per.connection",
+    "retries": "message.send.max.retries",
+    "metadata.broker.list": "bootstrap.servers",
+}
+"""Two names for one property: the canonical one is kept, so that the last word wins and not the last name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A property with a promise behind it: the values that keep it, and what another one would break."""
+
+    allowed: tuple[str, ...]
+    reason: str
+
+
+_TRUE: Final = ("true", "t", "1")
+
+_RULES: Final[Mapping[str, _Rule]] = {
+    "acks": _Rule(
+        ("all", "-1"), "an event would count as delivered before every in-sync replica has it, and could be lost"
+    ),
+    "enable.idempotence": _Rule(_TRUE, "a retry could put records of one key out of order, or twice"),
+    "message.timeout.ms": _Rule(("0",), "librdkafka would give up on a record that could still be delivered"),
+    "partitioner": _Rule(
+        ("murmur2_random", "murmur2"),
+        "a key would go to another partition than every Java producer chooses, out of order",
+    ),
+    "message.send.max.retries": _Rule(
+        ("2147483647",), "librdkafka would give up on a record that could still be delivered"
+    ),
+    "max.in.flight.requests.per.connection": _Rule(
+        ("1", "2", "3", "4", "5"), "more than five requests in flight lose the order that idempotence keeps"
+    ),
+    "delivery.report.only.error": _Rule((), "without delivery reports nothing could ever be acknowledged"),
+    "queuing.strategy": _Rule(("fifo",), "records of one key would leave in another order"),
+    "transactional.id": _Rule((), "the relay is at-least-once; its acknowledgement does not follow Kafka transactions"),
+    "queue.buffering.max.messages": _Rule((), "the bound on events in flight is --max-in-flight-events"),
+    "queue.buffering.max.kbytes": _Rule((), "the bound on bytes in flight is --max-in-flight-bytes"),
+    "bootstrap.servers": _Rule((), "the brokers are named by --brokers"),
+}
+
+_NO_TEXT: Final = frozenset({"default.topic.config", "logger", "on_delivery", "opaque"})
+"""Objects of a program, as are all callbacks: confluent_kafka would fail on a text with a TypeError, or take it in silence."""
+
+
+def librdkafka_version() -> str:
+    """The version of the librdkafka in use, as `2.16.0`."""
+    return str(confluent_kafka.libversion()[0])
+
+
+def effective(user: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Merge the user's properties into ours. Raises ConfigurationError for one that would break a promise."""
+    merged = dict(DEFAULTS)
+    for given, value in user.items():
+        name = _ALIASES.get(given, given)
+        if name in _NO_TEXT or name.endswith(("_cb", "_callback")):
+            raise _refusal(given, value, _Rule((), "it is an object of a program, which no text can be"))
+        rule = _RULES.get(name)
+        if rule is not None and value.strip().lower() not in rule.allowed:
+            raise _refusal(given, value, rule)
+        merged[name] = value
+    merged["bootstrap.servers"] = settings.brokers
+    merged["queue.buffering.max.messages"] = str(settings.max_in_flight_events)
+    merged["queue.buffering.max.kbytes"] = str(_kibibytes(settings.max_in_flight_bytes))
+    _check_one_fits(merged, settings)
+    return merged
+
+
+_CONNECTION: Final = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", "client.id", "broker.", "socket.")
+"""Beginnings of the properties that say how to reach the cluster."""
+
+
+def connection_properties(properties: Mapping[str, str]) -> dict[str, str | int | float | bool]:
+    """Those of a producer's properties that an admin client needs as well."""
+    return {name: value for name, value in properties.items() if name.startswith(_CONNECTION)}
+
+
+def _kibibytes(size: int) -> int:
+    """Rounded up: a record that is as large as allowed must find room in an empty queue."""
+    return -(-size // 1024)
+
+
+def _refusal(name: str, value: str, rule: _Rule) -> ConfigurationError:
+    cure = f"leave {name} out"
+    if rule.allowed:
+        cure += f", or set it to {' or '.join(rule.allowed[:2])}"
+    return ConfigurationError(f"Kafka property {name}={value} is refused: {rule.reason}", cure=cure)
+
+
+def _check_one_fits(merged: Mapping[str, str], settings: Settings) -> None:
+    """A record larger than the whole queue would never be accepted, and never refused either."""
+    try:
+        largest = int(merged["message.max.bytes"])
+    except ValueError:
+        raise ConfigurationError("Kafka property message.max.bytes is no number", cure="give it in bytes") from None
+    if largest > settings.max_in_flight_bytes:
+        raise ConfigurationError(
+            f"message.max.bytes={largest} is more than --max-in-flight-bytes={settings.max_in_flight_bytes}: "
+            "a record of that size could never be queued",
+            cure=f"--max-in-flight-bytes {largest * 4}, or a smaller message.max.bytes",
+        )

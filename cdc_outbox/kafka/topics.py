@@ -1,0 +1,142 @@
+"""Topics as the cluster has them: how many copies, how large a record may be, and whether we may write.
+
+In: the producer's properties, names of topics. Out: `Topic`, None for one that is not there, or our errors.
+Never: a topic made, or a setting changed. What the cluster does not let us see is None.
+
+Kafka: the admin API's DescribeTopics and DescribeConfigs. A principal that may write to a topic may describe it; its settings,
+and the brokers', need the operation DescribeConfigs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Final, cast
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclOperation
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._metadata import ClusterMetadata
+from confluent_kafka.admin._topic import TopicDescription
+
+from cdc_outbox.errors import CdcOutboxError, Unreachable
+from cdc_outbox.kafka.errors import SILENT, final, kafka_error
+from cdc_outbox.kafka.properties import connection_properties
+
+log = structlog.get_logger(__name__)
+
+ANSWER_SECONDS: Final = 5.0
+"""For one question. Brokers answer these from memory; a controller's election takes about as long."""
+
+_UNKNOWN: Final = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic. None: the cluster does not let us see it."""
+
+    name: str
+    partitions: int
+    replicas: int
+    """Copies of the partition that has fewest."""
+    in_sync: int
+    """Those of them that are in sync, where they are fewest."""
+    may_write: bool | None
+    max_message_bytes: int | None
+    """The largest batch that it takes, after compression; a record alone is a batch."""
+    min_in_sync: int | None
+    """`min.insync.replicas`: with fewer in sync it takes no record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a broker does with topics that nobody made."""
+
+    makes_topics: bool
+    partitions: int
+    replicas: int
+
+
+class TopicCatalog:
+    """Asks a cluster that has answered before. `properties`: the producer's."""
+
+    def __init__(self, properties: Mapping[str, str]) -> None:
+        self._admin = AdminClient(connection_properties(properties), logger=logging.getLogger("confluent_kafka"))
+
+    def names(self) -> list[str]:
+        """Topics that we may describe, Kafka's own left out. Raises our errors."""
+        return sorted(name for name in self._metadata().topics if not name.startswith("__"))
+
+    def brokers(self) -> int:
+        """How many brokers the cluster has. Raises our errors."""
+        return len(self._metadata().brokers)
+
+    def describe(self, name: str) -> Topic | None:
+        """Look the topic up, which makes none. Raises AccessRefused when we may not even see it, or Unreachable."""
+        try:
+            futures = self._admin.describe_topics(
+                TopicCollection([name]), include_authorized_operations=True, request_timeout=ANSWER_SECONDS
+            )
+            described: TopicDescription = futures[name].result(ANSWER_SECONDS)
+        except KafkaException as raised:
+            error = kafka_error(raised)
+            if error is not None and error.code() in _UNKNOWN:
+                return None
+            raise _translated(raised, name) from raised
+        except FutureTimeout as raised:
+            raise Unreachable(f"Kafka: {SILENT}") from raised
+        config = self._settings(ConfigResource(ConfigResource.Type.TOPIC, name))
+        operations = cast("list[AclOperation] | None", described.authorized_operations)
+        return Topic(
+            name,
+            partitions=len(described.partitions),
+            replicas=min(len(one.replicas) for one in described.partitions),
+            in_sync=min(len(one.isr) for one in described.partitions),
+            may_write=None if operations is None else AclOperation.WRITE in operations,
+            max_message_bytes=_number(config, "max.message.bytes"),
+            min_in_sync=_number(config, "min.insync.replicas"),
+        )
+
+    def defaults(self) -> Defaults | None:
+        """What any one of the brokers says of itself; None when we may not see it. Raises our errors."""
+        broker = next(iter(self._metadata().brokers))
+        config = self._settings(ConfigResource(ConfigResource.Type.BROKER, str(broker)))
+        if "auto.create.topics.enable" not in config:
+            return None
+        return Defaults(
+            makes_topics=config["auto.create.topics.enable"] == "true",
+            partitions=_number(config, "num.partitions") or 1,
+            replicas=_number(config, "default.replication.factor") or 1,
+        )
+
+    def _metadata(self) -> ClusterMetadata:
+        try:
+            return self._admin.list_topics(timeout=ANSWER_SECONDS)
+        except KafkaException as raised:
+            raise _translated(raised) from raised
+
+    def _settings(self, resource: ConfigResource) -> dict[str, str]:
+        """Its settings; none when we may not see them."""
+        try:
+            future = self._admin.describe_configs([resource], request_timeout=ANSWER_SECONDS)[resource]
+            return {name: str(entry.value) for name, entry in future.result(ANSWER_SECONDS).items()}
+        except (KafkaException, FutureTimeout) as error:
+            log.debug("topic.limit.unknown", topic=resource.name, error=str(error))
+            return {}
+
+
+def _translated(raised: KafkaException, topic: str = "") -> CdcOutboxError:
+    error = kafka_error(raised)
+    known = None if error is None else final(error, topic)
+    return known or Unreachable(f"Kafka: {raised}")
+
+
+def _number(config: Mapping[str, str], name: str) -> int | None:
+    try:
+        return int(config[name])
+    except (KeyError, ValueError):
+        return None

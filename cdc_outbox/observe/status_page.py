@@ -1,0 +1,57 @@
+"""The status page at `/`: one file of HTML, and the JSON that it draws.
+
+In: page.html beside this module; counters, settings, the history, the last warnings. Out: bytes, a policy, a dictionary.
+Never: an external asset, a build step, a style or script that is not the file's own: the policy names their hashes.
+
+Content Security Policy Level 3 (hashes of inline scripts and styles).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from importlib import resources
+from typing import Final
+
+from cdc_outbox import __version__
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.observe.health import liveness, passed, status
+from cdc_outbox.observe.history import History, published
+from cdc_outbox.observe.recent import RecentWarnings
+
+HTML: Final = resources.files("cdc_outbox.observe").joinpath("page.html").read_bytes()
+
+
+def content_security_policy(html: bytes) -> str:
+    """What a browser may do with the page: run its own script, apply its own style, ask its own server, and nothing else."""
+    script, style = (_hashes(html, tag) for tag in (b"script", b"style"))
+    return (
+        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _hashes(html: bytes, tag: bytes) -> str:
+    inner = re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in inner)
+
+
+POLICY: Final = content_security_policy(HTML)
+
+
+def document(
+    counters: Counters, settings: Settings, history: History, warnings: RecentWarnings, monotonic: float, now: float
+) -> dict[str, object]:
+    """What the page shows. For the page alone: unlike the status document, its members may change."""
+    return {
+        "now": now,
+        "version": __version__,
+        "alive": passed(liveness(counters, monotonic)),
+        "connected": {"postgres": counters.postgres_connected, "kafka": counters.kafka_connected},
+        "published": published(counters),
+        "status": status(counters, settings, now).members(),
+        "history": history.columns(),
+        "warnings": warnings.newest_first(),
+    }

@@ -1,0 +1,224 @@
+"""Rows of an outbox table, read in a snapshot, in the order in which they were written.
+
+In: a conninfo, the name of an exported snapshot, a table. Out: its columns, and its rows as the same text
+that the stream would have sent for them.
+Never: more than one batch in memory, or a row that a policy hides (row_security is off: PostgreSQL refuses instead).
+
+PostgreSQL manual: 9.28.5 Snapshot Synchronization Functions; DECLARE (a server-side cursor).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from psycopg import pq
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from cdc_outbox.config.shards import OwnRows
+from cdc_outbox.errors import AccessRefused
+from cdc_outbox.identifiers import TableName
+from cdc_outbox.postgres import connect
+from cdc_outbox.postgres.errors import translated
+from cdc_outbox.shutdown import Stop
+
+BATCH_ROWS: Final = 200
+"""Rows a FETCH brings at most: a round trip for so many costs little, and should they all be large of a sudden, they still fit
+into memory. The next is fetched when these are handed over."""
+
+BATCH_BYTES: Final = 1024 * 1024
+"""What a FETCH brings, about, when rows are large: judged by those of the one before."""
+
+FIRST_ROWS: Final = 10
+"""Rows of the first FETCH: their size is not known yet."""
+
+Cells = list[bytes | None]
+
+DELETE_TRIGGER: Final = "delete_after_insert"
+"""What `sql/delete_after_insert.sql` calls the trigger that deletes each row in the transaction that inserts it."""
+
+EVERY_ROW: Final = Composed([SQL("true")])
+"""A condition that all rows meet."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """A table and its columns, (name, type OID) in the order in which `read` gives them."""
+
+    table: TableName
+    oid: int
+    columns: tuple[tuple[str, int], ...]
+
+
+_COLUMNS: Final = """
+SELECT a.attname, a.atttypid::int8
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = %s::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum
+"""
+
+_DELETES: Final = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = %s::int8::oid AND tgname = %s AND tgenabled <> 'D')
+"""
+
+_WRITTEN: Final = """
+SELECT pg_catalog.pg_relation_size(%s::int8::oid) > 0 OR pg_catalog.pg_stat_get_tuples_inserted(%s::int8::oid) > 0
+"""
+
+
+class SnapshotRows:
+    """A transaction that sees an exported snapshot. Use `open_snapshot`."""
+
+    def __init__(self, connection: connect.Connection, own: OwnRows | None = None, *, otherwise: str = "") -> None:
+        """`otherwise`: what somebody who may not read the rows can do without them, for the cure."""
+        self._connection = connection
+        self._own = own
+        self._otherwise = f" (or {otherwise})" if otherwise else ""
+
+    def shape(self, table: TableName) -> TableShape:
+        """Describe the table as this snapshot sees it. Raises our errors."""
+        with translated():
+            oid = self._oid(table)
+            rows = self._connection.execute(_COLUMNS, (oid,)).fetchall()
+        return TableShape(table, oid, tuple((str(name), int(str(type_oid))) for name, type_oid in rows))
+
+    def count(self, table: TableName, where: Composed = EVERY_ROW) -> int:
+        """How many rows the snapshot has. Raises AccessRefused, with the GRANT, when the role may not read."""
+        query = SQL("SELECT count(*) FROM {} WHERE {}").format(
+            _sql_name(table), self._own_too(self.shape(table), where)
+        )
+        with translated(), self._may_read(table):
+            row = self._connection.execute(query).fetchone()
+        return int(str(row[0])) if row else 0
+
+    def first_kept(self, shape: TableShape) -> str | None:
+        """Give `created_at` of the oldest row, when rows before it (by `seq`) are gone; None else, or without these columns."""
+        names = {name for name, _ in shape.columns}
+        if not {"seq", "created_at"} <= names:
+            return None
+        query = SQL("SELECT seq, created_at::text FROM {} ORDER BY seq LIMIT 1").format(_sql_name(shape.table))
+        with translated(), self._may_read(shape.table):
+            row = self._connection.execute(query).fetchone()
+        return str(row[1]) if row is not None and int(str(row[0])) > 1 else None
+
+    def deletes_at_once(self, shape: TableShape) -> bool:
+        """Whether the trigger of `sql install --delete-after-insert` is on the table, so that it has no row to send."""
+        row = self._connection.execute(_DELETES, (shape.oid, DELETE_TRIGGER)).fetchone()
+        return row is not None and row[0] is True
+
+    def was_written(self, shape: TableShape) -> bool:
+        """Whether anything was ever inserted, rolled back or not. Needs no privilege: by the table's file, which keeps room for
+        rows that are gone until a vacuum, and by the statistics, which come a second late and may be reset.
+        """
+        row = self._connection.execute(_WRITTEN, (shape.oid, shape.oid)).fetchone()
+        return row is not None and row[0] is True
+
+    def require_readable(self, shape: TableShape) -> None:
+        """Raise AccessRefused, with the GRANT, when the role may not read the table, or a policy hides rows from it."""
+        query = SQL("SELECT FROM {} LIMIT 1").format(_sql_name(shape.table))
+        with translated(), self._may_read(shape.table):
+            self._connection.execute(query)
+
+    def has_older_than(self, shape: TableShape, slot: str) -> bool:
+        """Whether a row was committed before the slot was made, of which nobody has streamed yet. Raises AccessRefused."""
+        query = SQL(
+            "SELECT EXISTS (SELECT FROM {} WHERE pg_catalog.age(xmin) > (SELECT pg_catalog.age(catalog_xmin)"
+            " FROM pg_catalog.pg_replication_slots WHERE slot_name = {}))"
+        ).format(_sql_name(shape.table), Literal(slot))
+        with translated(), self._may_read(shape.table):
+            row = self._connection.execute(query).fetchone()
+        return row is not None and row[0] is True
+
+    def read(
+        self, shape: TableShape, order: Sequence[str], *, newest_first: bool = False, where: Composed = EVERY_ROW
+    ) -> Iterator[Sequence[Cells]]:
+        """Give all rows (those that `where` selects) in batches, ordered by the first of `order` that is a column.
+
+        Raises AccessRefused with the GRANT.
+        """
+        names = [name for name, _ in shape.columns]
+        query = SQL("DECLARE outbox_rows NO SCROLL CURSOR FOR SELECT {} FROM {} WHERE {}").format(
+            SQL(", ").join(map(Identifier, names)), _sql_name(shape.table), self._own_too(shape, where)
+        )
+        ordered = next((name for name in order if name in names), None)
+        if ordered is not None:
+            query += SQL(" ORDER BY {}").format(Identifier(ordered)) + SQL(" DESC" if newest_first else "")
+        with translated():
+            with self._may_read(shape.table):
+                self._connection.execute(query)
+            wanted = FIRST_ROWS
+            while batch := self._fetch(wanted):
+                yield batch
+                fitting = BATCH_BYTES * len(batch) // max(1, size_of(batch))
+                wanted = max(1, min(BATCH_ROWS, 2 * wanted, fitting))
+            self._connection.execute("CLOSE outbox_rows")
+
+    def _own_too(self, shape: TableShape, where: Composed) -> Composed:
+        """Rows that `where` selects, and of a shard, only its own of them."""
+        condition = None if self._own is None else self._own.condition(name for name, _ in shape.columns)
+        return where if condition is None else Composed([SQL("("), where, SQL(f") AND {condition}")])
+
+    def _fetch(self, count: int) -> Sequence[Cells]:
+        cursor = self._connection.cursor()
+        cursor.execute(f"FETCH {count} FROM outbox_rows")
+        result = cursor.pgresult
+        assert result is not None
+        assert result.status == pq.ExecStatus.TUPLES_OK
+        columns = range(result.nfields)
+        value = result.get_value
+        return [
+            [None if (cell := value(row, column)) is None else bytes(cell) for column in columns]
+            for row in range(result.ntuples)
+        ]
+
+    def _oid(self, table: TableName) -> int:
+        row = self._connection.execute(
+            "SELECT c.oid::int8 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relname = %s",
+            (table.schema, table.name),
+        ).fetchone()
+        return int(str(row[0])) if row else 0
+
+    @contextlib.contextmanager
+    def _may_read(self, table: TableName) -> Iterator[None]:
+        """Name the GRANT when reading is refused."""
+        try:
+            with translated():
+                yield
+        except AccessRefused as error:
+            role = self._connection.info.user
+            grant = f'GRANT USAGE ON SCHEMA "{table.schema}" TO "{role}"; GRANT SELECT ON {table.quoted} TO "{role}";'
+            if "row-level security" in error.what:
+                grant = f'ALTER ROLE "{role}" BYPASSRLS; -- a policy hides rows from it'
+            raise AccessRefused(
+                f"role {role} may not read {table}: {error.what}",
+                cure=f"{grant}{self._otherwise}",
+                table=str(table),
+            ) from error
+
+
+def size_of(batch: Sequence[Cells]) -> int:
+    """Bytes of all its cells."""
+    return sum(map(len, filter(None, chain.from_iterable(batch))))
+
+
+@contextlib.contextmanager
+def open_snapshot(
+    dsn: str, snapshot: str | None, stop: Stop, own: OwnRows | None = None, *, otherwise: str = ""
+) -> Iterator[SnapshotRows]:
+    """Open a transaction that sees what `snapshot` sees (None: the present), until the end of the block.
+
+    `own`: of a shard, only its rows are there. `otherwise`: as for SnapshotRows. Raises our errors, Stopped on a stop.
+    """
+    with connect.open_connection(dsn, stop) as connection:
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        if snapshot is not None:
+            connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
+        yield SnapshotRows(connection, own, otherwise=otherwise)
+
+
+def _sql_name(table: TableName) -> Identifier:
+    return Identifier(table.schema, table.name)

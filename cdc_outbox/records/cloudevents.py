@@ -1,0 +1,317 @@
+"""An outbox event to a CloudEvent in a Kafka record: `--format cloudevents` and `cloudevents-structured`. Pure.
+
+In: `OutboxEvent`s of one plan. Out: `KafkaRecord`s with the topic, key, timestamp and partition that `Route` gives them.
+Never: an attribute that the event does not have, or a payload that is changed. What cannot be a CloudEvent raises PoisonEvent.
+
+CloudEvents 1.0.2; Kafka Protocol Binding 1.0.2 (3.2 binary, 3.3 structured content mode); JSON Event Format 1.0.2; extensions
+partitioning, sequence and distributed tracing.
+
+    id                       the id column
+    source                   --ce-source
+    type                     the type column
+    subject, partitionkey    the key, where there is one
+    time                     the record's timestamp
+    sequence                 commit LSN and place in the transaction, where a stream or a snapshot told it
+    datacontenttype          --content-type, where there is a payload
+    traceparent, tracestate  as the event has them
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+import orjson
+
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.records.events import TRACE_COLUMNS, Cells, OutboxEvent, Plan
+from cdc_outbox.records.json_members import check_json
+from cdc_outbox.records.router import (
+    UNASSIGNED,
+    HeaderNames,
+    Headers,
+    KafkaRecord,
+    Route,
+    Template,
+    TopicTemplate,
+    two_steps,
+)
+
+SPECVERSION: Final = "1.0"
+STRUCTURED: Final = b"application/cloudevents+json; charset=UTF-8"
+CONTENT_TYPE: Final = "content-type"
+PREFIX: Final = "ce_"
+"""Of headers that are attributes, in binary mode only: receivers tell the modes apart by it, or by the content type."""
+
+_FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Control characters, which no attribute may hold (CloudEvents 1.0.2, type system)."""
+
+_JSON: Final = re.compile(r"[^/;]+/(?:[^;]+\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
+"""Media types whose data the JSON event format embeds as it is (3.1)."""
+
+_MEDIA_TYPE: Final = re.compile(
+    r"(?!application/cloudevents)[\w!#$&^.+-]+/[\w!#$&^.+-]+(?: *;[ -~]*)?", re.ASCII | re.IGNORECASE
+)
+"""RFC 2046, names as in RFC 6838. That of a CloudEvent would have receivers take the payload for an envelope."""
+
+CONTENT_TYPE_CACHE_ENTRIES: Final = 1_000
+"""Content types remembered by their columns: an application has a few. Beyond it the cache starts again."""
+
+_SOURCE: Final = re.compile(r"[^\s\x00-\x1f\x7f{}]+")
+
+_SAFE: Final = "/:@!$&'()*+,;="
+"""What a column's value may bring into a URI reference unescaped, beside letters, digits and -._~ (RFC 3986, pchar and /)."""
+
+
+class SourceTemplate(Template):
+    """`--ce-source`: a URI reference with the names of columns in braces. Values are escaped."""
+
+    def __init__(self, template: str) -> None:
+        """Parse. Raises ConfigurationError for what cannot be a URI reference."""
+        super().__init__(template)
+        if "" in self.columns or not _SOURCE.fullmatch("".join(self.literals) + "x" * len(self.columns)):
+            raise ConfigurationError(
+                f"--ce-source {template!r} cannot be the source of events: it is no URI reference",
+                cure="write one such as /shop/orders, https://shop.example/orders or /shop/{aggregatetype}",
+            )
+
+    def fill(self, values: tuple[bytes | None, ...]) -> bytes:
+        """Put the columns' values in. Raises ValueError when one is NULL."""
+        return self.join(values, "source", lambda value: quote(value, safe=_SAFE)).encode()
+
+
+class ContentType(NamedTuple):
+    """Of a payload. `is_json`: whether a JSON envelope embeds it as it is."""
+
+    text: bytes
+    is_json: bool
+
+
+class ContentTypeTemplate(Template):
+    """`--content-type`: a media type, in which the names of columns may stand in braces."""
+
+    def __init__(self, template: str) -> None:
+        """Parse. Raises ConfigurationError for what cannot be a media type."""
+        super().__init__(template)
+        self._known: dict[tuple[bytes | None, ...], ContentType] = {}
+        whole = "".join(self.literals)
+        if "" in self.columns or set("{}") & set(whole) or not (self.columns or _MEDIA_TYPE.fullmatch(whole)):
+            raise ConfigurationError(
+                f"--content-type {template!r} is no media type of a payload",
+                cure="write one such as application/json or text/plain; charset=utf-8, or name its column: {content_type}",
+            )
+
+    def fill(self, values: tuple[bytes | None, ...]) -> ContentType:
+        """Put the columns' values in. Raises ValueError when one is NULL, or the whole is no media type."""
+        return self._known.get(values) or self._new(values)
+
+    def _new(self, values: tuple[bytes | None, ...]) -> ContentType:
+        text = self.join(values, "content type")
+        if not _MEDIA_TYPE.fullmatch(text):
+            raise ValueError(f"{text[:200]!r} is no media type of a payload")
+        if len(self._known) >= CONTENT_TYPE_CACHE_ENTRIES:
+            self._known.clear()
+        found = self._known[values] = ContentType(text.encode(), _JSON.fullmatch(text) is not None)
+        return found
+
+
+class Position:
+    """Where events stand in the order of commits: `begin` with each transaction's commit LSN, then `take` for each event of it.
+
+    One for all tables and messages of a stream: they share transactions.
+    """
+
+    __slots__ = ("_index", "_lsn")
+
+    def __init__(self) -> None:
+        self._lsn = UNSET
+        self._index = 0
+
+    def begin(self, lsn: Lsn) -> None:
+        """The next events are of the transaction that was committed there, or of the snapshot that was taken there."""
+        self._lsn = lsn
+        self._index = 0
+
+    def take(self) -> bytes | None:
+        """Give the position of one event more: text of a fixed width that sorts as events do. None: nobody told the LSN."""
+        if self._lsn == UNSET:
+            return None
+        self._index += 1
+        return b"%016x-%08x" % (self._lsn, self._index)
+
+
+class Place(NamedTuple):
+    """Where a record goes. `timestamp`: milliseconds since 1970-01-01 UTC."""
+
+    topic: str
+    timestamp: int
+    partition: int
+
+
+class BinaryCloudEvents(Route):
+    """Binary content mode: attributes are headers that begin with ce_, the value is the payload."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        template: TopicTemplate,
+        names: HeaderNames,
+        source: SourceTemplate,
+        content_type: ContentTypeTemplate,
+        position: Position,
+    ) -> None:
+        """The plan's routing columns are those of the topic, then those of the source, then those of the content type."""
+        super().__init__(plan, template, names)
+        self._source = source
+        self._position = position
+        self._content_type = content_type
+        self._source_at = len(template.columns)
+        self._content_type_at = self._source_at + len(source.columns)
+        self._time: tuple[int, bytes] = (-1, b"")
+
+    def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
+        """Make the record; `commit_time` in Unix milliseconds. Raises PoisonEvent."""
+        sequence = self._position.take()  # first of all, so that poison has its number too
+        place = self._place(event, commit_time)
+        attributes = self._attributes(event, place.timestamp, sequence)
+        headers: Headers = [(f"{PREFIX}{name}", value) for name, value in attributes]
+        if event.payload is not None:
+            headers.append((CONTENT_TYPE, self._content_type_of(event).text))
+        self._add_headers(headers, event)
+        headers += [(f"{PREFIX}{name}", value) for name, value in _trace(headers)]
+        return KafkaRecord(place.topic, event.key, event.payload, headers, place.timestamp, place.partition)
+
+    def _expression(self, cells: Cells) -> str:
+        return two_steps(cells)
+
+    def _place(self, event: OutboxEvent, commit_time: int) -> Place:
+        topic = self._topics.get(event.routing) or self._new_topic(event)
+        time = commit_time if event.timestamp is None else self._timestamp(event, event.timestamp)
+        return Place(topic, time, UNASSIGNED if event.partition is None else self._partition(event, event.partition))
+
+    def _attributes(self, event: OutboxEvent, time: int, sequence: bytes | None) -> list[tuple[str, bytes]]:
+        """Required ones first, `id` before all. Raises PoisonEvent for one that is missing, or holds what none may hold."""
+        if not event.id:
+            raise self._poison(event, "no-id", "the event has no id: the column is NULL")
+        if not event.type:
+            raise self._poison(event, "no-type", "the event has no type, and a CloudEvent must have one")
+        attributes = [
+            ("id", event.id),
+            ("type", event.type),
+            ("specversion", SPECVERSION.encode()),
+            ("source", self._source_of(event)),
+            ("time", self._time_of(time)),
+        ]
+        if event.key:
+            attributes += [("subject", event.key), ("partitionkey", event.key)]
+        if sequence is not None:
+            attributes.append(("sequence", sequence))
+        for name, value in attributes:
+            if not _is_text(value):
+                raise self._poison(
+                    event, "bad-attribute", f"the attribute {name} of a CloudEvent is text without control characters"
+                )
+        return attributes
+
+    def _source_of(self, event: OutboxEvent) -> bytes:
+        try:
+            return self._source.fill(event.routing[self._source_at : self._content_type_at])
+        except ValueError as error:
+            raise self._poison(event, "bad-source", str(error)) from error
+
+    def _content_type_of(self, event: OutboxEvent) -> ContentType:
+        try:
+            return self._content_type.fill(event.routing[self._content_type_at :])
+        except ValueError as error:  # a UnicodeDecodeError is one
+            raise self._poison(event, "bad-content-type", str(error)) from error
+
+    def _time_of(self, milliseconds: int) -> bytes:
+        """RFC 3339, UTC. Events of one transaction share it."""
+        if milliseconds != self._time[0]:
+            moment = datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)
+            text = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            self._time = (milliseconds, text.encode())
+        return self._time[1]
+
+
+class StructuredCloudEvents(BinaryCloudEvents):
+    """Structured content mode: the value is a JSON envelope with all of it. Id and type are headers too, as by default."""
+
+    def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
+        """Make the record; `commit_time` in Unix milliseconds. Raises PoisonEvent."""
+        sequence = self._position.take()
+        place = self._place(event, commit_time)
+        attributes = self._attributes(event, place.timestamp, sequence)
+        headers: Headers = [(self._id_name, attributes[0][1]), (self._type_name, attributes[1][1])]
+        headers.append((CONTENT_TYPE, STRUCTURED))
+        self._add_headers(headers, event)
+        headers = [header for header in headers if not header[0].lower().startswith(PREFIX)]
+        envelope: dict[str, object] = {name: value.decode() for name, value in [*attributes, *_trace(headers)]}
+        if event.payload is not None:
+            content_type = self._content_type_of(event)
+            envelope["datacontenttype"] = content_type.text.decode()
+            envelope |= self._data(event, event.payload, embeds=content_type.is_json)
+        return KafkaRecord(place.topic, event.key, orjson.dumps(envelope), headers, place.timestamp, place.partition)
+
+    def _data(self, event: OutboxEvent, payload: bytes, *, embeds: bool) -> dict[str, object]:
+        """JSON is embedded byte for byte, other text is a string, and what is no text is base64 (JSON event format 3.1)."""
+        if embeds:
+            try:
+                check_json(payload)
+            except ValueError as error:
+                raise self._poison(
+                    event, "bad-payload", f"the payload is no JSON, and --content-type says that it is: {error}"
+                ) from error
+            return {"data": orjson.Fragment(payload)}
+        try:
+            return {"data": payload.decode()}
+        except UnicodeDecodeError:
+            return {"data_base64": b64encode(payload).decode()}
+
+
+def _is_text(value: bytes) -> bool:
+    """Whether an attribute may hold it."""
+    try:
+        return _FORBIDDEN.search(value.decode()) is None
+    except UnicodeDecodeError:
+        return False
+
+
+def _trace(headers: Headers) -> list[tuple[str, bytes]]:
+    """The trace context among the headers, where it can be an attribute: text that is not empty."""
+    found = {name: value for name, value in headers if name in TRACE_COLUMNS and isinstance(value, bytes)}
+    return [(name, value) for name, value in found.items() if value and _is_text(value)]
+
+
+def choose(
+    settings: Settings,
+    template: TopicTemplate,
+    names: HeaderNames,
+    source: SourceTemplate,
+    content_type: ContentTypeTemplate,
+    position: Position,
+) -> Callable[[Plan], Route]:
+    """Choose once what makes records of a plan's events. `names`: of the headers id and type, in structured mode.
+
+    Raises ConfigurationError for a --header that would hide an attribute, or be taken for one.
+    """
+    for header in settings.headers:
+        if header.name.lower() == CONTENT_TYPE or header.name.lower().startswith(PREFIX):
+            raise ConfigurationError(
+                f"a header called {header.name} would be taken for an attribute of the CloudEvent",
+                cure="give it another name: --header COLUMN:NAME",
+            )
+    if settings.format == "cloudevents-structured":
+        return lambda plan: StructuredCloudEvents(plan, template, names, source, content_type, position)
+    if names != HeaderNames():
+        raise ConfigurationError(
+            f"--header gives the event's id or type a name, and --format {settings.format} has names of its own",
+            cure=f"leave it out: they are the headers {PREFIX}id and {PREFIX}type",
+        )
+    return lambda plan: BinaryCloudEvents(plan, template, names, source, content_type, position)

@@ -1,0 +1,222 @@
+"""A relation's columns to a plan, compiled once; a row and its plan to an outbox event. Pure.
+
+In: a Relation, as the stream tells it or as the catalog does for rows of a snapshot, and the names of the columns.
+Out: an `OutboxPlan` whose `read` takes a row of the stream and whose `pick` takes a row of a query: the same event from both.
+Never: a default for a column that is not there, or a value that is not the row's. Columns are found by name; others ignored.
+
+A row's values are those of the catalog at the moment it was written, so a renamed column comes under its new name for ever.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from cdc_outbox.config.settings import Columns, HeaderColumn
+from cdc_outbox.errors import ConfigurationError, ProtocolError, StreamGap
+from cdc_outbox.identifiers import TableName
+from cdc_outbox.postgres.pgoutput import Relation, compile_reader
+
+BYTEA: Final = 17
+
+_JSON: Final = {114: "json", 3802: "jsonb"}
+_TEXT: Final = {25: "text", 1043: "varchar", 1042: "char"}
+_KINDS: Final = {
+    "payload": {**_JSON, **_TEXT, BYTEA: "bytea"},
+    "headers": {**_JSON, **_TEXT},
+    "timestamp": {1184: "timestamptz", 1114: "timestamp"},
+    "partition": {21: "smallint", 23: "integer", 20: "bigint"},
+}
+"""Type OIDs (pg_type.dat, fixed for ever) that a column may have, by its part in an event. Any other part: any type."""
+
+TRACE_COLUMNS: Final = ("traceparent", "tracestate")
+"""W3C Trace Context: columns of these names become headers without being asked for."""
+
+SPAN_CONTEXT: Final = "\0span-context"
+"""In place of a header's name, which cannot be so: the column whose text holds a trace context of several headers."""
+
+
+def extra_headers(columns: Columns, headers: Sequence[HeaderColumn], traces: Sequence[str]) -> list[HeaderColumn]:
+    """The columns that become headers, in the order in which they do."""
+    spans = [HeaderColumn(columns.span_context, SPAN_CONTEXT)] if columns.span_context else []
+    return [*headers, *(HeaderColumn(name, name) for name in traces), *spans]
+
+
+class OutboxEvent(NamedTuple):
+    """One row of an outbox, as bytes of its text form (bytea: its bytes); None for NULL or a column that is not used."""
+
+    id: bytes | None
+    key: bytes | None
+    type: bytes | None
+    payload: bytes | None
+    headers: bytes | None
+    timestamp: bytes | None
+    partition: bytes | None
+    routing: tuple[bytes | None, ...]
+    """The columns that the topic template names, in its order."""
+    extra: tuple[bytes | None, ...]
+    """The columns that become headers, in the order of the plan's `extra_names`."""
+
+
+class Plan(Protocol):
+    """What a record's way needs to know of where its events come from."""
+
+    @property
+    def table(self) -> TableName | str:
+        """Its name, in logs and dead letters."""
+
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        """Header names for `OutboxEvent.extra`."""
+
+
+class Cells(NamedTuple):
+    """Source text of the parts of an event, for `compile_reader`: what each is, in terms of a row's columns."""
+
+    id: str
+    key: str
+    type: str
+    payload: str
+    headers: str
+    timestamp: str
+    partition: str
+    routing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+    def event(self) -> str:
+        """The event as a whole."""
+        groups = ["(" + "".join(f"{cell}," for cell in group) + ")" for group in (self.routing, self.extra)]
+        return f"new(event, ({', '.join([*self[:-2], *groups])}))"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxPlan:
+    """How rows of one relation become events."""
+
+    relation: Relation
+    cells: Cells
+    wanted: tuple[int, ...]
+    """Positions of the columns that the cells are made of."""
+    read: Callable[[bytes, int], OutboxEvent]
+    """(message, offset of its tuple) -> event. Raises ProtocolError."""
+    pick: Callable[[Sequence[bytes | None]], OutboxEvent]
+    """A row's columns in the relation's order -> event."""
+    extra_names: tuple[str, ...]
+    """Header names for `OutboxEvent.extra`."""
+
+    @property
+    def table(self) -> TableName:
+        """Its name, in logs and dead letters."""
+        return _name_of(self.relation)
+
+
+def compile_plan(
+    relation: Relation, columns: Columns, routing: Sequence[str], headers: Sequence[HeaderColumn]
+) -> OutboxPlan:
+    """Find the columns and compile the readers. Raises ConfigurationError for a missing column or one of a wrong type."""
+    finder = _Finder(relation)
+    extra = extra_headers(columns, headers, [name for name in TRACE_COLUMNS if name in finder.positions])
+    parts = [
+        finder.required("id", columns.id),
+        finder.required("key", columns.key),
+        finder.required("type", columns.type),
+        finder.required("payload", columns.payload),
+        finder.optional("headers", columns.headers),
+        finder.required("timestamp", (columns.timestamp,)) if columns.timestamp else None,
+        finder.required("partition", (columns.partition,)) if columns.partition else None,
+    ]
+    routed = [finder.required("topic", (name,)) for name in routing]
+    extras = [finder.required("header", (header.column,)) for header in extra]
+    wanted = sorted({position for position in (*parts, *routed, *extras) if position is not None})
+
+    def cells(form: str) -> Cells:
+        def cell(position: int | None) -> str:
+            if position is None:
+                return "None"
+            text = form.format(position)
+            return f"unhex({text})" if relation.columns[position].type_oid == BYTEA else text
+
+        event_id, key, kind, payload, members, timestamp, partition = map(cell, parts)
+        routing, extra = tuple(map(cell, routed)), tuple(map(cell, extras))
+        return Cells(event_id, key, kind, payload, members, timestamp, partition, routing, extra)
+
+    pick = eval(f"lambda cells: {cells('cells[{}]').event()}", dict(EVENT_SCOPE))  # noqa: S307 - positions only
+    streamed = cells("c{}")
+    return OutboxPlan(
+        relation=relation,
+        cells=streamed,
+        wanted=tuple(wanted),
+        read=compile_reader(relation, streamed.event(), wanted, EVENT_SCOPE),  # type: ignore[arg-type]  # an event's text
+        pick=pick,
+        extra_names=tuple(header.name for header in extra),
+    )
+
+
+class _Finder:
+    """Columns of one relation by name, with errors that say what to do."""
+
+    def __init__(self, relation: Relation) -> None:
+        self._relation = relation
+        self.table = _name_of(relation)
+        self.positions = {column.name: position for position, column in enumerate(relation.columns)}
+
+    def required(self, part: str, names: tuple[str, ...]) -> int:
+        """Give the position of the first of `names` that is there. Raises ConfigurationError when none is."""
+        position = self.optional(part, names)
+        if position is None:
+            raise ConfigurationError(
+                f"table {self.table} has no column {' or '.join(names)}, needed as the event's {part}",
+                cure=f"name the column that has it: {_OPTIONS.get(part, f'--{part}-column')}; the table has "
+                f"{', '.join(self.positions)}. Rows written under a new name come under it even after it is renamed "
+                "back: name both, separated by a comma",
+                table=str(self.table),
+            )
+        return position
+
+    def optional(self, part: str, names: tuple[str, ...]) -> int | None:
+        """Give the position of the first of `names` that is there, else None. Raises StreamGap when it has a wrong type: what
+        was written with that can only be read from the table.
+        """
+        for name in names:
+            position = self.positions.get(name)
+            if position is not None:
+                self._check_kind(part, name, self._relation.columns[position].type_oid)
+                return position
+        return None
+
+    def _check_kind(self, part: str, name: str, type_oid: int) -> None:
+        kinds = _KINDS.get(part)
+        if kinds is not None and type_oid not in kinds:
+            raise StreamGap(
+                f"column {name} of {self.table} cannot be the event's {part}: its type (OID {type_oid}) is none of "
+                f"{', '.join(kinds.values())}",
+                cure=f"name another column: {_OPTIONS.get(part, f'--{part}-column')}; or change its type (in SQL, the OID cast "
+                "to regtype shows its name), and have rows written before that sent from the table: cdc-outbox slot recover",
+                table=str(self.table),
+            )
+
+
+_OPTIONS: Final = {"topic": "--topic", "header": "--header", "headers": "rename the column"}
+"""Parts whose column is not named by an option called --PART-column."""
+
+
+def _name_of(relation: Relation) -> TableName:
+    return TableName(relation.schema or "pg_catalog", relation.name)
+
+
+def _unhex(cell: bytes | None) -> bytes | None:
+    """A bytea cell in hex format, which the session pins."""
+    if cell is None:
+        return None
+    if cell[:2] != b"\\x":
+        raise ProtocolError("a bytea value is not in hex format")
+    try:
+        return binascii.unhexlify(cell[2:])
+    except binascii.Error as error:
+        raise ProtocolError(f"a bytea value is not in hex format: {error}") from error
+
+
+EVENT_SCOPE: Final = {"new": tuple.__new__, "event": OutboxEvent, "unhex": _unhex}
+"""What the source text of cells and events refers to."""

@@ -1,0 +1,137 @@
+"""A logical message to an outbox event: the outbox without a table. Pure.
+
+In: the content of `pg_logical_emit_message(true, prefix, content)`. Out: the event that a row with these columns would be.
+Never: a default for a member that an event needs. What cannot be read is given back with a PoisonEvent that says why.
+
+The content is a JSON object whose members are named like the columns of an outbox table. What follows a newline after it is
+the payload, byte for byte; without that, its member `payload` is: a string as its text, null as a null value, anything else as
+the JSON text that was written. Such an object alone is what Debezium's SMT for logical messages takes, too.
+PostgreSQL manual: 9.28.6 Replication Management Functions (pg_logical_emit_message).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import orjson
+
+from cdc_outbox.config.settings import Columns, HeaderColumn
+from cdc_outbox.errors import PoisonEvent
+from cdc_outbox.records.events import TRACE_COLUMNS, OutboxEvent, extra_headers
+from cdc_outbox.records.json_members import read_object
+
+_SPACE: Final = " \t\r"
+"""May stand between the object and the newline."""
+
+Cells = Mapping[str, bytes | None]
+
+
+class MessagePlan:
+    """How messages of one prefix become events. As `OutboxPlan` is for the rows of one relation."""
+
+    def __init__(self, prefix: str, columns: Columns, routing: Sequence[str], headers: Sequence[HeaderColumn]) -> None:
+        self.table = f"message:{prefix}"
+        """What stands in place of a table's name in logs, metrics and dead letters."""
+        extra = extra_headers(columns, headers, TRACE_COLUMNS)
+        self.extra_names = tuple(header.name for header in extra)
+        self._extra = [header.column for header in extra]
+        self._columns = columns
+        self._routing = tuple(routing)
+        self._needed = (columns.id, columns.key, columns.type, *((name,) for name in routing))
+
+    def read(self, content: bytes) -> tuple[OutboxEvent, PoisonEvent | None]:
+        """Give the event; with an error when it is none, and then as much of it as could be read."""
+        try:
+            cells, behind = _read_content(content)
+        except ValueError as error:  # a UnicodeError is one
+            nothing = OutboxEvent(None, None, None, content, None, None, None, (), ())
+            return nothing, self._poison("bad-message", f"the content of a message is no JSON object: {error}")
+        columns = self._columns
+        payload = _first(cells, columns.payload)
+        if behind is not None and not behind.strip() and not cells.keys().isdisjoint(columns.payload):
+            behind = None  # a line's end, and no payload of nothing but white space beside the one that is a member
+        event = OutboxEvent(
+            id=_first(cells, columns.id),
+            key=_first(cells, columns.key),
+            type=_first(cells, columns.type),
+            payload=payload if behind is None else behind,
+            headers=_first(cells, columns.headers),
+            timestamp=cells.get(columns.timestamp) if columns.timestamp else None,
+            partition=cells.get(columns.partition) if columns.partition else None,
+            routing=tuple([cells.get(name) for name in self._routing]),
+            extra=tuple([cells.get(name) for name in self._extra]),
+        )
+        return event, self._missing(cells, behind)
+
+    def _missing(self, cells: Cells, behind: bytes | None) -> PoisonEvent | None:
+        for names in self._needed:
+            if cells.keys().isdisjoint(names):
+                return self._poison("missing-member", f"a message has no member {' or '.join(names)}")
+        names = self._columns.payload
+        if behind is None and cells.keys().isdisjoint(names):
+            return self._poison(
+                "missing-member",
+                f"a message has no payload: neither text behind a newline, nor a member {' or '.join(names)}",
+            )
+        if behind is not None and not cells.keys().isdisjoint(names):
+            return self._poison(
+                "bad-message", f"a message has two payloads: the member {' or '.join(names)}, and text behind it"
+            )
+        return None
+
+    def _poison(self, reason: str, what: str) -> PoisonEvent:
+        return PoisonEvent(
+            what,
+            cure="correct what the application writes; this message itself has to be skipped or dead-lettered (--on-poison)",
+            reason=reason,
+            table=self.table,
+        )
+
+
+def _first(cells: Cells, names: tuple[str, ...]) -> bytes | None:
+    for name in names:
+        if name in cells:
+            return cells[name]
+    return None
+
+
+def _read_content(content: bytes) -> tuple[Cells, bytes | None]:
+    """Split into the object's members and what is behind the newline. Raises ValueError.
+
+    A newline cannot stand inside a JSON string, so an object that ends before the first one is whole. One that does not is
+    written over several lines.
+    """
+    head, newline, behind = content.partition(b"\n")
+    try:
+        cells, rest = _read_head(head), behind if newline else None
+    except ValueError:
+        if not newline:
+            raise
+        cells, rest = _read_lines(content)
+    return cells, rest
+
+
+def _read_head(head: bytes) -> Cells:
+    """Read the object, which is all there is. Only strings and nulls: without a look at their text, in half the time."""
+    try:
+        members = orjson.loads(head)
+    except ValueError:
+        members = None
+    if isinstance(members, dict) and all(value is None or isinstance(value, str) for value in members.values()):
+        return {name: None if value is None else value.encode() for name, value in members.items()}
+    text = head.decode()
+    found, end = read_object(text)
+    if text[end:].strip(_SPACE):
+        raise ValueError("something else follows it")
+    return {name: member.verbatim for name, member in found.items()}
+
+
+def _read_lines(content: bytes) -> tuple[Cells, bytes | None]:
+    text = content.decode("utf-8", "surrogateescape")  # the payload may be any bytes
+    found, end = read_object(text)
+    rest = text[end:].lstrip(_SPACE)
+    if rest and rest[0] != "\n":
+        raise ValueError("something else follows it")
+    cells = {name: member.verbatim for name, member in found.items()}
+    return cells, rest[1:].encode("utf-8", "surrogateescape") if rest else None

@@ -1,0 +1,396 @@
+"""The loop: one connection's stream, from its first message to its last acknowledgement. The only place where the stages meet.
+
+In: a started stream, a publisher, lanes. Out: records in Kafka, and the flush LSN told to the server as far as they are
+delivered. Ends when a stop is requested, when it has caught up with a target, or with an error.
+Never: a lock, a second thread, a wait that a stop does not end, or anything remembered from an earlier connection.
+
+One turn: wait for the socket, read what is there (bounded), decode, route, publish, note it in the ledger; serve delivery
+reports; tell the server, if the flush LSN moved, it asked, or it is time. A full producer queue means: read nothing, and go
+on with the rest. The path of an event is `_take_in` and `Outlet.send`: no metric, no log line, no parse of a payload.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ProtocolError, Undelivered
+from cdc_outbox.identifiers import TableName
+from cdc_outbox.kafka.errors import blamed, failed_delivery
+from cdc_outbox.kafka.producer import Publisher
+from cdc_outbox.lsn import Lsn, format_lsn
+from cdc_outbox.postgres import pgoutput, publication, wire
+from cdc_outbox.postgres.stream import ReplicationStream
+from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Lanes, MessageLane, RowLane
+from cdc_outbox.relay.feedback import Feedback
+from cdc_outbox.relay.ledger import AckLedger
+from cdc_outbox.relay.poison import PoisonPolicy
+from cdc_outbox.relay.progress import Progress
+from cdc_outbox.relay.sender import Outlet
+from cdc_outbox.shutdown import Stop
+
+log = structlog.get_logger(__name__)
+
+MESSAGES_PER_TURN: Final = 1000
+"""About 5 ms of work: what delivery reports and the server wait for at most."""
+
+WAIT_SECONDS: Final = 1.0
+"""The longest sleep: `/livez` and a slow clock see the loop turn."""
+
+DELIVERY_WAIT_SECONDS: Final = 0.01
+"""The longest sleep on the socket while Kafka owes us reports, which cannot wake it."""
+
+FEW_MESSAGES: Final = 8
+"""A portion of at most so many, and nothing behind it, leaves at once: nobody comes whom `linger.ms` could wait for. A small
+transaction, or what comes in a millisecond at 2,500 a second; beyond that, measured, batches are worth more."""
+
+KICK_SECONDS: Final = 0.002
+"""For librdkafka's thread to wake and send them, and most often for the report to be here: reading waits meanwhile."""
+
+HELD_WAIT_SECONDS: Final = 0.05
+"""One wait for delivery reports while an event is held."""
+
+CATCH_UP_ASK_SECONDS: Final = 0.2
+"""How often `--until caught-up` asks the server how far it is."""
+
+LAST_WORDS_SECONDS: Final = 1.0
+"""Of the time that a stop may take, at most half of it: for the last status and the end of the stream, measured below 0.1 s."""
+
+SETTLE_SECONDS: Final = 2.0
+"""After a failed delivery: for the reports of the records that were in the same batches."""
+
+_XLOGDATA: Final = wire.XLOGDATA
+_INSERT: Final = pgoutput.INSERT
+_BEGIN: Final = pgoutput.BEGIN
+_COMMIT: Final = pgoutput.COMMIT
+_read_begin: Final = pgoutput.begin_reader(PGOUTPUT_AT)
+_read_commit: Final = pgoutput.commit_reader(PGOUTPUT_AT)
+
+
+class Suspected(Exception):
+    """Kafka refused records for good. The culprit is in one of these transactions, which go record by record next time."""
+
+    def __init__(self, lsns: frozenset[Lsn], words: str) -> None:
+        super().__init__(words)
+        self.lsns = lsns
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What this generation is to do."""
+
+    table_oids: dict[int, TableName]
+    """The outbox tables as the catalog has them now …"""
+    looked_at: Lsn
+    """… that is, when the server was here: what was committed before and has another name was renamed since."""
+    confirmed: Lsn
+    """Where the slot stood then: no smaller claim is made. Unset for one that was made a moment ago."""
+    shutdown_timeout: float
+    """Seconds that a stop may take."""
+    policy: PoisonPolicy
+    target: Lsn | None = None
+    """Stop when all up to there is delivered."""
+    suspects: frozenset[Lsn] = field(default=frozenset())
+    """Commit LSNs of transactions whose records go alone."""
+    guard: Callable[[bool], None] = lambda _paused: None
+    """Called each turn, with whether reading is paused; raises what somebody else found out meanwhile."""
+
+
+class Relay:
+    """One generation: a connection and its ledger, which live and die together."""
+
+    def __init__(
+        self,
+        stream: ReplicationStream,
+        publisher: Publisher,
+        lanes: Lanes,
+        counters: Counters,
+        stop: Stop,
+        errand: Errand,
+    ) -> None:
+        self._stream = stream
+        self._publisher = publisher
+        self._lanes_of = lanes
+        self._counters = counters
+        self._stop = stop
+        self._errand = errand
+        self._ledger = AckLedger(errand.confirmed)
+        self._progress = Progress(counters, self._ledger, publisher)
+        self._outlet = Outlet(publisher, errand.policy)
+        self._send = self._outlet.send
+        ask_seconds = None if errand.target is None else CATCH_UP_ASK_SECONDS
+        self._feedback = Feedback(stream, self._ledger, counters, ask_seconds=ask_seconds)
+        self._relations: dict[int, pgoutput.Relation] = {}
+        self._lanes: dict[bytes, RowLane] = {}
+        self._messages = lanes.messages(counters)
+        self._inbox: Iterator[bytes] = iter(())
+        self._inbox_empty = True
+        self._few = False
+
+    def run(self) -> None:
+        """Turn until stopped or caught up, then drain and say goodbye.
+
+        Raises Undelivered when a stop ended before everything read was delivered; PoisonEvent, ConfigurationError,
+        AccessRefused, ProtocolError as they are met, with all that came before them delivered and acknowledged if
+        possible; Suspected when records were refused and the culprit is not known; Unreachable when a server is gone.
+        """
+        try:
+            while not self._finished():
+                self._turn()
+        except ConnectionLost:
+            self._stream.abandon()
+            raise
+        except Suspected:
+            self._close()
+            raise
+        except CdcOutboxError as error:
+            if isinstance(error, ProtocolError):
+                error.where.setdefault("lsn", self._where())
+            if not self._publisher.failures:
+                self._drain()
+            self._close()
+            raise
+        self._drain()
+        if not self._close() or not self._ledger.idle:
+            raise Undelivered(
+                "stopped before everything that was read is delivered and confirmed: it will be sent again by the next start",
+                in_flight=self._publisher.in_flight,
+                lsn=format_lsn(self._ledger.flush_lsn),
+            )
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was read is delivered, and the server has been told so."""
+        return self._ledger.idle and self._feedback.told_flush == self._ledger.flush_lsn
+
+    def _finished(self) -> bool:
+        target = self._errand.target
+        if target is not None and self._ledger.flush_lsn >= target and not self._ledger.in_transaction:
+            return True
+        if not self._stop.requested:
+            return False
+        if not self._ledger.in_transaction:
+            return True
+        assert self._stop.requested_at is not None
+        return time.monotonic() > self._stop.requested_at + self._errand.shutdown_timeout / 2
+
+    def _turn(self) -> None:
+        self._wait()
+        self._errand.guard(self._outlet.holds)
+        if self._outlet.retry():
+            self._progress.released()
+            self._read()
+        self._publisher.serve()
+        self._check_failures()
+        self._advance()
+        self._feedback.tell()
+        self._feedback.release_stopping_server()
+
+    def _wait(self) -> None:
+        """Sleep until there is something to do: the socket, a report, the next status update."""
+        now = time.monotonic()
+        self._counters.last_turn_monotonic = now
+        if self._outlet.holds:
+            if self._publisher.in_flight:
+                self._publisher.serve(HELD_WAIT_SECONDS)
+            self._progress.held(now)
+        elif self._inbox_empty:
+            if self._few and self._publisher.in_flight:
+                self._publisher.hurry(KICK_SECONDS)
+            self._few = False
+            seconds = DELIVERY_WAIT_SECONDS if self._publisher.in_flight else WAIT_SECONDS
+            self._stream.wait(min(seconds, max(0.0, self._feedback.due() - now)))
+
+    def _read(self) -> None:
+        """Take in at most one portion of messages."""
+        if self._inbox_empty:
+            messages = self._stream.receive(MESSAGES_PER_TURN)
+            if not messages:
+                self._check_silence()
+                return
+            self._inbox = iter(messages)
+            self._few = len(messages) <= FEW_MESSAGES
+        self._inbox_empty = self._take_in()
+
+    def _take_in(self) -> bool:
+        """Do what the messages say. The path of an event. False when it ends early: one is held, or a stop is requested."""
+        for message in self._inbox:
+            if message[0] == _XLOGDATA:
+                try:
+                    kind = message[PGOUTPUT_AT]
+                except IndexError:
+                    raise ProtocolError(f"an XLogData message of {len(message)} bytes has nothing in it") from None
+                if kind == _INSERT:
+                    lane = self._lanes.get(message[ROW_OID]) or self._find_lane(message)
+                    if lane is not None:
+                        lane.received += 1
+                        if not self._send(lane, message):
+                            return False
+                elif kind == _BEGIN:
+                    self._begin(message)
+                elif not (self._commit(message) if kind == _COMMIT else self._other(message)):
+                    return False
+            else:
+                self._keepalive(message)
+        return True
+
+    def _begin(self, message: bytes) -> None:
+        lsn, commit_time, _ = _read_begin(message)
+        milliseconds = wire.unix_milliseconds(commit_time)
+        transaction = self._ledger.begin(milliseconds / 1000, lsn)
+        self._lanes_of.begin(lsn)
+        self._outlet.begin(transaction, milliseconds, alone=lsn in self._errand.suspects)
+
+    def _commit(self, message: bytes) -> bool:
+        """End the transaction; False when a stop is requested, which comes between two of them."""
+        lsn, end_lsn, _ = _read_commit(message)
+        transaction = self._ledger.open
+        if transaction is not None and transaction.lsn != lsn:
+            raise ProtocolError(
+                f"a Commit at {format_lsn(lsn)} ends a transaction announced for {format_lsn(transaction.lsn)}"
+            )
+        self._ledger.commit(end_lsn)
+        self._outlet.end()
+        return not self._stop.requested
+
+    def _keepalive(self, message: bytes) -> None:
+        if message[0] != wire.KEEPALIVE:
+            raise ProtocolError(f"a CopyData message of an unknown type {message[:1]!r}")
+        keepalive = wire.parse_keepalive(message)
+        self._ledger.keepalive(keepalive.wal_end)
+        self._feedback.keepalive(keepalive)
+
+    def _other(self, message: bytes) -> bool:
+        """Take a message that is no row: most say nothing to an outbox. False when it is an event that is held."""
+        decoded = pgoutput.decode(message, PGOUTPUT_AT)
+        if isinstance(decoded, pgoutput.Relation):
+            self._relations[decoded.oid] = decoded
+            self._count_received()
+            self._lanes.pop(decoded.oid.to_bytes(4, "big"), None)
+        elif isinstance(decoded, pgoutput.LogicalMessage) and self._messages is not None:
+            return self._logical_message(decoded, self._messages)
+        return True
+
+    def _logical_message(self, message: pgoutput.LogicalMessage, lane: MessageLane) -> bool:
+        """Send one on its way if it is an event; False when it is held."""
+        if not lane.takes(message):
+            return True
+        lane.received += 1
+        return self._send(lane, message.content)
+
+    def _count_received(self) -> None:
+        self._progress.received(self._lanes.values())
+        if self._messages is not None:
+            self._progress.received([self._messages])
+
+    def _find_lane(self, message: bytes) -> RowLane | None:
+        """Compile the lane for a relation's first row; None when its rows are not for us, which is counted and logged."""
+        oid = int.from_bytes(message[ROW_OID], "big")
+        relation = self._relations.get(oid)
+        if relation is None:
+            raise ProtocolError(f"an Insert of relation {oid}, which was never described")
+        table = TableName(relation.schema, relation.name)
+        if oid in self._errand.table_oids and not self._lanes_of.is_outbox(table):
+            table = self._renamed(table, self._errand.table_oids[oid])
+        if self._lanes_of.is_outbox(table):
+            try:
+                lane = self._lanes[message[ROW_OID]] = self._lanes_of.rows(
+                    relation._replace(schema=table.schema, name=table.name)
+                )
+            except ConfigurationError as error:
+                error.where["lsn"] = self._where()
+                raise
+            return lane
+        if table not in self._counters.other_tables:
+            log.warning(
+                "other-table", table=str(table), cure="the publication sends rows of a table that no --table names"
+            )
+            self._counters.other_tables.add(table)
+        self._counters.skipped["other-table"] = self._counters.skipped.get("other-table", 0) + 1
+        return None
+
+    def _renamed(self, came: TableName, ours: TableName) -> TableName:
+        """A row of our table under another name. Give our name if that was its name before; raise if it is its name now."""
+        transaction = self._ledger.open
+        if transaction is not None and transaction.lsn < self._errand.looked_at:
+            return ours
+        error = publication.renamed(ours, came)
+        error.where["lsn"] = self._where()
+        raise error
+
+    def _where(self) -> str:
+        """Name the transaction that is being read, by its commit LSN."""
+        transaction = self._ledger.open
+        return format_lsn(self._feedback.received if transaction is None else transaction.lsn)
+
+    def _check_silence(self) -> None:
+        silence = time.monotonic() - self._stream.last_received
+        if silence > self._stream.wal_sender_timeout:
+            raise ConnectionLost(f"PostgreSQL has been silent for {silence:.0f} s, though asked: the wire is dead")
+
+    def _check_failures(self) -> None:
+        """Raise Suspected when Kafka refused records, with all that were in the same batches; Kafka's own error if no
+        record is to blame.
+        """
+        failures = self._publisher.failures
+        if not failures or self._outlet.on_trial:
+            return
+        until = time.monotonic() + SETTLE_SECONDS
+        while self._publisher.in_flight and time.monotonic() < until:
+            self._publisher.serve(HELD_WAIT_SECONDS)
+            self._advance()
+            self._feedback.tell()
+        for failure in failures:
+            self._counters.count_delivery_error(failure.topic, failure.error.name())
+        culprits = blamed(failures)
+        first = (culprits or failures)[0]
+        error = failed_delivery(first)
+        log.warning("delivery.failed", error=error, refused=len(failures), lsn=first.lsn)
+        if not culprits:
+            raise error
+        raise Suspected(frozenset(culprit.lsn for culprit in culprits), error.what)
+
+    def _advance(self) -> None:
+        """Take off the ledger what is delivered, and let it be seen."""
+        self._progress.turned(self._feedback.received)
+        self._count_received()
+
+    def _drain(self) -> None:
+        """Wait, as long as a stop may take, until Kafka has what it was given. Raises Suspected when it refuses some."""
+        requested = self._stop.requested_at
+        if requested is not None:
+            self._counters.state = "draining"
+            log.info("draining", in_flight=self._publisher.in_flight, timeout=self._errand.shutdown_timeout)
+        began = requested if requested is not None else time.monotonic()
+        timeout = self._errand.shutdown_timeout
+        deadline = began + timeout - min(LAST_WORDS_SECONDS, timeout / 2)
+        try:
+            while self._publisher.in_flight and not self._publisher.failures and time.monotonic() < deadline:
+                self._publisher.serve(HELD_WAIT_SECONDS)
+                self._advance()
+                self._feedback.tell()
+            self._check_failures()
+        except CdcOutboxError as error:
+            log.warning("drain.failed", error=error)
+        except Suspected:
+            self._close()
+            raise
+
+    def _close(self) -> bool:
+        """Tell the server how far we are for the last time, and end the stream so that it is surely read. Never raises.
+
+        False when the server could not be told.
+        """
+        try:
+            self._advance()
+            self._feedback.tell(last=True)
+        except CdcOutboxError as error:
+            log.warning("drain.failed", error=error)
+            self._stream.abandon()
+            return False
+        return self._stream.close()

@@ -1,0 +1,164 @@
+"""What happens to an event that can never be delivered: the policy, and the dead letter. Pure, but for its log lines.
+
+In: a PoisonEvent and the event it is about. Out: nothing (skipped), a dead letter to send instead, or the error itself (stop).
+Never: silence. What is left out is counted and logged with its id, key, table and LSN; the payload is never logged.
+
+A dead letter is acknowledged like any record: when Kafka has it. It has the event's key and id always, its headers where they
+can be read, its payload where that fits, and `outbox.*` headers that say what it is and where it came from.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import structlog
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
+from cdc_outbox.lsn import Lsn, format_lsn
+from cdc_outbox.records.events import OutboxEvent
+from cdc_outbox.records.router import UNASSIGNED, Headers, KafkaRecord, TopicTemplate
+
+log = structlog.get_logger(__name__)
+
+ENVELOPE_BYTES: Final = 16 * 1024
+"""Room that a dead letter's own headers may need beside the payload."""
+
+REASON_HEADER: Final = "outbox.error.reason"
+"""Every dead letter has it, and tells by it why it is one."""
+
+TOLD_EVENTS: Final = 10_000
+"""Poison events remembered, so that each is counted once: about a megabyte."""
+
+WAYS_OUT: Final = (
+    "correct what the application writes; raise the topic's limit or make the topic; or leave this event out on purpose: "
+    "--on-poison skip, or --on-poison dead-letter --dead-letter-topic TOPIC"
+)
+
+
+class Suspect(NamedTuple):
+    """An event on its way, and the record it became, if it got so far."""
+
+    table: str
+    """Or what stands in its place: message:prefix."""
+    event: OutboxEvent
+    record: KafkaRecord | None
+    lsn: Lsn
+    """The transaction's commit LSN; unset for a row of a snapshot."""
+    commit_time: int
+    """Unix milliseconds."""
+
+
+class PoisonPolicy:
+    """`--on-poison`. `limit`: the largest record, in bytes, that the producer takes.
+
+    Raises ConfigurationError when the dead letters' topic is none.
+    """
+
+    def __init__(self, policy: str, dead_letter_topic: str | None, limit: int, counters: Counters) -> None:
+        self._policy = policy
+        self._topic = dead_letter_topic if policy == "dead-letter" else None
+        if self._topic is not None and TopicTemplate(self._topic).columns:
+            raise ConfigurationError(
+                f"--dead-letter-topic {self._topic!r} names a column: an event may be poison for just that column",
+                cure="give the name of one topic",
+            )
+        self._limit = limit
+        self._counters = counters
+        self._told: set[tuple[Lsn, bytes]] = set()
+        """Events that are counted and logged already: a search for another culprit, or a reconnect, brings them again."""
+
+    @property
+    def stops(self) -> bool:
+        """Whether one such event ends the relay."""
+        return self._policy == "stop"
+
+    def is_letter(self, record: KafkaRecord) -> bool:
+        """Whether this is a dead letter already. An event may name the dead letters' topic for its own: it is none."""
+        return record.topic == self._topic and any(name == REASON_HEADER for name, _ in record.headers)
+
+    def apply(self, error: CdcOutboxError, suspect: Suspect) -> KafkaRecord | None:
+        """Give the dead letter to send in its place, or None to leave the event out. Raises the error when the policy is stop.
+
+        A ConfigurationError or AccessRefused here is about the event's topic: unknown, or not ours to write to.
+        """
+        told = _told(error, suspect)
+        reason = str(error.where.get("reason") or _REASONS.get(type(error), "undeliverable"))
+        if self.stops or (suspect.record is not None and self.is_letter(suspect.record)):
+            raise told
+        self._tell(told, reason, suspect)
+        if self._topic is None:
+            return None
+        return dead_letter(self._topic, error, reason, suspect, self._limit - ENVELOPE_BYTES)
+
+    def _tell(self, told: CdcOutboxError, reason: str, suspect: Suspect) -> None:
+        """Count and log it, once as long as this process remembers; one without an id each time."""
+        event_id = suspect.event.id
+        if event_id is not None:
+            if (suspect.lsn, event_id) in self._told:
+                return
+            if len(self._told) >= TOLD_EVENTS:
+                self._told.clear()
+            self._told.add((suspect.lsn, event_id))
+        counts = self._counters.skipped if self._topic is None else self._counters.dead_lettered
+        counts[reason] = counts.get(reason, 0) + 1
+        log.warning("poison", policy=self._policy, error=told.what, **told.where)
+
+
+def dead_letter(topic: str, error: CdcOutboxError, reason: str, suspect: Suspect, largest_payload: int) -> KafkaRecord:
+    """Make the record that goes out instead."""
+    event, record = suspect.event, suspect.record
+    headers: Headers = list(record.headers) if record is not None else [("id", event.id), ("type", event.type)]
+    payload = event.payload
+    headers += [
+        (REASON_HEADER, reason.encode()),
+        ("outbox.error.message", error.what[:2000].encode()),
+        ("outbox.source.table", suspect.table.encode()),
+        ("outbox.source.lsn", format_lsn(suspect.lsn).encode()),
+    ]
+    if record is not None:
+        headers.append(("outbox.original.topic", record.topic.encode()))
+    elif event.headers is not None:
+        headers.append(("outbox.headers", event.headers[:4000]))
+    if payload is not None and len(payload) > largest_payload:
+        headers.append(("outbox.payload.bytes", str(len(payload)).encode()))
+        payload = None
+    return KafkaRecord(topic, event.key, payload, headers, suspect.commit_time, UNASSIGNED)
+
+
+def smaller(letter: KafkaRecord) -> KafkaRecord | None:
+    """Make a smaller letter, for a topic that takes less than the producer does: without the payload, then without the
+    event's own headers but its id. None when nothing is left to leave out.
+    """
+    if letter.value is not None:
+        size = str(len(letter.value)).encode()
+        return letter._replace(value=None, headers=[*letter.headers, ("outbox.payload.bytes", size)])
+    ours = [letter.headers[0], *(header for header in letter.headers[1:] if header[0].startswith("outbox."))]
+    return letter._replace(headers=ours) if len(ours) < len(letter.headers) else None
+
+
+_REASONS: Final[dict[type[CdcOutboxError], str]] = {
+    ConfigurationError: "unknown-topic",
+    AccessRefused: "not-authorized",
+}
+
+
+def _told(error: CdcOutboxError, suspect: Suspect) -> CdcOutboxError:
+    """The same error, with everything that is known of the event."""
+    event, record = suspect.event, suspect.record
+    where = {
+        **error.where,
+        "table": suspect.table,
+        "id": _shown(event.id),
+        "type": _shown(event.type),
+        "key": _shown(event.key),
+        "topic": record.topic if record is not None else None,
+        "lsn": format_lsn(suspect.lsn) if suspect.lsn else None,
+    }
+    kind = type(error) if isinstance(error, (ConfigurationError, AccessRefused)) else PoisonEvent
+    cure = WAYS_OUT if kind is PoisonEvent else f"{error.cure}; or {WAYS_OUT.split('or ', 1)[1]}"
+    return kind(error.what, cure=cure, **where)
+
+
+def _shown(value: bytes | None) -> str | None:
+    return None if value is None else value[:200].decode(errors="replace")

@@ -1,0 +1,95 @@
+"""What the loop tells of its progress: counters brought up to date once a turn, and a line when Kafka takes nothing.
+
+In: what the ledger took off, the lanes, the publisher. Out: plain numbers in `Counters`, two log events.
+Never: anything per event. A transaction costs a few additions, when it is delivered.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Collection
+from typing import Final, Never
+
+import structlog
+
+from cdc_outbox.counters import LATENCY_BOUNDS, Counters
+from cdc_outbox.kafka.producer import Publisher
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.records.mapping import Lane
+from cdc_outbox.relay.ledger import AckLedger, Transaction
+
+log = structlog.get_logger(__name__)
+
+STALLED_SECONDS: Final = 5.0
+"""An event that is held for this long is worth a log line: Kafka takes nothing."""
+
+
+class Progress:
+    """One generation's."""
+
+    def __init__(self, counters: Counters, ledger: AckLedger, publisher: Publisher) -> None:
+        self._counters = counters
+        self._ledger = ledger
+        self._publisher = publisher
+        self._held_since: float | None = None
+        self._stalled = False
+
+    def turned(self, received: Lsn) -> None:
+        """Take the delivered prefix off the ledger, and bring the counters up to date. `received`: how far we have read."""
+        counters = self._counters
+        counters.last_turn_monotonic = time.monotonic()  # a drain may last longer than a turn of the loop may
+        taken = self._ledger.advance()
+        if taken:
+            self._delivered(taken)
+        counters.oldest_unacknowledged_timestamp = self._ledger.oldest_commit_time
+        counters.in_flight_events = self._publisher.in_flight
+        counters.in_flight_bytes = self._publisher.in_flight_bytes
+        counters.received_lsn = max(received, counters.received_lsn)
+
+    def received(self, lanes: Collection[Lane[Never]]) -> None:
+        """Add what came by these lanes since the last time."""
+        received = self._counters.received
+        for lane in lanes:
+            if lane.received:
+                received[lane.name] = received.get(lane.name, 0) + lane.received
+                lane.received = 0
+
+    def held(self, since: float) -> None:
+        """Note that an event is held, and that we waited for it from `since` (time.monotonic) to now. Says so once."""
+        now = time.monotonic()
+        self._counters.backpressure_seconds += now - since
+        if self._held_since is None:
+            self._held_since = since
+        elif not self._stalled and now - self._held_since > STALLED_SECONDS:
+            self._stalled = True
+            log.warning(
+                "backpressure",
+                in_flight=self._publisher.in_flight,
+                cure="Kafka takes no records: see the kafka.* lines; reading from PostgreSQL is paused, nothing is lost",
+            )
+
+    def released(self) -> None:
+        """Note that nothing is held any more."""
+        if self._held_since is not None:
+            if self._stalled:
+                log.info("backpressure.ended", seconds=round(time.monotonic() - self._held_since, 1))
+            self._held_since, self._stalled = None, False
+
+    def _delivered(self, taken: list[Transaction]) -> None:
+        counters = self._counters
+        buckets = counters.latency_buckets
+        now = time.time()
+        transactions, seconds = 0, 0.0
+        for transaction in taken:
+            events = transaction.events
+            if events:
+                transactions += 1
+                latency = now - transaction.commit_time
+                seconds += latency * events
+                buckets[bisect_left(LATENCY_BOUNDS, latency)] += events
+        if transactions:
+            counters.transactions += transactions
+            counters.latency_sum += max(0.0, seconds)  # the clocks of two machines may differ
+            counters.last_published_timestamp = now
+            counters.kafka_connected = True

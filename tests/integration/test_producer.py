@@ -1,0 +1,151 @@
+"""The publisher against a real broker: what it delivers, counts and refuses, and what it does while it cannot deliver."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.counters import Counters
+from cdc_outbox.demo.ports import free_port
+from cdc_outbox.errors import PoisonEvent, Unreachable
+from cdc_outbox.kafka.producer import Publisher
+from cdc_outbox.kafka.properties import effective
+from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.records.router import UNASSIGNED, KafkaRecord
+from tests.plugins.waiting import PATIENCE
+
+if TYPE_CHECKING:
+    from tests.plugins.kafka import KafkaCluster
+
+
+@dataclass
+class Batch:
+    """What the records of a test belong to."""
+
+    lsn: Lsn = UNSET
+    events: int = 0
+    outstanding: int = 0
+
+
+def record(topic: str, number: int = 1, *, size: int = 10, partition: int = UNASSIGNED) -> KafkaRecord:
+    headers: list[tuple[str, str | bytes | None]] = [("id", str(number).encode()), ("none", None)]
+    return KafkaRecord(topic, f"key-{number}".encode(), b"x" * size, headers, 1_700_000_000_000 + number, partition)
+
+
+def publisher(brokers: str, counters: Counters | None = None, **settings: int | str) -> Publisher:
+    user = {name: str(value) for name, value in settings.items() if "." in name}
+    limits = {name: value for name, value in settings.items() if "." not in name}
+    chosen = Settings(brokers=brokers, **limits)  # type: ignore[arg-type]
+    return Publisher(effective(user, chosen), counters or Counters())
+
+
+def drained(one: Publisher) -> bool:
+    return one.drain(time.monotonic() + PATIENCE)
+
+
+def test_a_record_arrives_as_it_was_handed_over(kafka: KafkaCluster) -> None:
+    topic = kafka.create_topic(kafka.unique_topic_prefix(), partitions=3)
+    one, batch = publisher(kafka.brokers), Batch()
+    one.reach()
+    assert one.produce(record(topic, 1), batch)
+    assert one.produce(record(topic, 2, partition=2), batch)
+    assert one.produce(KafkaRecord(topic, None, None, [], 5, 1), batch)
+    assert one.produce(KafkaRecord(topic, b"", b"", [("e", b"")], 6, 1), batch)
+    assert drained(one)
+    found = {read.timestamp: read for read in kafka.consume(topic, 4)}
+    assert found[1_700_000_000_001].key == b"key-1"
+    assert found[1_700_000_000_001].headers == [("id", b"1"), ("none", None)]
+    assert found[1_700_000_000_002].partition == 2
+    assert (found[5].key, found[5].value, found[5].headers) == (None, None, [])
+    assert (found[6].key, found[6].value, found[6].headers) == (b"", b"", [("e", b"")])
+
+
+def test_reports_count_deliveries_down_and_up(kafka: KafkaCluster) -> None:
+    topic, other = (kafka.create_topic(kafka.unique_topic_prefix(), partitions=1) for _ in range(2))
+    counters = Counters()
+    one, first, second = publisher(kafka.brokers, counters), Batch(), Batch()
+    for number in range(100):
+        assert one.produce(record(topic if number % 2 else other, number), first if number < 70 else second)
+    assert (first.events, second.events) == (70, 30)
+    assert one.in_flight == 100
+    assert one.in_flight_bytes == 1000
+    assert drained(one)
+    assert (first.outstanding, second.outstanding) == (0, 0)
+    assert (one.in_flight, one.in_flight_bytes) == (0, 0)
+    assert {name: topics.delivered for name, topics in counters.topics.items()} == {topic: 50, other: 50}
+    assert not one.broken
+
+
+def test_a_full_queue_is_told_and_takes_again_what_it_refused(fragile_kafka: KafkaCluster) -> None:
+    topic = fragile_kafka.create_topic(fragile_kafka.unique_topic_prefix(), partitions=1)
+    one, batch = publisher(fragile_kafka.brokers, max_in_flight_events=10), Batch()
+    one.reach()
+    assert fragile_kafka.server is not None
+    fragile_kafka.server.pause()
+    taken = sum(one.produce(record(topic, number), batch) for number in range(20))
+    assert taken == 10
+    assert batch.outstanding == 10
+    assert not one.drain(time.monotonic() + 0.3)
+    fragile_kafka.server.resume()
+    assert drained(one)
+    assert one.produce(record(topic, 99), batch)
+    assert drained(one)
+    assert len(fragile_kafka.consume(topic, 11)) == 11
+
+
+def test_a_queue_is_bounded_by_bytes_as_well(fragile_kafka: KafkaCluster) -> None:
+    topic = fragile_kafka.create_topic(fragile_kafka.unique_topic_prefix(), partitions=1)
+    one, batch = publisher(fragile_kafka.brokers, max_in_flight_bytes=4 * 1024 * 1024), Batch()
+    one.reach()
+    assert fragile_kafka.server is not None
+    fragile_kafka.server.pause()
+    taken = sum(one.produce(record(topic, number, size=100_000), batch) for number in range(100))
+    assert 30 <= taken <= 45
+    one.abandon()
+
+
+def test_a_record_larger_than_the_limit_is_refused_at_once_and_the_producer_goes_on(kafka: KafkaCluster) -> None:
+    topic = kafka.create_topic(kafka.unique_topic_prefix(), partitions=1)
+    one, batch = publisher(kafka.brokers), Batch()
+    with pytest.raises(PoisonEvent) as refused:
+        one.produce(record(topic, size=2_000_000), batch)
+    assert refused.value.where["size"] == 2_000_000
+    assert batch.outstanding == 0
+    assert one.produce(record(topic), batch)
+    assert drained(one)
+    assert not one.broken
+
+
+def test_a_record_that_the_broker_refuses_is_a_failure_with_its_place(kafka: KafkaCluster) -> None:
+    topic = kafka.create_topic(kafka.unique_topic_prefix(), partitions=1, config={"max.message.bytes": "10000"})
+    one, batch = publisher(kafka.brokers), Batch(lsn=Lsn(77))
+    incompressible = random.Random(1).randbytes(50_000)
+    assert one.produce(record(topic)._replace(value=incompressible), batch)
+    assert not drained(one)
+    (failure,) = one.failures
+    assert (failure.topic, failure.key, failure.lsn) == (topic, b"key-1", Lsn(77))
+    assert one.broken
+    assert batch.outstanding == 1
+
+
+def test_brokers_that_nobody_answers_for_are_unreachable(kafka: KafkaCluster) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    one = publisher(address)
+    with pytest.raises(Unreachable, match=address):
+        one.reach()
+    one.abandon()
+
+
+def test_abandon_forgets_what_is_in_flight_and_waits_for_nobody(kafka: KafkaCluster) -> None:
+    one, batch = publisher(f"127.0.0.1:{free_port()}"), Batch()
+    assert one.produce(record("nowhere"), batch)
+    began = time.monotonic()
+    one.abandon()
+    del one
+    assert time.monotonic() - began < 3
+    assert batch.outstanding == 1, "nothing was delivered"
