@@ -1,6 +1,6 @@
 """The loop without servers: messages as a server would send them, and a librdkafka that takes everything and costs nothing.
 
-In: a shape. Out: `Feed`, whose `run` takes all its messages through the real relay, lanes, ledger and publisher.
+In: a shape. Out: `Feed`, whose `run` takes all its messages through the real relay, mappings, ledger and publisher.
 Never: a socket, a thread, or a wait: what is left is our own path of an event, the same work at each run.
 """
 

@@ -25,7 +25,7 @@ from typing import Final
 import structlog
 
 from cdc_outbox import __version__
-from cdc_outbox.commands.background_prune import PruneBeside
+from cdc_outbox.commands.background_prune import BackgroundPruner
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError, Undelivered
@@ -35,7 +35,7 @@ from cdc_outbox.observe.bar import Bar
 from cdc_outbox.observe.history import History
 from cdc_outbox.observe.summary import Summary
 from cdc_outbox.postgres.connect import libpq_version
-from cdc_outbox.relay.supervisor import Generations
+from cdc_outbox.relay.supervisor import Supervisor
 from cdc_outbox.shutdown import Stop, Stopped
 
 log = structlog.get_logger(__name__)
@@ -60,15 +60,15 @@ def versions() -> Versions:
 
 def run(settings: Settings) -> int:
     """Relay until told to stop. Gives the exit code; logs why."""
-    return _process(settings, Generations.run)
+    return _process(settings, Supervisor.run)
 
 
 def recover(settings: Settings) -> int:
     """Replace the slot by a new one, after sending the rows that are in the table. Gives the exit code; logs why."""
-    return _process(replace(settings, http="off", prune_after=None), Generations.recover)
+    return _process(replace(settings, http="off", prune_after=None), Supervisor.recover)
 
 
-def _process(settings: Settings, work: Callable[[Generations], None]) -> int:
+def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
     _calm_collector()
     logs.configure(settings.log_format, settings.log_level)
     counters = Counters()
@@ -84,9 +84,9 @@ def _process(settings: Settings, work: Callable[[Generations], None]) -> int:
                 registry = metrics.build_registry(counters, versions())
                 around.enter_context(http.serve(settings.http, counters, settings, registry, history=history))
             log.info("started", **logs.started_fields(settings, versions()))
-            generations = Generations(settings, counters, stop)
+            generations = Supervisor(settings, counters, stop)
             if settings.prune_after is not None and settings.tables:
-                beside = PruneBeside(settings, counters, stop, older_than=settings.prune_after)
+                beside = BackgroundPruner(settings, counters, stop, older_than=settings.prune_after)
                 around.enter_context(beside.running())
             work(generations)
     except Stopped:

@@ -9,7 +9,7 @@ from benchmarks.fed import Feed, row
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres import pgoutput, wire
-from cdc_outbox.records.mapping import Lanes, RowLane
+from cdc_outbox.records.mapping import Mappings, RowMapping
 from cdc_outbox.relay.ledger import AckLedger
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import begin, commit
@@ -31,11 +31,11 @@ class Benchmark(Protocol):
         """Call it very often, and time it."""
 
 
-def lane() -> RowLane:
+def mapping() -> RowMapping:
     """The way of the rows of the table that `sql install` makes."""
     relation = pgoutput.decode(RELATION)
     assert isinstance(relation, pgoutput.Relation)
-    return Lanes(Settings(brokers="b")).rows(relation)
+    return Mappings(Settings(brokers="b")).rows(relation)
 
 
 def test_decode_begin(benchmark: Benchmark) -> None:
@@ -55,27 +55,27 @@ def test_decode_relation(benchmark: Benchmark) -> None:
 
 def test_plan_compiled(benchmark: Benchmark) -> None:
     """Once for each connection too."""
-    benchmark(lane)
+    benchmark(mapping)
 
 
 def test_plan_reads_a_row(benchmark: Benchmark) -> None:
     """An Insert becomes an event."""
-    benchmark(lane().event, ROW)
+    benchmark(mapping().event, ROW)
 
 
 def test_row_to_record(benchmark: Benchmark) -> None:
     """An Insert becomes a record, straight."""
-    benchmark(lane().record, ROW, 1_794_000_000_000)
+    benchmark(mapping().record, ROW, 1_794_000_000_000)
 
 
 def test_row_with_headers(benchmark: Benchmark) -> None:
     """By way of an event: a headers object of strings is parsed."""
-    benchmark(lane().record, ROW_WITH_HEADERS, 1_794_000_000_000)
+    benchmark(mapping().record, ROW_WITH_HEADERS, 1_794_000_000_000)
 
 
 def test_row_with_a_number_among_the_headers(benchmark: Benchmark) -> None:
     """One with a number keeps the number's text, which takes another way."""
-    benchmark(lane().record, ROW_WITH_NUMBERS, 1_794_000_000_000)
+    benchmark(mapping().record, ROW_WITH_NUMBERS, 1_794_000_000_000)
 
 
 def test_ledger_one_transaction(benchmark: Benchmark) -> None:

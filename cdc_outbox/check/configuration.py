@@ -17,7 +17,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective
 from cdc_outbox.postgres import connect
-from cdc_outbox.records.mapping import Lanes
+from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.relay.poison import PoisonPolicy
 
 GRACE_SECONDS: Final = 30.0
@@ -37,7 +37,7 @@ def check_configuration(settings: Settings, report: Report) -> dict[str, str] | 
         report.ok("config.dsn", f"host {', '.join(host or 'of the local socket' for host in transport.hosts)}")
         _check_postgres_tls(transport, report)
     with report.judging("config.records"):
-        Lanes(settings)
+        Mappings(settings)
         report.ok("config.records", f"tables {', '.join(map(str, settings.tables))} to topic {settings.topic}")
     properties = _check_kafka(settings, report)
     _check_poison(settings, report)

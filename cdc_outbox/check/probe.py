@@ -38,7 +38,7 @@ from cdc_outbox.postgres.errors import translated
 from cdc_outbox.postgres.pgoutput import LogicalMessage, Relation
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Lane, Lanes, RowLane
+from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Mappings, RecordMapping, RowMapping
 from cdc_outbox.records.router import KafkaRecord, TopicTemplate
 from cdc_outbox.relay.ledger import Transaction
 from cdc_outbox.shutdown import Stop, Stopped
@@ -143,8 +143,8 @@ class Probe:
         self._properties = properties
         self.event = ProbeEvent(settings, shapes[0] if shapes else None)
         self._stop = stop
-        self._lanes = Lanes(settings)
-        self._messages = self._lanes.messages(Counters())
+        self._row_mappings = Mappings(settings)
+        self._messages = self._row_mappings.messages(Counters())
         self.delivered = False
         self.waits_for = "there is no slot for the probe yet"
         """What has not come yet, in words."""
@@ -227,7 +227,7 @@ class Probe:
 
     def _read(self, stream: ReplicationStream) -> KafkaRecord:
         """Wait for our event among whatever else is committed, and make its record."""
-        lanes: dict[bytes, RowLane] = {}
+        mappings: dict[bytes, RowMapping] = {}
         commit_time = 0
         while not self._stop.requested:
             stream.wait(LOOK_SECONDS)
@@ -241,22 +241,24 @@ class Probe:
                     assert isinstance(begin, pgoutput.Begin)
                     commit_time = wire.unix_milliseconds(begin.commit_time)
                 elif kind == pgoutput.RELATION:
-                    self._describe(message, lanes)
-                elif (found := self._ours(message, kind, lanes)) is not None:
-                    lane, source = found
-                    return lane.record(source, commit_time)
+                    self._describe(message, mappings)
+                elif (found := self._ours(message, kind, mappings)) is not None:
+                    mapping, source = found
+                    return mapping.record(source, commit_time)
         raise Stopped
 
-    def _describe(self, message: bytes, lanes: dict[bytes, RowLane]) -> None:
+    def _describe(self, message: bytes, mappings: dict[bytes, RowMapping]) -> None:
         relation = pgoutput.decode(message, PGOUTPUT_AT)
         assert isinstance(relation, Relation)
-        if self._lanes.is_outbox(TableName(relation.schema, relation.name)):
-            lanes[relation.oid.to_bytes(4, "big")] = self._lanes.rows(relation)
+        if self._row_mappings.is_outbox(TableName(relation.schema, relation.name)):
+            mappings[relation.oid.to_bytes(4, "big")] = self._row_mappings.rows(relation)
 
-    def _ours(self, message: bytes, kind: int, lanes: dict[bytes, RowLane]) -> tuple[Lane[bytes], bytes] | None:
-        """Our event, and the lane that it came by."""
-        if kind == pgoutput.INSERT and (lane := lanes.get(message[ROW_OID])) is not None:
-            return (lane, message) if lane.event(message).id == self.event.id.encode() else None
+    def _ours(
+        self, message: bytes, kind: int, mappings: dict[bytes, RowMapping]
+    ) -> tuple[RecordMapping[bytes], bytes] | None:
+        """Our event, and the mapping that it came by."""
+        if kind == pgoutput.INSERT and (mapping := mappings.get(message[ROW_OID])) is not None:
+            return (mapping, message) if mapping.event(message).id == self.event.id.encode() else None
         if kind == pgoutput.MESSAGE and self._messages is not None:
             logical = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(logical, LogicalMessage)
@@ -296,7 +298,7 @@ class Probe:
         parcel = Transaction(0.0)
         taken = publisher.produce(record, parcel)
         assert taken, "the queue of a new producer has room"
-        publisher.hurry()
+        publisher.flush()
         while parcel.outstanding and not publisher.failures:
             publisher.serve(LOOK_SECONDS)
             if self._stop.requested:

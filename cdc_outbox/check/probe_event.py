@@ -51,7 +51,7 @@ class ProbeEvent:
 
     def find_key(self, stop: Stop) -> None:
         """Of a shard: a key whose rows are this shard's, since others do not come out of its publication. Raises our errors."""
-        own = self._settings.own_rows
+        own = self._settings.shard_filter
         if own is None:
             return
         named = "SELECT %s::text || n AS key FROM pg_catalog.generate_series(1, %s) AS n"

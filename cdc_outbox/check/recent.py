@@ -15,7 +15,7 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import CdcOutboxError, PoisonEvent
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.connect import Connection
-from cdc_outbox.records.mapping import Lanes
+from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import KafkaRecord
 
 NEWEST_ROWS: Final = 1000
@@ -78,12 +78,12 @@ def record_bytes(record: KafkaRecord) -> int:
 
 
 def _read(connection: Connection, settings: Settings, shape: table_rows.TableShape, recent: Recent) -> None:
-    lane = Lanes(settings).snapshot(relation_of(shape))
+    mapping = Mappings(settings).snapshot(relation_of(shape))
     seen = size = 0
-    for batch in table_rows.SnapshotRows(connection, settings.own_rows).read(shape, ORDER, newest_first=True):
+    for batch in table_rows.SnapshotRows(connection, settings.shard_filter).read(shape, ORDER, newest_first=True):
         for cells in batch:
             try:
-                record = lane.record(cells, 0)
+                record = mapping.record(cells, 0)
             except PoisonEvent as error:
                 recent.poison.append(error)
             else:

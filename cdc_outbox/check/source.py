@@ -19,7 +19,7 @@ from cdc_outbox.postgres import publication, slot, table_rows
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.records.events import TRACE_COLUMNS
-from cdc_outbox.records.mapping import Lanes
+from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import PLACEHOLDER, TopicTemplate
 
 _TABLE_CHECKS: Final = (
@@ -133,7 +133,7 @@ def _inspect(connection: Connection, settings: Settings, report: Report) -> publ
 
 def _check_columns(settings: Settings, shape: table_rows.TableShape, report: Report) -> bool:
     try:
-        Lanes(settings).rows(relation_of(shape))
+        Mappings(settings).rows(relation_of(shape))
     except CdcOutboxError as error:
         report.fail_with("table.columns", error)
         return False
@@ -235,7 +235,7 @@ def _check_published(
     before = report.count("fail")
     with report.judging("publication.table"):
         publication.require_published(
-            published, name, [table], older_slot=around.slot is not None, own=settings.own_rows
+            published, name, [table], older_slot=around.slot is not None, own=settings.shard_filter
         )
         which = "every row" if settings.shard is None else f"every row of shard {settings.shard}"
         report.ok("publication.table", f"publication {name} sends {which} inserted into {table.name}")

@@ -35,7 +35,7 @@ PROGRESS_SECONDS: Final = 10.0
 """Between two progress lines."""
 
 
-class PruneBeside(Watcher):
+class BackgroundPruner(Watcher):
     """One relay's. `running()` around it."""
 
     def __init__(self, settings: Settings, counters: Counters, stop: Stop, *, older_than: float) -> None:

@@ -25,10 +25,10 @@ from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.selection import Selection, condition
-from cdc_outbox.records.mapping import Lanes, SnapshotLane
+from cdc_outbox.records.mapping import Mappings, SnapshotMapping
 from cdc_outbox.records.router import KafkaRecord
 from cdc_outbox.relay.poison import PoisonPolicy
-from cdc_outbox.relay.snapshot import RowSender, lane_of, row_order
+from cdc_outbox.relay.snapshot import RowSender, mapping_of, row_order
 from cdc_outbox.shutdown import Stop
 
 HEADER: Final = "outbox.replay"
@@ -74,7 +74,7 @@ class Replay:
         self._settings = settings
         self._selection = selection
         self._stop = stop
-        self._lanes = Lanes(settings)
+        self._row_mappings = Mappings(settings)
         self._properties = effective(settings.kafka(), settings)
         self.counters = Counters()
 
@@ -87,11 +87,11 @@ class Replay:
                 shape = snapshot.shape(table)
                 where = condition(self._selection, shape, self._settings.columns)
                 counts[table] = snapshot.count(table, where)
-                lane = lane_of(self._lanes, shape)
+                mapping = mapping_of(self._row_mappings, shape)
                 wanted = samples - len(shown)
                 if counts[table] and wanted > 0:
                     first = next(snapshot.read(shape, row_order(self._settings), where=where))
-                    shown += [_sample(table, lane, cells) for cells in first[:wanted]]
+                    shown += [_sample(table, mapping, cells) for cells in first[:wanted]]
         return Preview(counts, shown)
 
     def run(self, rate: float | None, told: Callable[[int], None], *, told_seconds: float) -> int:
@@ -125,7 +125,7 @@ class Replay:
     ) -> None:
         shape = snapshot.shape(table)
         where = condition(self._selection, shape, self._settings.columns)
-        lane = _marked(lane_of(self._lanes, shape), stamp)
+        mapping = _marked(mapping_of(self._row_mappings, shape), stamp)
         due = time.monotonic()
         for batch in snapshot.read(shape, row_order(self._settings), where=where):
             size = max(1, round(rate * SLICE_SECONDS)) if rate else len(batch)
@@ -134,31 +134,31 @@ class Replay:
                 if rate:
                     sender.pause(due)
                     due = max(due, time.monotonic() - SLICE_SECONDS) + len(cells) / rate
-                sender.send(lane, cells)
+                sender.send(mapping, cells)
 
     def _snapshot(self) -> AbstractContextManager[table_rows.SnapshotRows]:
         return table_rows.open_snapshot(self._settings.dsn.reveal(), None, self._stop)
 
 
-def _marked(lane: SnapshotLane, stamp: bytes) -> SnapshotLane:
-    """The lane, its records marked."""
-    plain = lane.record
+def _marked(mapping: SnapshotMapping, stamp: bytes) -> SnapshotMapping:
+    """The mapping, its records marked."""
+    plain = mapping.record
 
     def record(cells: Sequence[bytes | None], commit_time: int) -> KafkaRecord:
         made = plain(cells, commit_time)
         made.headers.append((HEADER, stamp))
         return made
 
-    lane.record = record
-    return lane
+    mapping.record = record
+    return mapping
 
 
-def _sample(table: TableName, lane: SnapshotLane, cells: table_rows.Cells) -> Sample:
+def _sample(table: TableName, mapping: SnapshotMapping, cells: table_rows.Cells) -> Sample:
     try:
-        topic, error = lane.record(cells, 0).topic, None
+        topic, error = mapping.record(cells, 0).topic, None
     except PoisonEvent as poison:
         topic, error = None, poison.what
-    event = lane.event(cells)
+    event = mapping.event(cells)
     return Sample(table, _text(event.id), _text(event.type), _text(event.key), topic, error)
 
 

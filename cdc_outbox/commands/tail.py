@@ -28,7 +28,7 @@ from cdc_outbox.postgres import connect, pgoutput, publication, server, table_ro
 from cdc_outbox.postgres.pgoutput import Column, LogicalMessage, Relation
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Lane, Lanes, MessageLane, RowLane, Source
+from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Mappings, MessageMapping, RecordMapping, RowMapping, Source
 from cdc_outbox.relay.feedback import Feedback
 from cdc_outbox.relay.ledger import AckLedger
 from cdc_outbox.shutdown import Stop, Stopped
@@ -94,7 +94,7 @@ class Tail:
         self._say = say
         self._from_now = from_now
         self._left = limit
-        self._lanes = Lanes(settings)
+        self._row_mappings = Mappings(settings)
         self._timed = settings.columns.timestamp is not None
 
     def run(self) -> None:
@@ -159,13 +159,13 @@ class Tail:
     def _print_table(self, snapshot: table_rows.SnapshotRows, table: TableName) -> None:
         shape = snapshot.shape(table)
         columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
-        lane = self._lanes.snapshot(Relation(shape.oid, table.schema, table.name, "d", columns))
+        mapping = self._row_mappings.snapshot(Relation(shape.oid, table.schema, table.name, "d", columns))
         order = [name for name in ("seq", self._settings.columns.timestamp, "created_at") if name]
         for batch in snapshot.read(shape, order):
             for cells in batch:
                 if self._finished:
                     return
-                self._print(_line_of(lane, cells, 0, None, timed=self._timed))
+                self._print(_line_of(mapping, cells, 0, None, timed=self._timed))
             while not (self._output.empty or self._stop.requested):
                 self._output.write(WAIT_SECONDS)
 
@@ -176,8 +176,8 @@ class Tail:
         self._ledger = AckLedger()
         self._feedback = Feedback(stream, self._ledger, Counters())
         self._relations: dict[bytes, Relation] = {}
-        self._messages = self._lanes.messages(Counters())
-        self._found: dict[bytes, RowLane | None] = {}
+        self._messages = self._row_mappings.messages(Counters())
+        self._found: dict[bytes, RowMapping | None] = {}
         self._commit_time, self._commit_lsn = 0, UNSET
         self._listening_since = time.monotonic()
         try:
@@ -220,15 +220,15 @@ class Tail:
     def _take(self, message: bytes) -> None:
         kind = message[PGOUTPUT_AT]
         if kind == pgoutput.INSERT:
-            lane = self._lane(message[ROW_OID])
-            if lane is not None:
-                self._print(_line_of(lane, message, self._commit_time, self._commit_lsn))
+            mapping = self._lane(message[ROW_OID])
+            if mapping is not None:
+                self._print(_line_of(mapping, message, self._commit_time, self._commit_lsn))
         elif kind == pgoutput.BEGIN:
             begin = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(begin, pgoutput.Begin)
             self._commit_time = wire.unix_milliseconds(begin.commit_time)
             self._commit_lsn = begin.final_lsn
-            self._lanes.begin(begin.final_lsn)
+            self._row_mappings.begin(begin.final_lsn)
             self._ledger.begin(self._commit_time / 1000)
         elif kind == pgoutput.COMMIT:
             commit = pgoutput.decode(message, PGOUTPUT_AT)
@@ -244,12 +244,12 @@ class Tail:
             assert isinstance(logical, LogicalMessage)
             self._take_logical(logical, self._messages)
 
-    def _take_logical(self, message: LogicalMessage, lane: MessageLane) -> None:
-        if lane.takes(message):
-            self._print(_line_of(lane, message.content, self._commit_time, self._commit_lsn))
+    def _take_logical(self, message: LogicalMessage, mapping: MessageMapping) -> None:
+        if mapping.takes(message):
+            self._print(_line_of(mapping, message.content, self._commit_time, self._commit_lsn))
 
-    def _lane(self, oid: bytes) -> RowLane | None:
-        """The lane of a relation; None when its rows are not for us, which is said once."""
+    def _lane(self, oid: bytes) -> RowMapping | None:
+        """The mapping of a relation; None when its rows are not for us, which is said once."""
         if oid not in self._found:
             relation = self._relations.get(oid)
             if relation is None:
@@ -258,15 +258,17 @@ class Tail:
                     lsn=format_lsn(self._commit_lsn),
                 )
             table = TableName(relation.schema, relation.name)
-            ours = self._lanes.is_outbox(table)
-            self._found[oid] = self._lanes.rows(relation) if ours else None
+            ours = self._row_mappings.is_outbox(table)
+            self._found[oid] = self._row_mappings.rows(relation) if ours else None
             if not ours:
                 self._say(f"rows of {table} are left out: no --table names it")
         return self._found[oid]
 
 
-def _line_of(lane: Lane[Source], source: Source, commit_time: int, lsn: Lsn | None, *, timed: bool = True) -> bytes:
+def _line_of(
+    mapping: RecordMapping[Source], source: Source, commit_time: int, lsn: Lsn | None, *, timed: bool = True
+) -> bytes:
     try:
-        return event_line(lane.record(source, commit_time), lane.name, lsn, timed=timed)
+        return event_line(mapping.record(source, commit_time), mapping.name, lsn, timed=timed)
     except PoisonEvent as error:
-        return poison_line(error, lane.name, lsn)
+        return poison_line(error, mapping.name, lsn)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cdc_outbox.config.shards import OwnRows, Shard
+from cdc_outbox.config.shards import Shard, ShardFilter
 from cdc_outbox.config.value_types import expect, expect_all
 from cdc_outbox.identifiers import TableName
 
@@ -105,9 +105,9 @@ class Settings:
     """`slot` and `publication` are this shard's."""
 
     @property
-    def own_rows(self) -> OwnRows | None:
+    def shard_filter(self) -> ShardFilter | None:
         """Which rows of the tables are ours; None: all."""
-        return None if self.shard is None else OwnRows(self.shard, self.columns.key)
+        return None if self.shard is None else ShardFilter(self.shard, self.columns.key)
 
     @property
     def reads_messages(self) -> bool:

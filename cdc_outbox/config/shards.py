@@ -80,7 +80,7 @@ def with_siblings(name: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnRows:
+class ShardFilter:
     """A shard, and the names that the key column may have."""
 
     shard: Shard

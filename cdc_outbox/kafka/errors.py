@@ -196,7 +196,7 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     return Unreachable(f"Kafka did not take a record: {error.str()}", topic=topic)
 
 
-def blamed(failures: Sequence[DeliveryFailure]) -> list[DeliveryFailure]:
+def caused_by_record(failures: Sequence[DeliveryFailure]) -> list[DeliveryFailure]:
     """Those in which a record may be at fault. The others are about the producer or the whole cluster, or name an innocent
     neighbour of the culprit (_INVALID_DIFFERENT_RECORD).
     """

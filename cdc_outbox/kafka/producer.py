@@ -29,7 +29,7 @@ from cdc_outbox.kafka.errors import (
     NOT_READY,
     SILENT,
     DeliveryFailure,
-    blamed,
+    caused_by_record,
     failed_delivery,
     final,
     kafka_error,
@@ -51,7 +51,7 @@ METADATA_SLICE_SECONDS: Final = 0.25
 METADATA_PAUSE_SECONDS: Final = 0.05
 """Between two looks, where each fails at once."""
 
-HURRY_SECONDS: Final = 0.02
+FLUSH_SECONDS: Final = 0.02
 """One wait for a record sent alone: a round trip to the broker, and no more than the server waits for a status."""
 
 _INFERRED: Final = KafkaError(
@@ -68,7 +68,7 @@ _LOGIN: Final = ("sasl.username", "sasl.password")
 Report = Callable[[KafkaError | None, Message], None]
 
 
-class Carrier(Protocol):
+class InFlight(Protocol):
     """What records belong to: a transaction, known by its commit LSN, or a batch of a snapshot."""
 
     lsn: Lsn
@@ -78,7 +78,7 @@ class Carrier(Protocol):
     """Those of them whose delivery is not reported yet."""
 
 
-_TopicReport = Callable[[Carrier, KafkaError | None, Message], None]
+_TopicReport = Callable[[InFlight, KafkaError | None, Message], None]
 
 
 class Publisher:
@@ -111,7 +111,7 @@ class Publisher:
             raise self._error(raised) from raised
         self._produced_bytes = 0
         self._delivered_bytes = 0
-        self._carrier: Carrier | None = None
+        self._transaction: InFlight | None = None
         self._report: Report | None = None
         self._reports: dict[str, _TopicReport] = {}
         self._produce = self._producer.produce
@@ -151,51 +151,51 @@ class Publisher:
                     raise unreachable(self._brokers, self._last_words) from raised
         self._counters.kafka_connected = True
 
-    def _new_report(self, carrier: Carrier, topic: str) -> Report:
-        """Make the delivery report for records of one carrier and one topic: a method of the carrier, as it were, which costs
-        a transaction of one row less than a closure, and the garbage collector nothing.
+    def _new_report(self, transaction: InFlight, topic: str) -> Report:
+        """Make the delivery report for records of one transaction and one topic. A bound method costs a transaction of one row
+        less than a closure, and the garbage collector nothing.
         """
         delivered = self._reports.get(topic) or self._new_topic(topic)
-        report = MethodType(delivered, carrier)
-        self._carrier, self._topic, self._report = carrier, topic, report
+        report = MethodType(delivered, transaction)
+        self._transaction, self._topic, self._report = transaction, topic, report
         return report
 
     def _new_topic(self, topic: str) -> _TopicReport:
         counts = self._counters.topic(topic)
         failures = self.failures
 
-        def delivered(carrier: Carrier, error: KafkaError | None, message: Message) -> None:
+        def delivered(transaction: InFlight, error: KafkaError | None, message: Message) -> None:
             if error is None and message.offset() is not None:
-                carrier.outstanding -= 1
+                transaction.outstanding -= 1
                 size = len(message)
                 counts.delivered += 1
                 counts.delivered_bytes += size
                 self._delivered_bytes += size
             else:
-                failures.append(_failure(error or _INFERRED, message, carrier.lsn))
+                failures.append(_failure(error or _INFERRED, message, transaction.lsn))
 
         if len(self._reports) < MAX_TOPICS:
             self._reports[topic] = delivered
         return delivered
 
-    def produce(self, record: KafkaRecord, carrier: Carrier) -> bool:
-        """Hand one record over and count it on its carrier; False when the queue is full: serve, and try again.
+    def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
+        """Hand one record over and count it on its transaction; False when the queue is full: serve, and try again.
 
         Raises PoisonEvent, ConfigurationError or AccessRefused when librdkafka will not take this record (too large, a topic
         known to be unknown or not ours); Unreachable when the producer is done for.
         """
         topic, key, value, headers, timestamp, partition = record
         report = self._report
-        if topic is not self._topic or carrier is not self._carrier or report is None:
-            report = self._new_report(carrier, topic)
+        if topic is not self._topic or transaction is not self._transaction or report is None:
+            report = self._new_report(transaction, topic)
         try:
             self._produce(topic, value, key, partition, report, report, timestamp, headers)
         except BufferError:
             return False
         except KafkaException as raised:
             raise self._refused(raised, record) from raised
-        carrier.outstanding += 1
-        carrier.events += 1
+        transaction.outstanding += 1
+        transaction.events += 1
         if value is not None:
             self._produced_bytes += len(value)
         return True
@@ -210,7 +210,7 @@ class Publisher:
             self._login_refused = False
             self._take_new_login()
 
-    def hurry(self, seconds: float = HURRY_SECONDS) -> None:
+    def flush(self, seconds: float = FLUSH_SECONDS) -> None:
         """Send what is queued without waiting for more of a batch: `linger.ms` is for others. Serves reports meanwhile, until
         all are there or `seconds` are over.
         """
@@ -256,7 +256,7 @@ class Publisher:
             self._fatal = True
             return Unreachable(f"Kafka: {raised}")
         known = DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET)
-        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE and blamed([known]):
+        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE and caused_by_record([known]):
             return failed_delivery(known)
         return PoisonEvent(
             f"librdkafka does not take the record: {error.str()}",

@@ -135,5 +135,5 @@ def _check_one_fits(merged: Mapping[str, str], settings: Settings) -> None:
         raise ConfigurationError(
             f"message.max.bytes={largest} is more than --max-in-flight-bytes={settings.max_in_flight_bytes}: "
             "a record of that size could never be queued",
-            cure=f"--max-in-flight-bytes {largest * 4}, or a smaller message.max.bytes",
+            cure=f"--max-in-flight-bytes {largest * 4}, or a shrink_dead_letter message.max.bytes",
         )

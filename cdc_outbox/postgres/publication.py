@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.config.settings import DEFAULT_PUBLICATION, DEFAULT_TABLE
-from cdc_outbox.config.shards import OwnRows, named_shard
+from cdc_outbox.config.shards import ShardFilter, named_shard
 from cdc_outbox.errors import ConfigurationError, StreamGap
 from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.postgres.connect import Connection
@@ -172,7 +172,7 @@ def require_published(
     tables: Sequence[Table],
     *,
     older_slot: bool = False,
-    own: OwnRows | None = None,
+    own: ShardFilter | None = None,
 ) -> None:
     """Raise ConfigurationError, with the SQL that cures, unless `publication` sends every insert into `tables`.
 
@@ -219,7 +219,7 @@ def _also_hidden(error: ConfigurationError) -> StreamGap:
 
 
 def _without_own_filter(
-    publication: Publication | None, name: str, own: OwnRows, tables: Sequence[Table]
+    publication: Publication | None, name: str, own: ShardFilter, tables: Sequence[Table]
 ) -> Publication:
     """The publication as if it sent every row, where a table's filter is the shard's own. Raises ConfigurationError."""
     shard = named_shard(name)

@@ -18,7 +18,7 @@ from typing import Final
 from psycopg import pq
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from cdc_outbox.config.shards import OwnRows
+from cdc_outbox.config.shards import ShardFilter
 from cdc_outbox.errors import AccessRefused
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres import connect
@@ -72,7 +72,7 @@ SELECT pg_catalog.pg_relation_size(%s::int8::oid) > 0 OR pg_catalog.pg_stat_get_
 class SnapshotRows:
     """A transaction that sees an exported snapshot. Use `open_snapshot`."""
 
-    def __init__(self, connection: connect.Connection, own: OwnRows | None = None, *, otherwise: str = "") -> None:
+    def __init__(self, connection: connect.Connection, own: ShardFilter | None = None, *, otherwise: str = "") -> None:
         """`otherwise`: what somebody who may not read the rows can do without them, for the cure."""
         self._connection = connection
         self._own = own
@@ -207,7 +207,7 @@ def size_of(batch: Sequence[Cells]) -> int:
 
 @contextlib.contextmanager
 def open_snapshot(
-    dsn: str, snapshot: str | None, stop: Stop, own: OwnRows | None = None, *, otherwise: str = ""
+    dsn: str, snapshot: str | None, stop: Stop, own: ShardFilter | None = None, *, otherwise: str = ""
 ) -> Iterator[SnapshotRows]:
     """Open a transaction that sees what `snapshot` sees (None: the present), until the end of the block.
 

@@ -1,7 +1,7 @@
 """The one way in: rows of the stream, rows of a snapshot and logical messages become records by the same route.
 
-In: a Relation, or the wish for messages. Out: its `Lane`: how rows or messages become events, and events records.
-Never: a lane for a table that is not one of the outbox tables.
+In: a Relation, or the wish for messages. Out: its `RecordMapping`: how rows or messages become events, and events records.
+Never: a mapping for a table that is not one of the outbox tables.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ PGOUTPUT_AT: Final = wire.XLOGDATA_HEADER_BYTES
 """Where the pgoutput message begins in an XLogData message; of an Insert also …"""
 
 ROW_OID: Final = slice(PGOUTPUT_AT + 1, PGOUTPUT_AT + 5)
-"""… where the OID of its relation stands, which finds its lane, …"""
+"""… where the OID of its relation stands, which finds its mapping, …"""
 
 ROW_AT: Final = PGOUTPUT_AT + INSERT_TUPLE_OFFSET
-"""… and where the tuple begins, which the lane reads."""
+"""… and where the tuple begins, which the mapping reads."""
 
 TOLD_PREFIXES: Final = 100
 """Prefixes that are named in the log, once each: somebody may put an id into every one."""
@@ -41,7 +41,7 @@ Source = TypeVar("Source", contravariant=True)  # noqa: PLC0105 - it is a name o
 """What an event comes in: an XLogData message, the cells of a row, the content of a logical message."""
 
 
-class Lane(Generic[Source]):
+class RecordMapping(Generic[Source]):
     """One way in. Plain attributes: they are read once per event."""
 
     __slots__ = ("event", "name", "received", "record")
@@ -58,14 +58,14 @@ class Lane(Generic[Source]):
         """Events that came this way."""
 
 
-RowLane = Lane[bytes]
+RowMapping = RecordMapping[bytes]
 """Rows of one relation as the stream brings them: Inserts in XLogData."""
 
-SnapshotLane = Lane[Sequence[bytes | None]]
+SnapshotMapping = RecordMapping[Sequence[bytes | None]]
 """Rows of one relation as a query brings them."""
 
 
-class MessageLane(Lane[bytes]):
+class MessageMapping(RecordMapping[bytes]):
     """The logical messages of one prefix: their content."""
 
     __slots__ = ("_counters", "_prefix", "_told")
@@ -97,12 +97,12 @@ class MessageLane(Lane[bytes]):
         self._counters.skipped[reason] = self._counters.skipped.get(reason, 0) + 1
         if (reason, message.prefix) not in self._told and len(self._told) < TOLD_PREFIXES:
             self._told.add((reason, message.prefix))
-            log.warning("message.left", error=error, prefix=message.prefix, reason=reason, cure=cure)
+            log.warning("message.ignored", error=error, prefix=message.prefix, reason=reason, cure=cure)
         return False
 
 
-class Lanes:
-    """Compiles lanes for one configuration. Raises ConfigurationError for a broken template or --header."""
+class Mappings:
+    """Compiles mappings for one configuration. Raises ConfigurationError for a broken template or --header."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -126,24 +126,24 @@ class Lanes:
         """Whether `table` is one of those that --table names."""
         return table in self._settings.tables
 
-    def rows(self, relation: Relation) -> RowLane:
+    def rows(self, relation: Relation) -> RowMapping:
         """The way in for a relation's rows in the stream. Raises ConfigurationError for a missing or wrong column."""
         plan = self._plan(relation)
-        return RowLane(str(plan.table), lambda row: plan.read(row, ROW_AT), self._route(plan).compile(plan, ROW_AT))
+        return RowMapping(str(plan.table), lambda row: plan.read(row, ROW_AT), self._route(plan).compile(plan, ROW_AT))
 
-    def snapshot(self, relation: Relation) -> SnapshotLane:
+    def snapshot(self, relation: Relation) -> SnapshotMapping:
         """The way in for rows of a query, all columns in the relation's order. Raises ConfigurationError likewise."""
         plan = self._plan(relation)
         pick, record = plan.pick, self._route(plan).record
-        return SnapshotLane(str(plan.table), pick, lambda cells, commit_time: record(pick(cells), commit_time))
+        return SnapshotMapping(str(plan.table), pick, lambda cells, commit_time: record(pick(cells), commit_time))
 
     def _plan(self, relation: Relation) -> OutboxPlan:
         return compile_plan(relation, self._settings.columns, self._routing, self._extra)
 
-    def messages(self, counters: Counters) -> MessageLane | None:
+    def messages(self, counters: Counters) -> MessageMapping | None:
         """The way in for logical messages; None when they are not asked for."""
         settings = self._settings
         if not settings.reads_messages:
             return None
         plan = MessagePlan(settings.message_prefix, settings.columns, self._routing, self._extra)
-        return MessageLane(plan, self._route(plan), settings.message_prefix, counters)
+        return MessageMapping(plan, self._route(plan), settings.message_prefix, counters)

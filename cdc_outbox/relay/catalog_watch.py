@@ -1,7 +1,7 @@
 """Watching the catalog: what the stream itself does not tell, asked over short connections from a thread of its own.
 
-In: what a generation began with. Out: an error that the relay raises in its next turn (`guard`), and the slot's figures in the
-counters. Never: a stage touched, a lock, a connection kept: a permanent one would hold up a smart shutdown.
+In: the catalog state that the session began with. Out: an error that the loop raises in its next turn (`raise_findings`), and the
+slot's figures in the counters. Never: a stage touched, a lock, a connection kept: a permanent one would hold up a smart shutdown.
 
 A table that is dropped and made again under its name, or a publication that no longer has it, ends the events without any
 error in the stream. A server that wants to stop asks in the stream, but a relay that reads nothing (Kafka is down) does not
@@ -39,7 +39,7 @@ PAUSED_WATCH_SECONDS: Final = 5.0
 
 
 class CatalogWatch:
-    """One generation's watch. `running()` around the relay, `guard` inside its loop."""
+    """One generation's watch. `running()` around the relay, `raise_findings` inside its loop."""
 
     def __init__(self, settings: Settings, counters: Counters, table_oids: dict[int, TableName]) -> None:
         self._settings = settings
@@ -52,7 +52,7 @@ class CatalogWatch:
         self._finding: CdcOutboxError | None = None
         self._stopping_since: float | None = None
 
-    def guard(self, paused: bool) -> None:
+    def raise_findings(self, paused: bool) -> None:
         """Raise what was found. `paused`: reading is."""
         if paused is not self._paused:
             self._paused = paused
@@ -110,7 +110,7 @@ class CatalogWatch:
                 tables = publication.find_tables(connection, settings.tables, self._table_oids, settings.publication)
                 published = publication.inspect(connection, settings.publication)
                 publication.require_published(
-                    published, settings.publication, tables, older_slot=info is not None, own=settings.own_rows
+                    published, settings.publication, tables, older_slot=info is not None, own=settings.shard_filter
                 )
             except ConfigurationError as error:
                 error.where["lsn"] = _confirmed(info) or "unknown"

@@ -1,12 +1,12 @@
 """The loop: one connection's stream, from its first message to its last acknowledgement. The only place where the stages meet.
 
-In: a started stream, a publisher, lanes. Out: records in Kafka, and the flush LSN told to the server as far as they are
+In: a started stream, a publisher, mappings. Out: records in Kafka, and the flush LSN told to the server as far as they are
 delivered. Ends when a stop is requested, when it has caught up with a target, or with an error.
 Never: a lock, a second thread, a wait that a stop does not end, or anything remembered from an earlier connection.
 
 One turn: wait for the socket, read what is there (bounded), decode, route, publish, note it in the ledger; serve delivery
 reports; tell the server, if the flush LSN moved, it asked, or it is time. A full producer queue means: read nothing, and go
-on with the rest. The path of an event is `_take_in` and `Outlet.send`: no metric, no log line, no parse of a payload.
+on with the rest. The path of an event is `_take_in` and `RecordSender.send`: no metric, no log line, no parse of a payload.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import structlog
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.kafka.errors import blamed, failed_delivery
+from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import Lsn, format_lsn
 from cdc_outbox.postgres import pgoutput, publication, wire
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Lanes, MessageLane, RowLane
+from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Mappings, MessageMapping, RowMapping
 from cdc_outbox.relay.feedback import Feedback
 from cdc_outbox.relay.ledger import AckLedger
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.progress import Progress
-from cdc_outbox.relay.sender import Outlet
+from cdc_outbox.relay.sender import RecordSender
 from cdc_outbox.shutdown import Stop
 
 log = structlog.get_logger(__name__)
@@ -45,11 +45,11 @@ WAIT_SECONDS: Final = 1.0
 DELIVERY_WAIT_SECONDS: Final = 0.01
 """The longest sleep on the socket while Kafka owes us reports, which cannot wake it."""
 
-FEW_MESSAGES: Final = 8
+SMALL_READ_MESSAGES: Final = 8
 """A portion of at most so many, and nothing behind it, leaves at once: nobody comes whom `linger.ms` could wait for. A small
 transaction, or what comes in a millisecond at 2,500 a second; beyond that, measured, batches are worth more."""
 
-KICK_SECONDS: Final = 0.002
+FLUSH_WAIT_SECONDS: Final = 0.002
 """For librdkafka's thread to wake and send them, and most often for the report to be here: reading waits meanwhile."""
 
 HELD_WAIT_SECONDS: Final = 0.05
@@ -58,7 +58,7 @@ HELD_WAIT_SECONDS: Final = 0.05
 CATCH_UP_ASK_SECONDS: Final = 0.2
 """How often `--until caught-up` asks the server how far it is."""
 
-LAST_WORDS_SECONDS: Final = 1.0
+CLOSE_RESERVE_SECONDS: Final = 1.0
 """Of the time that a stop may take, at most half of it: for the last status and the end of the stream, measured below 0.1 s."""
 
 SETTLE_SECONDS: Final = 2.0
@@ -72,7 +72,7 @@ _read_begin: Final = pgoutput.begin_reader(PGOUTPUT_AT)
 _read_commit: Final = pgoutput.commit_reader(PGOUTPUT_AT)
 
 
-class Suspected(Exception):
+class BatchRejected(Exception):
     """Kafka refused records for good. The culprit is in one of these transactions, which go record by record next time."""
 
     def __init__(self, lsns: frozenset[Lsn], words: str) -> None:
@@ -81,7 +81,7 @@ class Suspected(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class SessionParams:
     """What this generation is to do."""
 
     table_oids: dict[int, TableName]
@@ -89,45 +89,45 @@ class Errand:
     looked_at: Lsn
     """… that is, when the server was here: what was committed before and has another name was renamed since."""
     confirmed: Lsn
-    """Where the slot stood then: no smaller claim is made. Unset for one that was made a moment ago."""
+    """Where the slot stood then: no shrink_dead_letter claim is made. Unset for one that was made a moment ago."""
     shutdown_timeout: float
     """Seconds that a stop may take."""
     policy: PoisonPolicy
     target: Lsn | None = None
     """Stop when all up to there is delivered."""
-    suspects: frozenset[Lsn] = field(default=frozenset())
+    isolated_lsns: frozenset[Lsn] = field(default=frozenset())
     """Commit LSNs of transactions whose records go alone."""
-    guard: Callable[[bool], None] = lambda _paused: None
+    raise_findings: Callable[[bool], None] = lambda _paused: None
     """Called each turn, with whether reading is paused; raises what somebody else found out meanwhile."""
 
 
-class Relay:
+class StreamLoop:
     """One generation: a connection and its ledger, which live and die together."""
 
     def __init__(
         self,
         stream: ReplicationStream,
         publisher: Publisher,
-        lanes: Lanes,
+        mappings: Mappings,
         counters: Counters,
         stop: Stop,
-        errand: Errand,
+        params: SessionParams,
     ) -> None:
         self._stream = stream
         self._publisher = publisher
-        self._lanes_of = lanes
+        self._mappings = mappings
         self._counters = counters
         self._stop = stop
-        self._errand = errand
-        self._ledger = AckLedger(errand.confirmed)
+        self._params = params
+        self._ledger = AckLedger(params.confirmed)
         self._progress = Progress(counters, self._ledger, publisher)
-        self._outlet = Outlet(publisher, errand.policy)
-        self._send = self._outlet.send
-        ask_seconds = None if errand.target is None else CATCH_UP_ASK_SECONDS
+        self._sender = RecordSender(publisher, params.policy)
+        self._send = self._sender.send
+        ask_seconds = None if params.target is None else CATCH_UP_ASK_SECONDS
         self._feedback = Feedback(stream, self._ledger, counters, ask_seconds=ask_seconds)
         self._relations: dict[int, pgoutput.Relation] = {}
-        self._lanes: dict[bytes, RowLane] = {}
-        self._messages = lanes.messages(counters)
+        self._row_mappings: dict[bytes, RowMapping] = {}
+        self._messages = mappings.messages(counters)
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
         self._few = False
@@ -137,7 +137,7 @@ class Relay:
 
         Raises Undelivered when a stop ended before everything read was delivered; PoisonEvent, ConfigurationError,
         AccessRefused, ProtocolError as they are met, with all that came before them delivered and acknowledged if
-        possible; Suspected when records were refused and the culprit is not known; Unreachable when a server is gone.
+        possible; BatchRejected when records were refused and the culprit is not known; Unreachable when a server is gone.
         """
         try:
             while not self._finished():
@@ -145,7 +145,7 @@ class Relay:
         except ConnectionLost:
             self._stream.abandon()
             raise
-        except Suspected:
+        except BatchRejected:
             self._close()
             raise
         except CdcOutboxError as error:
@@ -169,7 +169,7 @@ class Relay:
         return self._ledger.idle and self._feedback.told_flush == self._ledger.flush_lsn
 
     def _finished(self) -> bool:
-        target = self._errand.target
+        target = self._params.target
         if target is not None and self._ledger.flush_lsn >= target and not self._ledger.in_transaction:
             return True
         if not self._stop.requested:
@@ -177,12 +177,12 @@ class Relay:
         if not self._ledger.in_transaction:
             return True
         assert self._stop.requested_at is not None
-        return time.monotonic() > self._stop.requested_at + self._errand.shutdown_timeout / 2
+        return time.monotonic() > self._stop.requested_at + self._params.shutdown_timeout / 2
 
     def _turn(self) -> None:
         self._wait()
-        self._errand.guard(self._outlet.holds)
-        if self._outlet.retry():
+        self._params.raise_findings(self._sender.holds)
+        if self._sender.retry():
             self._progress.released()
             self._read()
         self._publisher.serve()
@@ -195,13 +195,13 @@ class Relay:
         """Sleep until there is something to do: the socket, a report, the next status update."""
         now = time.monotonic()
         self._counters.last_turn_monotonic = now
-        if self._outlet.holds:
+        if self._sender.holds:
             if self._publisher.in_flight:
                 self._publisher.serve(HELD_WAIT_SECONDS)
             self._progress.held(now)
         elif self._inbox_empty:
             if self._few and self._publisher.in_flight:
-                self._publisher.hurry(KICK_SECONDS)
+                self._publisher.flush(FLUSH_WAIT_SECONDS)
             self._few = False
             seconds = DELIVERY_WAIT_SECONDS if self._publisher.in_flight else WAIT_SECONDS
             self._stream.wait(min(seconds, max(0.0, self._feedback.due() - now)))
@@ -214,7 +214,7 @@ class Relay:
                 self._check_silence()
                 return
             self._inbox = iter(messages)
-            self._few = len(messages) <= FEW_MESSAGES
+            self._few = len(messages) <= SMALL_READ_MESSAGES
         self._inbox_empty = self._take_in()
 
     def _take_in(self) -> bool:
@@ -226,10 +226,10 @@ class Relay:
                 except IndexError:
                     raise ProtocolError(f"an XLogData message of {len(message)} bytes has nothing in it") from None
                 if kind == _INSERT:
-                    lane = self._lanes.get(message[ROW_OID]) or self._find_lane(message)
-                    if lane is not None:
-                        lane.received += 1
-                        if not self._send(lane, message):
+                    mapping = self._row_mappings.get(message[ROW_OID]) or self._find_mapping(message)
+                    if mapping is not None:
+                        mapping.received += 1
+                        if not self._send(mapping, message):
                             return False
                 elif kind == _BEGIN:
                     self._begin(message)
@@ -243,8 +243,8 @@ class Relay:
         lsn, commit_time, _ = _read_begin(message)
         milliseconds = wire.unix_milliseconds(commit_time)
         transaction = self._ledger.begin(milliseconds / 1000, lsn)
-        self._lanes_of.begin(lsn)
-        self._outlet.begin(transaction, milliseconds, alone=lsn in self._errand.suspects)
+        self._mappings.begin(lsn)
+        self._sender.begin(transaction, milliseconds, isolated=lsn in self._params.isolated_lsns)
 
     def _commit(self, message: bytes) -> bool:
         """End the transaction; False when a stop is requested, which comes between two of them."""
@@ -255,7 +255,7 @@ class Relay:
                 f"a Commit at {format_lsn(lsn)} ends a transaction announced for {format_lsn(transaction.lsn)}"
             )
         self._ledger.commit(end_lsn)
-        self._outlet.end()
+        self._sender.end()
         return not self._stop.requested
 
     def _keepalive(self, message: bytes) -> None:
@@ -271,41 +271,41 @@ class Relay:
         if isinstance(decoded, pgoutput.Relation):
             self._relations[decoded.oid] = decoded
             self._count_received()
-            self._lanes.pop(decoded.oid.to_bytes(4, "big"), None)
+            self._row_mappings.pop(decoded.oid.to_bytes(4, "big"), None)
         elif isinstance(decoded, pgoutput.LogicalMessage) and self._messages is not None:
             return self._logical_message(decoded, self._messages)
         return True
 
-    def _logical_message(self, message: pgoutput.LogicalMessage, lane: MessageLane) -> bool:
+    def _logical_message(self, message: pgoutput.LogicalMessage, mapping: MessageMapping) -> bool:
         """Send one on its way if it is an event; False when it is held."""
-        if not lane.takes(message):
+        if not mapping.takes(message):
             return True
-        lane.received += 1
-        return self._send(lane, message.content)
+        mapping.received += 1
+        return self._send(mapping, message.content)
 
     def _count_received(self) -> None:
-        self._progress.received(self._lanes.values())
+        self._progress.received(self._row_mappings.values())
         if self._messages is not None:
             self._progress.received([self._messages])
 
-    def _find_lane(self, message: bytes) -> RowLane | None:
-        """Compile the lane for a relation's first row; None when its rows are not for us, which is counted and logged."""
+    def _find_mapping(self, message: bytes) -> RowMapping | None:
+        """Compile the mapping for a relation's first row; None when its rows are not for us, which is counted and logged."""
         oid = int.from_bytes(message[ROW_OID], "big")
         relation = self._relations.get(oid)
         if relation is None:
             raise ProtocolError(f"an Insert of relation {oid}, which was never described")
         table = TableName(relation.schema, relation.name)
-        if oid in self._errand.table_oids and not self._lanes_of.is_outbox(table):
-            table = self._renamed(table, self._errand.table_oids[oid])
-        if self._lanes_of.is_outbox(table):
+        if oid in self._params.table_oids and not self._mappings.is_outbox(table):
+            table = self._renamed(table, self._params.table_oids[oid])
+        if self._mappings.is_outbox(table):
             try:
-                lane = self._lanes[message[ROW_OID]] = self._lanes_of.rows(
+                mapping = self._row_mappings[message[ROW_OID]] = self._mappings.rows(
                     relation._replace(schema=table.schema, name=table.name)
                 )
             except ConfigurationError as error:
                 error.where["lsn"] = self._where()
                 raise
-            return lane
+            return mapping
         if table not in self._counters.other_tables:
             log.warning(
                 "other-table", table=str(table), cure="the publication sends rows of a table that no --table names"
@@ -317,7 +317,7 @@ class Relay:
     def _renamed(self, came: TableName, ours: TableName) -> TableName:
         """A row of our table under another name. Give our name if that was its name before; raise if it is its name now."""
         transaction = self._ledger.open
-        if transaction is not None and transaction.lsn < self._errand.looked_at:
+        if transaction is not None and transaction.lsn < self._params.looked_at:
             return ours
         error = publication.renamed(ours, came)
         error.where["lsn"] = self._where()
@@ -334,11 +334,11 @@ class Relay:
             raise ConnectionLost(f"PostgreSQL has been silent for {silence:.0f} s, though asked: the wire is dead")
 
     def _check_failures(self) -> None:
-        """Raise Suspected when Kafka refused records, with all that were in the same batches; Kafka's own error if no
+        """Raise BatchRejected when Kafka refused records, with all that were in the same batches; Kafka's own error if no
         record is to blame.
         """
         failures = self._publisher.failures
-        if not failures or self._outlet.on_trial:
+        if not failures or self._sender.isolated:
             return
         until = time.monotonic() + SETTLE_SECONDS
         while self._publisher.in_flight and time.monotonic() < until:
@@ -347,13 +347,13 @@ class Relay:
             self._feedback.tell()
         for failure in failures:
             self._counters.count_delivery_error(failure.topic, failure.error.name())
-        culprits = blamed(failures)
-        first = (culprits or failures)[0]
+        caused = caused_by_record(failures)
+        first = (caused or failures)[0]
         error = failed_delivery(first)
         log.warning("delivery.failed", error=error, refused=len(failures), lsn=first.lsn)
-        if not culprits:
+        if not caused:
             raise error
-        raise Suspected(frozenset(culprit.lsn for culprit in culprits), error.what)
+        raise BatchRejected(frozenset(culprit.lsn for culprit in caused), error.what)
 
     def _advance(self) -> None:
         """Take off the ledger what is delivered, and let it be seen."""
@@ -361,14 +361,14 @@ class Relay:
         self._count_received()
 
     def _drain(self) -> None:
-        """Wait, as long as a stop may take, until Kafka has what it was given. Raises Suspected when it refuses some."""
+        """Wait, as long as a stop may take, until Kafka has what it was given. Raises BatchRejected when it refuses some."""
         requested = self._stop.requested_at
         if requested is not None:
             self._counters.state = "draining"
-            log.info("draining", in_flight=self._publisher.in_flight, timeout=self._errand.shutdown_timeout)
+            log.info("draining", in_flight=self._publisher.in_flight, timeout=self._params.shutdown_timeout)
         began = requested if requested is not None else time.monotonic()
-        timeout = self._errand.shutdown_timeout
-        deadline = began + timeout - min(LAST_WORDS_SECONDS, timeout / 2)
+        timeout = self._params.shutdown_timeout
+        deadline = began + timeout - min(CLOSE_RESERVE_SECONDS, timeout / 2)
         try:
             while self._publisher.in_flight and not self._publisher.failures and time.monotonic() < deadline:
                 self._publisher.serve(HELD_WAIT_SECONDS)
@@ -377,7 +377,7 @@ class Relay:
             self._check_failures()
         except CdcOutboxError as error:
             log.warning("drain.failed", error=error)
-        except Suspected:
+        except BatchRejected:
             self._close()
             raise
 

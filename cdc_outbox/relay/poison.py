@@ -36,7 +36,7 @@ WAYS_OUT: Final = (
 )
 
 
-class Suspect(NamedTuple):
+class RejectedRecord(NamedTuple):
     """An event on its way, and the record it became, if it got so far."""
 
     table: str
@@ -73,48 +73,50 @@ class PoisonPolicy:
         """Whether one such event ends the relay."""
         return self._policy == "stop"
 
-    def is_letter(self, record: KafkaRecord) -> bool:
+    def is_dead_letter(self, record: KafkaRecord) -> bool:
         """Whether this is a dead letter already. An event may name the dead letters' topic for its own: it is none."""
         return record.topic == self._topic and any(name == REASON_HEADER for name, _ in record.headers)
 
-    def apply(self, error: CdcOutboxError, suspect: Suspect) -> KafkaRecord | None:
+    def apply(self, error: CdcOutboxError, rejected: RejectedRecord) -> KafkaRecord | None:
         """Give the dead letter to send in its place, or None to leave the event out. Raises the error when the policy is stop.
 
         A ConfigurationError or AccessRefused here is about the event's topic: unknown, or not ours to write to.
         """
-        told = _told(error, suspect)
+        told = _told(error, rejected)
         reason = str(error.where.get("reason") or _REASONS.get(type(error), "undeliverable"))
-        if self.stops or (suspect.record is not None and self.is_letter(suspect.record)):
+        if self.stops or (rejected.record is not None and self.is_dead_letter(rejected.record)):
             raise told
-        self._tell(told, reason, suspect)
+        self._tell(told, reason, rejected)
         if self._topic is None:
             return None
-        return dead_letter(self._topic, error, reason, suspect, self._limit - ENVELOPE_BYTES)
+        return dead_letter(self._topic, error, reason, rejected, self._limit - ENVELOPE_BYTES)
 
-    def _tell(self, told: CdcOutboxError, reason: str, suspect: Suspect) -> None:
+    def _tell(self, told: CdcOutboxError, reason: str, rejected: RejectedRecord) -> None:
         """Count and log it, once as long as this process remembers; one without an id each time."""
-        event_id = suspect.event.id
+        event_id = rejected.event.id
         if event_id is not None:
-            if (suspect.lsn, event_id) in self._told:
+            if (rejected.lsn, event_id) in self._told:
                 return
             if len(self._told) >= TOLD_EVENTS:
                 self._told.clear()
-            self._told.add((suspect.lsn, event_id))
+            self._told.add((rejected.lsn, event_id))
         counts = self._counters.skipped if self._topic is None else self._counters.dead_lettered
         counts[reason] = counts.get(reason, 0) + 1
         log.warning("poison", policy=self._policy, error=told.what, **told.where)
 
 
-def dead_letter(topic: str, error: CdcOutboxError, reason: str, suspect: Suspect, largest_payload: int) -> KafkaRecord:
+def dead_letter(
+    topic: str, error: CdcOutboxError, reason: str, rejected: RejectedRecord, largest_payload: int
+) -> KafkaRecord:
     """Make the record that goes out instead."""
-    event, record = suspect.event, suspect.record
+    event, record = rejected.event, rejected.record
     headers: Headers = list(record.headers) if record is not None else [("id", event.id), ("type", event.type)]
     payload = event.payload
     headers += [
         (REASON_HEADER, reason.encode()),
         ("outbox.error.message", error.what[:2000].encode()),
-        ("outbox.source.table", suspect.table.encode()),
-        ("outbox.source.lsn", format_lsn(suspect.lsn).encode()),
+        ("outbox.source.table", rejected.table.encode()),
+        ("outbox.source.lsn", format_lsn(rejected.lsn).encode()),
     ]
     if record is not None:
         headers.append(("outbox.original.topic", record.topic.encode()))
@@ -123,12 +125,12 @@ def dead_letter(topic: str, error: CdcOutboxError, reason: str, suspect: Suspect
     if payload is not None and len(payload) > largest_payload:
         headers.append(("outbox.payload.bytes", str(len(payload)).encode()))
         payload = None
-    return KafkaRecord(topic, event.key, payload, headers, suspect.commit_time, UNASSIGNED)
+    return KafkaRecord(topic, event.key, payload, headers, rejected.commit_time, UNASSIGNED)
 
 
-def smaller(letter: KafkaRecord) -> KafkaRecord | None:
-    """Make a smaller letter, for a topic that takes less than the producer does: without the payload, then without the
-    event's own headers but its id. None when nothing is left to leave out.
+def shrink_dead_letter(letter: KafkaRecord) -> KafkaRecord | None:
+    """Make a smaller dead letter, for a topic whose limit is below the producer's: first without the payload, then without the
+    event's own headers except its id. None when nothing is left to remove.
     """
     if letter.value is not None:
         size = str(len(letter.value)).encode()
@@ -143,17 +145,17 @@ _REASONS: Final[dict[type[CdcOutboxError], str]] = {
 }
 
 
-def _told(error: CdcOutboxError, suspect: Suspect) -> CdcOutboxError:
+def _told(error: CdcOutboxError, rejected: RejectedRecord) -> CdcOutboxError:
     """The same error, with everything that is known of the event."""
-    event, record = suspect.event, suspect.record
+    event, record = rejected.event, rejected.record
     where = {
         **error.where,
-        "table": suspect.table,
+        "table": rejected.table,
         "id": _shown(event.id),
         "type": _shown(event.type),
         "key": _shown(event.key),
         "topic": record.topic if record is not None else None,
-        "lsn": format_lsn(suspect.lsn) if suspect.lsn else None,
+        "lsn": format_lsn(rejected.lsn) if rejected.lsn else None,
     }
     kind = type(error) if isinstance(error, (ConfigurationError, AccessRefused)) else PoisonEvent
     cure = WAYS_OUT if kind is PoisonEvent else f"{error.cure}; or {WAYS_OUT.split('or ', 1)[1]}"

@@ -1,6 +1,6 @@
 """What the loop tells of its progress: counters brought up to date once a turn, and a line when Kafka takes nothing.
 
-In: what the ledger took off, the lanes, the publisher. Out: plain numbers in `Counters`, two log events.
+In: what the ledger took off, the mappings, the publisher. Out: plain numbers in `Counters`, two log events.
 Never: anything per event. A transaction costs a few additions, when it is delivered.
 """
 
@@ -16,7 +16,7 @@ import structlog
 from cdc_outbox.counters import LATENCY_BOUNDS, Counters
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.records.mapping import Lane
+from cdc_outbox.records.mapping import RecordMapping
 from cdc_outbox.relay.ledger import AckLedger, Transaction
 
 log = structlog.get_logger(__name__)
@@ -47,13 +47,13 @@ class Progress:
         counters.in_flight_bytes = self._publisher.in_flight_bytes
         counters.received_lsn = max(received, counters.received_lsn)
 
-    def received(self, lanes: Collection[Lane[Never]]) -> None:
-        """Add what came by these lanes since the last time."""
+    def received(self, mappings: Collection[RecordMapping[Never]]) -> None:
+        """Add what came by these mappings since the last time."""
         received = self._counters.received
-        for lane in lanes:
-            if lane.received:
-                received[lane.name] = received.get(lane.name, 0) + lane.received
-                lane.received = 0
+        for mapping in mappings:
+            if mapping.received:
+                received[mapping.name] = received.get(mapping.name, 0) + mapping.received
+                mapping.received = 0
 
     def held(self, since: float) -> None:
         """Note that an event is held, and that we waited for it from `since` (time.monotonic) to now. Says so once."""

@@ -1,6 +1,6 @@
 """A first start: the rows that are in the table already, then a slot that goes on exactly where they end.
 
-In: a walsender session, a publisher, lanes. Out: every row of a snapshot delivered, and the permanent slot.
+In: a walsender session, a publisher, mappings. Out: every row of a snapshot delivered, and the permanent slot.
 Never: state of our own, a gap, or a slot left behind by a start that ended early.
 
 A temporary slot exports a snapshot that sees exactly what the slot will not send. The rows are read in that snapshot and
@@ -27,15 +27,15 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.kafka.errors import blamed, failed_delivery
+from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.postgres import connect, slot, table_rows
 from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.postgres.replication import ReplicationSession
-from cdc_outbox.records.mapping import Lanes, SnapshotLane
+from cdc_outbox.records.mapping import Mappings, SnapshotMapping
 from cdc_outbox.relay.poison import PoisonPolicy
-from cdc_outbox.relay.sender import Outlet
+from cdc_outbox.relay.sender import RecordSender
 from cdc_outbox.shutdown import Stop, Stopped
 
 log = structlog.get_logger(__name__)
@@ -59,10 +59,10 @@ SLOT_NAME_BYTES: Final = 63
 class Batch:
     """Rows that were fetched together, kept until Kafka has them: what it refuses is sent again from here."""
 
-    __slots__ = ("cells", "events", "lane", "lsn", "outstanding", "size", "whole")
+    __slots__ = ("cells", "events", "lsn", "mapping", "outstanding", "size", "whole")
 
-    def __init__(self, lane: SnapshotLane, cells: Sequence[table_rows.Cells]) -> None:
-        self.lane = lane
+    def __init__(self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells]) -> None:
+        self.mapping = mapping
         self.cells = cells
         self.size = table_rows.size_of(cells)
         self.outstanding = 0
@@ -84,14 +84,14 @@ class FirstStart:
         settings: Settings,
         session: ReplicationSession,
         publisher: Publisher,
-        lanes: Lanes,
+        mappings: Mappings,
         policy: PoisonPolicy,
         counters: Counters,
         stop: Stop,
     ) -> None:
         self._settings = settings
         self._session = session
-        self._lanes = lanes
+        self._row_mappings = mappings
         self._counters = counters
         self._stop = stop
         self._rows = RowSender(publisher, policy, counters, stop, self._tell)
@@ -121,10 +121,10 @@ class FirstStart:
             self._settings.dsn.reveal(),
             created.snapshot,
             self._stop,
-            self._settings.own_rows,
+            self._settings.shard_filter,
             otherwise="" if replace else "--no-snapshot: then the rows that are in the table already are never sent",
         ) as snapshot:
-            self._lanes.begin(created.consistent_point)
+            self._row_mappings.begin(created.consistent_point)
             self._send_tables(snapshot)
             self._gone = [str(table) for table in self._settings.tables if _are_gone(snapshot, table)]
         self._rows.finish()
@@ -146,11 +146,11 @@ class FirstStart:
         after = ": what was written after the last confirmation of the old slot (since) is lost" if old else ""
         if self._settings.reads_messages:
             cure = "messages written before this LSN are not sent, since no table has them"
-            log.warning("messages.not-sent", **where, cure=cure + after)
+            log.warning("messages.skipped", **where, cure=cure + after)
         for table in self._gone:
             cure = "rows written before this LSN are not sent: a trigger deletes each as it is inserted"
             first = "; next time, cdc-outbox slot create comes before the first event"
-            log.warning("rows.not-sent", table=table, **where, cure=cure + (after or first))
+            log.warning("rows.skipped", table=table, **where, cure=cure + (after or first))
 
     def _send_tables(self, snapshot: table_rows.SnapshotRows) -> None:
         counts = {table: snapshot.count(table) for table in self._settings.tables}
@@ -166,9 +166,9 @@ class FirstStart:
         for table, count in counts.items():
             if count:
                 shape = snapshot.shape(table)
-                lane = lane_of(self._lanes, shape)
+                mapping = mapping_of(self._row_mappings, shape)
                 for cells in snapshot.read(shape, row_order(self._settings)):
-                    self._rows.send(lane, cells)
+                    self._rows.send(mapping, cells)
 
     def _complete_since(self, snapshot: table_rows.SnapshotRows) -> str | None:
         """From when on no row has been deleted, where older ones were: what a recovery cannot send any more lies before it."""
@@ -179,10 +179,10 @@ class FirstStart:
         log.info("snapshot.progress", slot=self._settings.slot, rows=delivered, of=self.expected)
 
 
-def lane_of(lanes: Lanes, shape: table_rows.TableShape) -> SnapshotLane:
+def mapping_of(mappings: Mappings, shape: table_rows.TableShape) -> SnapshotMapping:
     """How the rows of a table become records. Raises ConfigurationError for a missing or wrong column."""
     columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
-    return lanes.snapshot(Relation(shape.oid, shape.table.schema, shape.table.name, "d", columns))
+    return mappings.snapshot(Relation(shape.oid, shape.table.schema, shape.table.name, "d", columns))
 
 
 def _are_gone(snapshot: table_rows.SnapshotRows, table: TableName) -> bool:
@@ -214,7 +214,7 @@ class RowSender:
     ) -> None:
         self._publisher = publisher
         self._policy = policy
-        self._outlet = Outlet(publisher, policy)
+        self._sender = RecordSender(publisher, policy)
         self._counters = counters
         self._stop = stop
         self._told = told
@@ -226,12 +226,12 @@ class RowSender:
         self.time = 0
         """Unix milliseconds: the records' time, since a row of the table does not tell when it was committed."""
 
-    def send(self, lane: SnapshotLane, cells: Sequence[table_rows.Cells]) -> None:
+    def send(self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells]) -> None:
         """Send rows that were fetched together, and wait for a place for the next."""
-        batch = Batch(lane, cells)
+        batch = Batch(mapping, cells)
         self._window.append(batch)
         self._deliver(batch)
-        self._counters.received[lane.name] = self._counters.received.get(lane.name, 0) + len(cells)
+        self._counters.received[mapping.name] = self._counters.received.get(mapping.name, 0) + len(cells)
 
     def finish(self) -> None:
         """Wait until all that was sent is delivered."""
@@ -250,18 +250,18 @@ class RowSender:
         """Send a batch, and wait for a place for the next one; None: wait for all that are on their way."""
         try:
             if batch is not None:
-                self._send(batch, alone=False)
+                self._send(batch, isolated=False)
             self._wait(until=self._has_room if batch is not None else self._is_empty)
         except Refused:
             self._mend()
         self._counters.last_turn_monotonic = None  # what comes next is PostgreSQL's to give: a sort may take long
 
-    def _send(self, batch: Batch, *, alone: bool) -> None:
-        self._outlet.begin(batch, self.time, alone=alone)
+    def _send(self, batch: Batch, *, isolated: bool) -> None:
+        self._sender.begin(batch, self.time, isolated=isolated)
         for cells in batch.cells:
-            if not self._outlet.send(batch.lane, cells):
+            if not self._sender.send(batch.mapping, cells):
                 self._serve(SERVE_SECONDS)
-                while not self._outlet.retry():
+                while not self._sender.retry():
                     self._serve(SERVE_SECONDS)
         batch.whole = True
         self.sent += len(batch.cells)
@@ -292,7 +292,7 @@ class RowSender:
                     batch.outstanding = 0
                     self.sent -= len(batch.cells) if batch.whole else 0
                     batch.whole = False
-                    self._send(batch, alone=batch in suspected)
+                    self._send(batch, isolated=batch in suspected)
                 self._wait(until=self._is_empty)
             except Refused:
                 continue
@@ -305,19 +305,19 @@ class RowSender:
         while self._publisher.in_flight:
             self._publisher.serve(SERVE_SECONDS)
             self._look()
-        culprits = blamed(failures)
-        failed = failed_delivery((culprits or failures)[0])
+        caused = caused_by_record(failures)
+        failed = failed_delivery((caused or failures)[0])
         log.warning("delivery.failed", error=failed, refused=len(failures))
-        if not culprits:
+        if not caused:
             raise failed
         failures.clear()
-        self._outlet = Outlet(self._publisher, self._policy)
+        self._sender = RecordSender(self._publisher, self._policy)
         self._forget_delivered()
 
     def _serve(self, seconds: float = 0.0) -> None:
         """Serve reports; raise Refused when Kafka refused records, Stopped when a stop is wanted."""
         self._publisher.serve(seconds if self._publisher.in_flight else 0.0)
-        if self._publisher.failures and not self._outlet.on_trial:
+        if self._publisher.failures and not self._sender.isolated:
             raise Refused
         self._look()
         self._forget_delivered()

@@ -36,9 +36,9 @@ from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import Lanes
+from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.relay.catalog_watch import CatalogWatch
-from cdc_outbox.relay.loop import Errand, Relay, Suspected
+from cdc_outbox.relay.loop import BatchRejected, SessionParams, StreamLoop
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.snapshot import FirstStart, somebody_else_was_first
 from cdc_outbox.shutdown import Stop, Stopped
@@ -64,7 +64,7 @@ NOT_IN_A_TABLE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class CatalogState:
     """What the catalog says before a generation begins."""
 
     table_oids: dict[int, TableName]
@@ -74,7 +74,7 @@ class Surroundings:
     """None when it has to be made."""
 
 
-class Generations:
+class Supervisor:
     """All connections of one relay, one after the other."""
 
     def __init__(self, settings: Settings, counters: Counters, stop: Stop) -> None:
@@ -82,12 +82,12 @@ class Generations:
         self._settings = settings
         self._counters = counters
         self._stop = stop
-        self._lanes = Lanes(settings)
+        self._row_mappings = Mappings(settings)
         properties = effective(settings.kafka(), settings)
         largest = int(properties["message.max.bytes"])
         self._policy = PoisonPolicy(settings.on_poison, settings.dead_letter_topic, largest, counters)
         self._publisher: Publisher | None = None
-        self._suspects: frozenset[Lsn] = frozenset()
+        self._isolated_lsns: frozenset[Lsn] = frozenset()
         self._target: Lsn | None = None
         self._table_oids: dict[int, TableName] = {}
         self._streamed = False
@@ -127,7 +127,7 @@ class Generations:
         stop is requested meanwhile. Then the old slot is as it was.
         """
         dsn = self._settings.dsn.reveal()
-        around = self._look_around(dsn, recovering=True)
+        around = self._preflight(dsn, recovering=True)
         if around.slot is not None:
             slot.require_usable(around.slot, lost_is_fine=True)
             slot.require_idle(around.slot)
@@ -145,12 +145,12 @@ class Generations:
         self._connecting = True
         self._counters.last_turn_monotonic = None  # no loop turns before the stream is there, however long that takes
         try:
-            self._generation()
-        except Suspected as found:
+            self._run_session()
+        except BatchRejected as found:
             if self._stop.requested:
                 raise Undelivered(f"stopped with refused records, which the next start sends again: {found}") from found
-            self._suspects |= found.lsns
-            log.warning("poison.searching", error=str(found), transactions=len(self._suspects))
+            self._isolated_lsns |= found.lsns
+            log.warning("delivery.isolating", error=str(found), transactions=len(self._isolated_lsns))
             self._drop_publisher()
             return False
         except CdcOutboxError as error:
@@ -165,9 +165,9 @@ class Generations:
             raise
         return True
 
-    def _generation(self) -> None:
+    def _run_session(self) -> None:
         dsn = self._settings.dsn.reveal()
-        around = self._look_around(dsn)
+        around = self._preflight(dsn)
         publisher = self._publisher = self._publisher or self._new_publisher()
         if not self._streamed:
             publisher.reach()
@@ -185,17 +185,17 @@ class Generations:
             raise
         self._connected()
         watch = CatalogWatch(self._settings, self._counters, around.table_oids)
-        errand = Errand(
+        params = SessionParams(
             table_oids=around.table_oids,
             looked_at=around.lsn,
             confirmed=(around.slot and around.slot.confirmed_flush_lsn) or UNSET,
             shutdown_timeout=self._settings.shutdown_timeout,
             policy=self._policy,
             target=self._target,
-            suspects=self._suspects,
-            guard=watch.guard,
+            isolated_lsns=self._isolated_lsns,
+            raise_findings=watch.raise_findings,
         )
-        relay = Relay(stream, publisher, self._lanes, self._counters, self._stop, errand)
+        relay = StreamLoop(stream, publisher, self._row_mappings, self._counters, self._stop, params)
         try:
             with watch.running():
                 relay.run()
@@ -203,7 +203,7 @@ class Generations:
             self._settled = relay.settled
             self._drop_broken_publisher()
 
-    def _look_around(self, dsn: str, *, recovering: bool = False) -> Surroundings:
+    def _preflight(self, dsn: str, *, recovering: bool = False) -> CatalogState:
         """Check what must be so before streaming, over a short connection. Raises ConfigurationError with the cure."""
         settings = self._settings
         with connect.open_connection(dsn, self._stop, lock_timeout=publication.LOCK_SECONDS) as connection:
@@ -216,7 +216,7 @@ class Generations:
             published = publication.inspect(connection, settings.publication)
             found = slot.inspect(connection, settings.slot)
             publication.require_published(
-                published, settings.publication, tables, older_slot=found is not None, own=settings.own_rows
+                published, settings.publication, tables, older_slot=found is not None, own=settings.shard_filter
             )
             if found is not None and self._was_served_by_another(connection, found):
                 self._shared = True
@@ -230,7 +230,7 @@ class Generations:
         if not recovering:
             self._require_slot(found)
         self._table_oids = {table.oid: table.name for table in tables}
-        return Surroundings(self._table_oids, current, found)
+        return CatalogState(self._table_oids, current, found)
 
     def _require_slot(self, found: slot.SlotInfo | None) -> None:
         """Raise ConfigurationError unless the slot can be streamed from, or may be made; StreamGap when it is not the same."""
@@ -277,7 +277,9 @@ class Generations:
         self._stood_at = max(self._stood_at, confirmed)
 
     def _first_start(self, session: ReplicationSession, publisher: Publisher, *, replace: bool) -> None:
-        first = FirstStart(self._settings, session, publisher, self._lanes, self._policy, self._counters, self._stop)
+        first = FirstStart(
+            self._settings, session, publisher, self._row_mappings, self._policy, self._counters, self._stop
+        )
         try:
             first.run(replace=replace)
         except (Stopped, Unreachable) as error:

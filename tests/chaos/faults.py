@@ -1,8 +1,8 @@
 """Faults, carried out: what each kind does, how long, and how it is undone.
 
 In: a schedule, the stage, the relays. Out: things broken and healed at their times, and a line for each.
-Never: two faults of one lane at a time. One thread a lane; when a fault takes longer than planned (a busy machine, a slow
-restart), the next one of its lane is late, and the journal says so.
+Never: two faults of one mapping at a time. One thread a mapping; when a fault takes longer than planned (a busy machine, a slow
+restart), the next one of its mapping is late, and the journal says so.
 
 The only sleeps are the schedule's: until a fault is due, and as long as it lasts.
 """
@@ -53,12 +53,15 @@ class Faults:
         self._began = 0.0
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
-        lanes = {fault.lane for fault in faults}
+        mappings = {fault.mapping for fault in faults}
         self._threads = [
             threading.Thread(
-                target=self._run, name=lane, args=[[fault for fault in faults if fault.lane == lane]], daemon=True
+                target=self._run,
+                name=mapping,
+                args=[[fault for fault in faults if fault.mapping == mapping]],
+                daemon=True,
             )
-            for lane in sorted(lanes)
+            for mapping in sorted(mappings)
         ]
 
     def start(self) -> None:
@@ -186,7 +189,7 @@ def _pause_kafka(faults: Faults, fault: Fault) -> None:
 
 
 def _proxy(faults: Faults, fault: Fault) -> Proxy:
-    return faults.stage.kafka_proxy if fault.lane == "network.kafka" else faults.stage.postgres_proxy
+    return faults.stage.kafka_proxy if fault.mapping == "network.kafka" else faults.stage.postgres_proxy
 
 
 def _cut(faults: Faults, fault: Fault) -> None:

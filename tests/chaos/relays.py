@@ -1,7 +1,7 @@
 """Relays as a supervisor would run them: started, killed, stopped, frozen, and started again when they end by themselves.
 
 In: what to start; acts. Out: a relay that runs unless an act wants otherwise, and a note of everything that no act explains.
-Never: two acts on one relay at a time (its lane sees to that).
+Never: two acts on one relay at a time (its mapping sees to that).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 In: a number. Out: a `Schedule`: faults with their times, how many relays and writers, and how patient the producer is.
 Never: a look at a clock, or at what became of an earlier fault.
 
-Faults of one lane (one server, one relay, one piece of network) never overlap; at any time at most three faults are on.
+Faults of one mapping (one server, one relay, one piece of network) never overlap; at any time at most three faults are on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Kind:
     """Only where the producer gives a request up early: else it is a minute until it notices."""
 
     @property
-    def lane(self) -> str:
+    def mapping(self) -> str:
         """What it happens to: `relay`, `postgres`, `kafka`, `network.postgres`, `network.kafka`."""
         return self.name.rpartition(".")[0]
 
@@ -91,9 +91,9 @@ class Fault:
     relay: int
 
     @property
-    def lane(self) -> str:
-        """What it happens to; relays are lanes of their own."""
-        return f"relay {self.relay + 1}" if self.kind.lane == "relay" else self.kind.lane
+    def mapping(self) -> str:
+        """What it happens to; relays are mappings of their own."""
+        return f"relay {self.relay + 1}" if self.kind.mapping == "relay" else self.kind.mapping
 
     @property
     def until(self) -> float:
@@ -104,7 +104,7 @@ class Fault:
         amount = {"delay": f"{self.amount * 1000:.0f} ms", "cut-in-message": f"after {self.amount:.0f} bytes"}
         words = (
             self.kind.name,
-            f"(relay {self.relay + 1})" if self.kind.lane == "relay" else "",
+            f"(relay {self.relay + 1})" if self.kind.mapping == "relay" else "",
             self.choice,
             amount.get(self.kind.name.rpartition(".")[2], ""),
             f"for {self.seconds:.1f} s" if self.kind.seconds[1] else "",
@@ -182,7 +182,7 @@ def _draw(chance: random.Random, kinds: list[Kind], seconds: float, relays: int)
 
 def _fits(fault: Fault, others: list[Fault]) -> bool:
     beside = [other for other in others if other.at <= fault.until and fault.at <= other.until]
-    if any(other.lane == fault.lane for other in beside):
+    if any(other.mapping == fault.mapping for other in beside):
         return False
     moments = [fault.at, *(other.at for other in beside if other.at >= fault.at)]
     return all(sum(other.at <= moment <= other.until for other in beside) < OVERLAPPING for moment in moments)

@@ -98,16 +98,16 @@ def test_a_first_start_and_a_recovery_warn_of_rows_that_no_table_has_and_of_none
         outbox.prefix + "{aggregatetype}",
         "--yes",
     ]
-    assert "rows.not-sent" not in [line["event"] for line in outbox.drain().logs], "nothing was written"
+    assert "rows.skipped" not in [line["event"] for line in outbox.drain().logs], "nothing was written"
     outbox.database.execute("SELECT pg_drop_replication_slot('cdc_outbox')")
     outbox.add()
-    (first,) = [line for line in outbox.drain().logs if line["event"] == "rows.not-sent"]
+    (first,) = [line for line in outbox.drain().logs if line["event"] == "rows.skipped"]
     assert (first["level"], first["table"], "since" in first) == ("warning", "public.outbox", False)
     assert "cdc-outbox slot create" in first["cure"]
     outbox.add()
     done = run_command(*asked, dsn=outbox.database.dsn)
     assert done.returncode == 0, done.stderr
-    (line,) = [json.loads(text) for text in done.stderr.splitlines() if '"rows.not-sent"' in text]
+    (line,) = [json.loads(text) for text in done.stderr.splitlines() if '"rows.skipped"' in text]
     assert line["since"] < line["lsn"]
 
 

@@ -131,7 +131,7 @@ def test_what_is_not_transactional_or_has_another_prefix_is_left_and_counted(out
     assert counted['events_received_total{table="message:outbox"}'] == 1
     assert counted['events_skipped_total{reason="not-transactional"}'] == 1
     assert counted['events_skipped_total{reason="other-message"}'] == 3
-    left = [(line["prefix"], line["reason"]) for line in relay.logs if line["event"] == "message.left"]
+    left = [(line["prefix"], line["reason"]) for line in relay.logs if line["event"] == "message.ignored"]
     assert left == [("outbox", "not-transactional"), ("Outbox", "other-message"), ("heartbeat", "other-message")]
 
 
@@ -216,7 +216,7 @@ def test_a_first_start_and_a_recovery_send_no_message_and_say_so(outbox: Outbox)
     writer = outbox.database.connect()
     write(writer, message()[1])
     first = outbox.drain(*MESSAGE)
-    said = [line for line in first.logs if line["event"] == "messages.not-sent"]
+    said = [line for line in first.logs if line["event"] == "messages.skipped"]
     assert len(said) == 1
     assert "since" not in said[0]
     write(writer, message()[1])
@@ -224,7 +224,7 @@ def test_a_first_start_and_a_recovery_send_no_message_and_say_so(outbox: Outbox)
     recovered = run_command(*command, "--yes", dsn=outbox.database.dsn)
     assert recovered.returncode == 0, recovered.stderr
     assert "messages" in recovered.stderr.splitlines()[0]
-    (line,) = [json.loads(text) for text in recovered.stderr.splitlines() if '"messages.not-sent"' in text]
+    (line,) = [json.loads(text) for text in recovered.stderr.splitlines() if '"messages.skipped"' in text]
     assert line["since"] < line["lsn"]
     written = message()
     write(writer, written[1])

@@ -57,7 +57,7 @@ def test_faults_of_one_lane_never_overlap_and_no_more_than_three_are_on_at_once(
         plan = schedule(seed)
         assert SHORTEST_SECONDS <= plan.seconds <= LONGEST_SECONDS
         for one, other in itertools.combinations(plan.faults, 2):
-            assert one.lane != other.lane or one.until < other.at or other.until < one.at, seed
+            assert one.mapping != other.mapping or one.until < other.at or other.until < one.at, seed
         for fault in plan.faults:
             assert sum(other.at <= fault.at <= other.until for other in plan.faults) <= OVERLAPPING, seed
             assert fault.at + fault.seconds <= plan.seconds
@@ -70,8 +70,8 @@ def test_every_kind_of_fault_is_drawn_and_can_be_carried_out() -> None:
 
 
 def test_the_seeds_of_this_file_have_a_fault_of_every_sort() -> None:
-    lanes = {fault.kind.lane for seed in SEEDS for fault in schedule(seed).faults}
-    assert lanes == {kind.lane for kind in KINDS}
+    mappings = {fault.kind.mapping for seed in SEEDS for fault in schedule(seed).faults}
+    assert mappings == {kind.mapping for kind in KINDS}
     assert {schedule(seed).relays for seed in SEEDS} == {1, 2}
     assert {schedule(seed).cold for seed in SEEDS} == {True, False}
     assert {schedule(seed).impatient for seed in SEEDS} == {True, False}

@@ -224,14 +224,14 @@ def test_between_the_last_row_of_a_snapshot_and_the_slot(
 
 
 def test_in_the_middle_of_the_search_for_a_culprit(ready: Outbox, witness: Witness) -> None:
-    """Some suspects have gone alone, and the culprit is not found yet: the next start searches again."""
+    """Some isolated_lsns have gone alone, and the culprit is not found yet: the next start searches again."""
     topic = ready.kafka.create_topic(ready.prefix + "small", partitions=1, config={"max.message.bytes": "2000"})
     rows = [{"aggregatetype": "small", "aggregateid": str(number % 3)} for number in range(400)]
     rows[399]["payload"] = '"' + secrets.token_hex(10_000) + '"'
     culprit = ready.add_all(rows)[399]
     broker_proxy(ready.kafka).delay(0.01)
     relay = ready.streaming("--on-poison", "skip", "-X", "linger.ms=200", http=True)
-    relay.wait_for_log("poison.searching")
+    relay.wait_for_log("delivery.isolating")
     small = f'events_published_total{{topic="{topic}"}}'
     eventually(lambda: metrics(relay).get(small, 0) > 20, "some went alone")
     assert not relay.log_lines("poison")

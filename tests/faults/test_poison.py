@@ -32,7 +32,7 @@ WHOLE_BATCH: Final = ("-X", "linger.ms=200")
 
 
 def _noise(size: int) -> str:
-    """A JSON string that no compression makes much smaller."""
+    """A JSON string that no compression makes much shrink_dead_letter."""
     return '"' + "".join(random.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=size)) + '"'
 
 
@@ -117,8 +117,8 @@ def _neighbour(kind: Poison) -> dict[str, Any]:
     return {"aggregatetype": topic if topic in {"small", "punctual", "compacted"} else "order", "aggregateid": "7"}
 
 
-def _without(committed: list[Event], *culprits: str) -> list[Event]:
-    return [event for event in committed if event.id not in culprits]
+def _without(committed: list[Event], *caused: str) -> list[Event]:
+    return [event for event in committed if event.id not in caused]
 
 
 @pytest.mark.parametrize("kind", [KINDS[name] for name in EACH_WAY], ids=EACH_WAY)
@@ -167,24 +167,24 @@ def test_every_kind_of_culprit_in_one_go_becomes_a_dead_letter_and_their_neighbo
     """All but those that need an option of their own."""
     topic = outbox.kafka.create_topic(f"dead-{outbox.prefix}", partitions=2)
     kinds = {name: kind for name, kind in KINDS.items() if "-X" not in kind.arguments}
-    culprits = {}
+    caused = {}
     for name, kind in kinds.items():
         good = {**_neighbour(kind), "aggregateid": name}
-        culprits[outbox.add_all([good, {"aggregateid": name, **kind.row}, good])[1]] = name
+        caused[outbox.add_all([good, {"aggregateid": name, **kind.row}, good])[1]] = name
     relay = outbox.streaming(
         *("--on-poison", "dead-letter", "--dead-letter-topic", topic),
         *("--timestamp-column", "at", "--partition-column", "part", *WHOLE_BATCH),
         http=True,
     )
     outbox.confirm()
-    judge(_without(witness.committed(), *culprits), _keyed(outbox.records()), last_counts=True)
+    judge(_without(witness.committed(), *caused), _keyed(outbox.records()), last_counts=True)
 
     letters = {
         str(letter.header("id"), "ascii") if letter.header("id") else "None": letter
         for letter in outbox.kafka.consume(topic, 0)
     }
-    assert letters.keys() == culprits.keys()
-    for event_id, name in culprits.items():
+    assert letters.keys() == caused.keys()
+    for event_id, name in caused.items():
         letter, row = letters[event_id], kinds[name].row
         assert letter.header("outbox.error.reason") == kinds[name].reason.encode(), name
         assert letter.header("outbox.error.message"), name
@@ -215,17 +215,17 @@ def test_a_batch_refused_for_two_culprits_of_two_transactions_condemns_these_two
     outbox: Outbox, witness: Witness
 ) -> None:
     large = {"aggregatetype": "small", "payload": _noise(3 * LIMIT)}
-    culprits = []
+    caused = []
     for number in range(120):
         key = f"key-{number % 6}"
         if number in {40, 80}:
-            culprits.append(outbox.add(**large, aggregateid=key))
+            caused.append(outbox.add(**large, aggregateid=key))
         outbox.add(aggregatetype="small", aggregateid=key)
     relay = outbox.streaming("--on-poison", "skip", *WHOLE_BATCH, http=True)
     outbox.confirm()
-    verdict = judge(_without(witness.committed(), *culprits), outbox.records(), last_counts=True)
+    verdict = judge(_without(witness.committed(), *caused), outbox.records(), last_counts=True)
     assert verdict.events == 121
-    assert sorted(line["id"] for line in relay.log_lines("poison")) == sorted(culprits)
+    assert sorted(line["id"] for line in relay.log_lines("poison")) == sorted(caused)
     assert metrics(relay)['events_skipped_total{reason="msg-size-too-large"}'] == 2
 
 

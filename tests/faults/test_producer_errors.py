@@ -119,7 +119,7 @@ def test_a_batch_refused_though_no_record_of_it_is_refused_alone_condemns_nobody
     outbox.add_all([{"aggregateid": str(number)} for number in range(30)])
     outbox.confirm()
     judge(witness.committed(), outbox.records(), last_counts=True)
-    assert streaming.log_lines("poison.searching")
+    assert streaming.log_lines("delivery.isolating")
     assert not streaming.log_lines("poison")
 
 
@@ -245,15 +245,15 @@ def test_a_refusal_that_comes_late_is_never_taken_for_that_of_a_dead_letter(
     dead = mock_kafka.create_topic(f"dead-{outbox.prefix}", partitions=1)
     relay = outbox.streaming("--on-poison", "dead-letter", "--dead-letter-topic", dead, "-X", "linger.ms=0", *QUICK)
     outbox.confirm()
-    culprits = []
+    caused = []
     for _ in range(8):
         mock_kafka.fail(Request.PRODUCE, KafkaError.MSG_SIZE_TOO_LARGE, late=0.15)
-        culprits.append(outbox.add_all([{}, {"headers": "[]"}, {}])[1])
+        caused.append(outbox.add_all([{}, {"headers": "[]"}, {}])[1])
         outbox.confirm()
-    committed = [event for event in witness.committed() if event.id not in culprits]
+    committed = [event for event in witness.committed() if event.id not in caused]
     judge(committed, outbox.records(), last_counts=True)
     letters = outbox.kafka.consume(dead, 0)
-    assert set(ids(letters)) == set(culprits)
+    assert set(ids(letters)) == set(caused)
     assert all(letter.value for letter in letters), "a letter lost its payload"
     assert {line["reason"] for line in relay.log_lines("poison")} == {"bad-headers"}
 

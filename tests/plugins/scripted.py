@@ -24,9 +24,9 @@ from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.producer import Publisher, Report
 from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import Lanes
+from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import Headers, KafkaRecord
-from cdc_outbox.relay.loop import Errand, Relay
+from cdc_outbox.relay.loop import SessionParams, StreamLoop
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.shutdown import Stop
 from tests.plugins import wire_builder as build
@@ -247,24 +247,24 @@ class Rig:
         self,
         *,
         target: int | None = None,
-        suspects: Iterable[int] = (),
+        isolated_lsns: Iterable[int] = (),
         shutdown_timeout: float = 25.0,
         settings: Settings = Settings(brokers="b"),  # noqa: B008  # frozen
-        guard: Callable[[bool], None] = lambda _paused: None,
-    ) -> Relay:
-        errand = Errand(
+        raise_findings: Callable[[bool], None] = lambda _paused: None,
+    ) -> StreamLoop:
+        params = SessionParams(
             table_oids={build.OUTBOX_OID: TableName("public", "outbox")},
             looked_at=UNSET,
             confirmed=UNSET,
             shutdown_timeout=shutdown_timeout,
             policy=self.policy,
             target=None if target is None else Lsn(target),
-            suspects=frozenset(map(Lsn, suspects)),
-            guard=guard,
+            isolated_lsns=frozenset(map(Lsn, isolated_lsns)),
+            raise_findings=raise_findings,
         )
-        return Relay(self.stream, self.publisher, Lanes(settings), self.counters, self.stop, errand)
+        return StreamLoop(self.stream, self.publisher, Mappings(settings), self.counters, self.stop, params)
 
-    def run(self, relay: Relay | None = None) -> None:
+    def run(self, relay: StreamLoop | None = None) -> None:
         """Run to the end, on this rig's clock."""
         with self.time_is_ours():
             (relay or self.relay()).run()

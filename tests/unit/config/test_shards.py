@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from cdc_outbox.commands.install import InstallOptions, render_install
-from cdc_outbox.config.shards import NamedShard, OwnRows, Shard, named_shard, parse_shard, with_siblings
+from cdc_outbox.config.shards import NamedShard, Shard, ShardFilter, named_shard, parse_shard, with_siblings
 from cdc_outbox.errors import ConfigurationError
 from tests.plugins.command import run_command
 
-OWN = OwnRows(Shard(1, 2), ("aggregateid", "My Key"))
+OWN = ShardFilter(Shard(1, 2), ("aggregateid", "My Key"))
 
 
 def test_a_shard_is_written_as_it_is_read() -> None:

@@ -17,7 +17,7 @@ from cdc_outbox.errors import ConfigurationError, PoisonEvent
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.records.cloudevents import SourceTemplate
-from cdc_outbox.records.mapping import Lanes
+from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import KafkaRecord
 from tests.plugins import wire_builder as build
 
@@ -41,13 +41,13 @@ ROW: dict[str, bytes | None] = {
 }
 
 
-def lanes(mode: str = BINARY, source: str = "/shop/{aggregatetype}", **settings: object) -> Lanes:
-    return Lanes(Settings(brokers="b", format=mode, ce_source=source, **settings))  # type: ignore[arg-type]
+def mappings(mode: str = BINARY, source: str = "/shop/{aggregatetype}", **settings: object) -> Mappings:
+    return Mappings(Settings(brokers="b", format=mode, ce_source=source, **settings))  # type: ignore[arg-type]
 
 
 def record(mode: str, /, settings: dict[str, object] | None = None, **cells: bytes | None) -> KafkaRecord:
     relation = Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE))
-    ways = lanes(mode, **(settings or {}))
+    ways = mappings(mode, **(settings or {}))
     row = [*{**ROW, **cells}.values()]
     record = ways.snapshot(relation).record(row, COMMITTED)
     assert ways.rows(relation).record(build.xlogdata(build.insert(1, row)), COMMITTED) == record
@@ -82,12 +82,12 @@ def test_the_sequence_sorts_as_events_were_committed_over_all_tables_and_is_the_
     mode: str,
 ) -> None:
     columns = tuple(Column(*column) for column in SHAPE)
-    here = lanes(mode)
+    here = mappings(mode)
     one, other = (here.snapshot(Relation(oid, "public", "outbox", "d", columns)) for oid in (1, 2))
 
     def sequences(lsn: int) -> list[str]:
         here.begin(Lsn(lsn))
-        events = [event_of(lane.record([*ROW.values()], COMMITTED)) for lane in (one, other, one)]
+        events = [event_of(mapping.record([*ROW.values()], COMMITTED)) for mapping in (one, other, one)]
         return [event.get_extension("sequence") for event in events]
 
     found = [text for lsn in (0x9, 0x16FABD0, 0xA_0000_0000, 2**64 - 1) for text in sequences(lsn)]
@@ -99,12 +99,12 @@ def test_the_sequence_sorts_as_events_were_committed_over_all_tables_and_is_the_
 
 @pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
 def test_an_event_that_is_poison_has_its_number_too_and_a_member_cannot_take_the_place_of_ours(mode: str) -> None:
-    here = lanes(mode)
-    lane = here.snapshot(Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE)))
+    here = mappings(mode)
+    mapping = here.snapshot(Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE)))
     here.begin(Lsn(1))
     with pytest.raises(PoisonEvent):
-        lane.record([*{**ROW, "type": None}.values()], COMMITTED)
-    found = lane.record([*{**ROW, "headers": b'{"ce_sequence": "wrong"}'}.values()], COMMITTED)
+        mapping.record([*{**ROW, "type": None}.values()], COMMITTED)
+    found = mapping.record([*{**ROW, "headers": b'{"ce_sequence": "wrong"}'}.values()], COMMITTED)
     assert event_of(found).get_extension("sequence") == "0000000000000001-00000002"
 
 
@@ -222,7 +222,7 @@ def test_a_column_that_has_no_content_type_is_poison(mode: str, value: bytes | N
 @pytest.mark.parametrize("text", ["", "json", "{}", "{a", "a/b\n", "application/cloudevents+json", "text/plain; ü"])
 def test_a_content_type_that_is_none_is_refused_at_the_start(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--content-type"):
-        lanes(content_type=text)
+        mappings(content_type=text)
 
 
 @pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
@@ -278,7 +278,7 @@ def test_any_value_in_the_source_is_escaped(value: str) -> None:
 )
 def test_a_header_that_would_hide_an_attribute_is_refused_at_the_start(mode: str, header: HeaderColumn) -> None:
     with pytest.raises(ConfigurationError, match="header"):
-        lanes(mode, headers=(header,))
+        mappings(mode, headers=(header,))
 
 
 def test_in_structured_mode_the_headers_id_and_type_can_be_called_otherwise() -> None:

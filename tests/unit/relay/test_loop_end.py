@@ -145,12 +145,12 @@ def test_caught_up_in_the_middle_of_a_later_transaction_is_at_its_end() -> None:
 def test_what_somebody_else_found_out_ends_the_loop_with_all_delivered_confirmed() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
 
-    def guard(_paused: bool) -> None:
+    def raise_findings(_paused: bool) -> None:
         if rig.ids:
             raise ConfigurationError("table public.outbox is gone")
 
     with pytest.raises(ConfigurationError, match="is gone"):
-        rig.run(rig.relay(guard=guard))
+        rig.run(rig.relay(raise_findings=raise_findings))
     assert (rig.flushed, rig.stream.ended) == (108, "closed")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cdc_outbox.errors import ConnectionLost, Undelivered
 from cdc_outbox.records.router import KafkaRecord
-from cdc_outbox.relay.loop import Suspected
+from cdc_outbox.relay.loop import BatchRejected
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import (
     RELATION,
@@ -154,8 +154,8 @@ def in_partition_order(kafka: ScriptedKafka, choices: Choices) -> Sequence[int]:
     chosen: list[int] = []
     for _ in range(choices.some(len(waiting))):
         record = kafka.queue[waiting[choices.below(len(waiting)) or 0]][0]
-        lane = partition(record.topic, record.key)
-        first = next(at for at in waiting if partition(kafka.queue[at][0].topic, kafka.queue[at][0].key) == lane)
+        mapping = partition(record.topic, record.key)
+        first = next(at for at in waiting if partition(kafka.queue[at][0].topic, kafka.queue[at][0].key) == mapping)
         waiting.remove(first)
         chosen.append(first)
     return chosen
@@ -164,8 +164,8 @@ def in_partition_order(kafka: ScriptedKafka, choices: Choices) -> Sequence[int]:
 def orders(world: World) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in world.transactions:
-        for event, lane in each.topics.items():
-            found.setdefault(lane, []).append(event)
+        for event, mapping in each.topics.items():
+            found.setdefault(mapping, []).append(event)
     return found
 
 
@@ -255,7 +255,7 @@ def test_nothing_is_lost_over_any_number_of_generations(
     rig = Rig(policy="skip")
     outages = Outages(rig, choices, cursed, capacity)
     outages.new_producer()
-    suspects: set[int] = set()
+    isolated_lsns: set[int] = set()
     for _ in range(60):
         script = world.messages()
         if choices.rarely(2):
@@ -265,10 +265,10 @@ def test_nothing_is_lost_over_any_number_of_generations(
         Judge(world, rig.stream, rig.kafka, cursed)
         rig.stop_when(lambda: world.confirmed == max(world.ends))
         try:
-            rig.run(rig.relay(suspects=suspects))
+            rig.run(rig.relay(isolated_lsns=isolated_lsns))
             break
-        except Suspected as found:
-            suspects |= found.lsns
+        except BatchRejected as found:
+            isolated_lsns |= found.lsns
         except ConnectionLost:
             pass
         if rig.publisher.broken:
@@ -277,6 +277,6 @@ def test_nothing_is_lost_over_any_number_of_generations(
     assert rig.stop.requested, "it does not come to an end"
     assert world.confirmed == max(world.ends)
     assert set(world.events) == cursed | set(rig.ids)
-    once = {lane: [*dict.fromkeys(reversed(events))][::-1] for lane, events in arrivals(rig.kafka).items()}
-    wanted = {lane: [event for event in events if event not in cursed] for lane, events in orders(world).items()}
-    assert once == {lane: events for lane, events in wanted.items() if events}
+    once = {mapping: [*dict.fromkeys(reversed(events))][::-1] for mapping, events in arrivals(rig.kafka).items()}
+    wanted = {mapping: [event for event in events if event not in cursed] for mapping, events in orders(world).items()}
+    assert once == {mapping: events for mapping, events in wanted.items() if events}

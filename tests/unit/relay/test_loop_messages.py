@@ -56,7 +56,7 @@ def test_what_is_no_event_may_stand_outside_a_transaction_and_is_named_once() ->
     rig.run(rig.relay(settings=BOTH))
     assert rig.ids == ["e1"]
     assert rig.counters.skipped == {"not-transactional": 5, "other-message": 6}
-    assert [line["prefix"] for line in rig.logged if line["event"] == "message.left"] == ["outbox", "heartbeat"]
+    assert [line["prefix"] for line in rig.logged if line["event"] == "message.ignored"] == ["outbox", "heartbeat"]
 
 
 def test_prefixes_without_end_are_counted_and_not_all_named() -> None:
@@ -64,7 +64,7 @@ def test_prefixes_without_end_are_counted_and_not_all_named() -> None:
     rig.stop_when(lambda: rig.flushed == 108)
     rig.run(rig.relay(settings=BOTH))
     assert rig.counters.skipped == {"other-message": 500}
-    assert len([line for line in rig.logged if line["event"] == "message.left"]) == 100
+    assert len([line for line in rig.logged if line["event"] == "message.ignored"]) == 100
 
 
 def test_an_event_outside_a_transaction_is_refused() -> None:
@@ -102,6 +102,6 @@ def test_a_message_that_kafka_refuses_is_found_among_its_neighbours() -> None:
     script = [begin(100), message("e1"), message("e2", aggregatetype="a b"), message("e3"), commit(100)]
     rig = Rig(script, policy="skip")
     rig.stop_when(lambda: rig.flushed == 108)
-    rig.run(rig.relay(settings=BOTH, suspects=[100]))
+    rig.run(rig.relay(settings=BOTH, isolated_lsns=[100]))
     assert rig.ids == ["e1", "e3"]
     assert rig.counters.skipped == {"bad-topic": 1}

@@ -9,7 +9,7 @@ from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError,
 from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.records.events import OutboxEvent
 from cdc_outbox.records.router import KafkaRecord
-from cdc_outbox.relay.poison import ENVELOPE_BYTES, PoisonPolicy, Suspect, smaller
+from cdc_outbox.relay.poison import ENVELOPE_BYTES, PoisonPolicy, RejectedRecord, shrink_dead_letter
 
 EVENT = OutboxEvent(b"e1", b"k", b"Placed", b"s3cret payload", b'{"a":1}', None, None, (b"order",), ())
 RECORD = KafkaRecord("orders", b"k", b"s3cret payload", [("id", b"e1"), ("a", b"1")], 5, 3)
@@ -17,15 +17,15 @@ TABLE = "public.outbox"
 POISON = PoisonEvent("the headers are no JSON object", reason="bad-headers")
 
 
-def suspect(record: KafkaRecord | None = RECORD, event: OutboxEvent = EVENT, lsn: Lsn = Lsn(200)) -> Suspect:  # noqa: B008
-    return Suspect(TABLE, event, record, lsn, 7)
+def rejected(record: KafkaRecord | None = RECORD, event: OutboxEvent = EVENT, lsn: Lsn = Lsn(200)) -> RejectedRecord:  # noqa: B008
+    return RejectedRecord(TABLE, event, record, lsn, 7)
 
 
 def policy(words: str, counters: Counters | None = None, *, limit: int = 1_000_000) -> PoisonPolicy:
     return PoisonPolicy(words, "letters", limit, counters or Counters())
 
 
-def letter_of(about: Suspect, *, limit: int = 1_000_000) -> KafkaRecord:
+def letter_of(about: RejectedRecord, *, limit: int = 1_000_000) -> KafkaRecord:
     letter = policy("dead-letter", limit=limit).apply(POISON, about)
     assert letter is not None
     return letter
@@ -43,7 +43,7 @@ def test_stop_raises_the_error_with_all_that_is_known_of_the_event(
     error: CdcOutboxError, kind: type[CdcOutboxError]
 ) -> None:
     with pytest.raises(kind) as raised:
-        policy("stop").apply(error, suspect())
+        policy("stop").apply(error, rejected())
     told = raised.value
     assert told.what == error.what
     assert told.where | {"reason": None} == {
@@ -64,7 +64,7 @@ def test_stop_raises_the_error_with_all_that_is_known_of_the_event(
 def test_what_is_not_known_is_left_out() -> None:
     nothing = OutboxEvent(None, None, None, None, None, None, None, (), ())
     with pytest.raises(PoisonEvent) as raised:
-        policy("stop").apply(POISON, suspect(None, nothing, UNSET))
+        policy("stop").apply(POISON, rejected(None, nothing, UNSET))
     assert raised.value.where == {"reason": "bad-headers", "table": "public.outbox"}
 
 
@@ -80,13 +80,13 @@ def test_what_is_not_known_is_left_out() -> None:
 def test_what_is_left_out_is_counted_by_reason(error: CdcOutboxError, reason: str) -> None:
     counters = Counters()
     for _ in range(2):
-        assert policy("skip", counters).apply(error, suspect()) is None
-    assert policy("dead-letter", counters).apply(error, suspect()) is not None
+        assert policy("skip", counters).apply(error, rejected()) is None
+    assert policy("dead-letter", counters).apply(error, rejected()) is not None
     assert (counters.skipped, counters.dead_lettered) == ({reason: 2}, {reason: 1})
 
 
 def test_a_letter_about_a_record_has_its_headers() -> None:
-    letter = letter_of(suspect())
+    letter = letter_of(rejected())
     assert (letter.topic, letter.key, letter.value) == ("letters", b"k", b"s3cret payload")
     assert (letter.timestamp, letter.partition) == (7, -1)
     assert letter.headers == [
@@ -102,7 +102,7 @@ def test_a_letter_about_a_record_has_its_headers() -> None:
 
 
 def test_an_event_for_the_topic_of_the_dead_letters_is_no_letter_and_becomes_one() -> None:
-    about = suspect()
+    about = rejected()
     assert about.record is not None
     event = about._replace(record=about.record._replace(topic="letters"))
     letter = letter_of(event)
@@ -112,7 +112,7 @@ def test_an_event_for_the_topic_of_the_dead_letters_is_no_letter_and_becomes_one
 
 
 def test_a_letter_about_an_event_that_never_became_a_record_has_what_the_row_has() -> None:
-    headers = dict(letter_of(suspect(None)).headers)
+    headers = dict(letter_of(rejected(None)).headers)
     assert (headers["id"], headers["type"], headers["outbox.headers"]) == (b"e1", b"Placed", b'{"a":1}')
     assert "outbox.original.topic" not in headers
 
@@ -120,8 +120,8 @@ def test_a_letter_about_an_event_that_never_became_a_record_has_what_the_row_has
 def test_a_payload_that_does_not_fit_is_told_by_its_size() -> None:
     size = 100_000
     event = EVENT._replace(payload=b"x" * size)
-    assert letter_of(suspect(event=event), limit=size + ENVELOPE_BYTES).value == event.payload
-    letter = letter_of(suspect(event=event), limit=size + ENVELOPE_BYTES - 1)
+    assert letter_of(rejected(event=event), limit=size + ENVELOPE_BYTES).value == event.payload
+    letter = letter_of(rejected(event=event), limit=size + ENVELOPE_BYTES - 1)
     assert letter.value is None
     assert dict(letter.headers)["outbox.payload.bytes"] == b"100000"
 
@@ -129,35 +129,35 @@ def test_a_payload_that_does_not_fit_is_told_by_its_size() -> None:
 def test_the_envelope_has_its_bounds_whatever_the_event_is() -> None:
     event = EVENT._replace(headers=b"h" * 1_000_000)
     error = PoisonEvent("w" * 1_000_000)
-    letter = policy("dead-letter").apply(error, suspect(None, event))
+    letter = policy("dead-letter").apply(error, rejected(None, event))
     assert letter is not None
     assert sum(len(name) + len(value or b"") for name, value in letter.headers) < ENVELOPE_BYTES
 
 
 def test_a_letter_becomes_smaller_by_its_payload_then_by_the_events_own_headers_but_never_loses_id_and_key() -> None:
-    first = smaller(letter_of(suspect()))
+    first = shrink_dead_letter(letter_of(rejected()))
     assert first is not None
     assert (first.value, first.headers[-1]) == (None, ("outbox.payload.bytes", b"14"))
     assert ("a", b"1") in first.headers
-    second = smaller(first)
+    second = shrink_dead_letter(first)
     assert second is not None
     assert (second.key, second.headers) == (b"k", [header for header in first.headers if header[0] != "a"])
-    assert smaller(second) is None
+    assert shrink_dead_letter(second) is None
 
 
 def test_an_event_that_comes_again_is_counted_and_logged_once() -> None:
     """A search for another culprit, or a reconnect, brings it again."""
     counters = Counters()
     skip = PoisonPolicy("skip", None, 1_000_000, counters)
-    for about in (suspect(), suspect(), suspect(lsn=Lsn(300)), suspect(event=EVENT._replace(id=b"e2"))):
+    for about in (rejected(), rejected(), rejected(lsn=Lsn(300)), rejected(event=EVENT._replace(id=b"e2"))):
         assert skip.apply(POISON, about) is None
     assert counters.skipped == {"bad-headers": 3}
 
 
 def test_a_letter_is_never_made_about_a_letter() -> None:
-    letter = letter_of(suspect())
+    letter = letter_of(rejected())
     with pytest.raises(PoisonEvent):
-        policy("dead-letter").apply(POISON, suspect(letter))
+        policy("dead-letter").apply(POISON, rejected(letter))
 
 
 @pytest.mark.parametrize("topic", ["", "a b", "x" * 250, ".", "dead.{aggregatetype}"])

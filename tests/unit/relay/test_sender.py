@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError
 
 from cdc_outbox.errors import AccessRefused, ConfigurationError, ConnectionLost, PoisonEvent, ProtocolError, Unreachable
 from cdc_outbox.records.router import KafkaRecord
-from cdc_outbox.relay.loop import Suspected
+from cdc_outbox.relay.loop import BatchRejected
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import COMMITTED, RELATION, Rig, begin, commit, event_id, insert, transaction
 
@@ -49,7 +49,7 @@ def test_a_poison_event_is_left_out_by_policy_counted_and_the_rest_goes_on(polic
 def test_a_failed_delivery_names_its_transaction_and_confirms_nothing_past_it() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")])
     rig.kafka.refuse = lambda record: KafkaError.MSG_SIZE_TOO_LARGE if event_id(record) == "e2" else None
-    with pytest.raises(Suspected) as raised:
+    with pytest.raises(BatchRejected) as raised:
         rig.run()
     assert raised.value.lsns == {200}
     assert (rig.flushed, rig.stream.ended) == (108, "closed")
@@ -68,7 +68,7 @@ def test_a_suspected_transaction_goes_record_by_record_and_the_culprit_is_found(
     rig.kafka.refuse_at_once = look
     rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_001 else 0)
     rig.stop_when(lambda: rig.flushed == 308)
-    rig.run(rig.relay(suspects=[200]))
+    rig.run(rig.relay(isolated_lsns=[200]))
     assert rig.ids == ["e0", "e1", "e3", "e4"]
     assert [beside[event] for event in ("e1", "e2", "e3")] == [0, 0, 0]
     assert rig.counters.skipped == {"msg-size-too-large": 1}
@@ -99,16 +99,16 @@ def test_a_record_that_librdkafka_itself_refuses_stops_with_its_size_and_limit()
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 100])
-@pytest.mark.parametrize("suspects", [[], [100]])
+@pytest.mark.parametrize("isolated_lsns", [[], [100]])
 @pytest.mark.parametrize("policy", ["skip", "dead-letter"])
 def test_a_record_that_librdkafka_itself_refuses_is_left_out_by_policy(
-    policy: str, suspects: list[int], capacity: int
+    policy: str, isolated_lsns: list[int], capacity: int
 ) -> None:
     """Also when it was held before, since the queue was full."""
     rig = Rig([RELATION, *transaction(100, "e1", "e2", "e3")], policy=policy, capacity=capacity)
     rig.kafka.refuse_at_once = only("e2", KafkaError._UNKNOWN_PARTITION)
     rig.stop_when(lambda: rig.flushed == 108)
-    rig.run(rig.relay(suspects=suspects))
+    rig.run(rig.relay(isolated_lsns=isolated_lsns))
     assert [event_id(record) for record in rig.kafka.log if record.topic != "dead-letters"] == ["e1", "e3"]
     assert [event_id(record) for record in rig.kafka.log if record.topic == "dead-letters"] == (
         ["e2"] if policy == "dead-letter" else []
@@ -120,7 +120,7 @@ def test_a_dead_letter_says_what_it_is_and_carries_the_payload() -> None:
     rig = Rig([RELATION, *transaction(200, "e1", "e2", "e3")], policy="dead-letter")
     rig.kafka.refuse = only("e2", KafkaError.MSG_SIZE_TOO_LARGE)
     rig.stop_when(lambda: rig.flushed == 208)
-    rig.run(rig.relay(suspects=[200]))
+    rig.run(rig.relay(isolated_lsns=[200]))
     assert rig.ids == ["e1", "e2", "e3"]
     letter = rig.kafka.log[1]
     assert (letter.topic, letter.key, letter.value, letter.partition) == ("dead-letters", b"k", b"{}", -1)
@@ -140,7 +140,7 @@ def test_a_dead_letter_that_is_refused_goes_without_its_payload() -> None:
         KafkaError.MSG_SIZE_TOO_LARGE if event_id(record) == "e2" and record.value is not None else None
     )
     rig.stop_when(lambda: rig.flushed == 208)
-    rig.run(rig.relay(suspects=[200]))
+    rig.run(rig.relay(isolated_lsns=[200]))
     assert rig.ids == ["e1", "e2", "e3"]
     letter = rig.kafka.log[1]
     assert (letter.topic, letter.key, letter.value) == ("dead-letters", b"k", None)
@@ -152,7 +152,7 @@ def test_a_dead_letter_that_is_refused_for_good_stops_the_relay() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")], policy="dead-letter")
     rig.kafka.refuse = lambda record: KafkaError.TOPIC_AUTHORIZATION_FAILED if event_id(record) == "e2" else None
     with pytest.raises(AccessRefused) as raised:
-        rig.run(rig.relay(suspects=[200]))
+        rig.run(rig.relay(isolated_lsns=[200]))
     assert (raised.value.where["id"], raised.value.where["topic"]) == ("e2", "dead-letters")
     assert (rig.ids, rig.flushed) == (["e1"], 108)
 
@@ -161,7 +161,7 @@ def test_a_topic_that_does_not_exist_stops_with_the_event_that_wanted_it() -> No
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")])
     rig.kafka.refuse = only("e2", KafkaError._UNKNOWN_TOPIC)
     with pytest.raises(ConfigurationError, match=r"topic outbox\.event\.order does not exist") as raised:
-        rig.run(rig.relay(suspects=[200]))
+        rig.run(rig.relay(isolated_lsns=[200]))
     assert (raised.value.where["id"], raised.value.where["lsn"]) == ("e2", "0/C8")
     assert rig.flushed == 108
 
@@ -171,7 +171,7 @@ def test_all_that_is_refused_with_the_first_is_suspected_together() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")])
     rig.kafka.refuse = lambda record: KafkaError.INVALID_RECORD if event_id(record) != "e3" else None
     rig.kafka.choose = lambda count: range(min(1, count))
-    with pytest.raises(Suspected) as raised:
+    with pytest.raises(BatchRejected) as raised:
         rig.run()
     assert raised.value.lsns == {100, 200}
     assert (rig.ids, rig.flushed) == (["e3"], 0)
@@ -184,7 +184,7 @@ def test_a_row_outside_a_transaction_is_a_protocol_error_whatever_came_before(
 ) -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), insert("e2", headers=headers)], policy=policy)
     with pytest.raises(ProtocolError, match="an event outside a transaction"):
-        rig.run(rig.relay(suspects=[100]))
+        rig.run(rig.relay(isolated_lsns=[100]))
     assert (rig.ids, rig.flushed) == (["e1"], 108)
 
 
@@ -193,7 +193,7 @@ def test_a_trial_that_fails_without_a_culprit_is_no_verdict() -> None:
     rig = Rig([RELATION, *transaction(100, "e1", "e2")], policy="skip")
     rig.kafka.refuse = only("e1", KafkaError.NOT_ENOUGH_REPLICAS)
     with pytest.raises(Unreachable):
-        rig.run(rig.relay(suspects=[100]))
+        rig.run(rig.relay(isolated_lsns=[100]))
     assert rig.counters.skipped == {}
     assert rig.flushed == 0
 
@@ -203,7 +203,7 @@ def test_a_refusal_met_while_draining_is_not_taken_for_an_end() -> None:
     rig.kafka.refuse = only("e2", KafkaError.INVALID_RECORD)
     rig.kafka.choose = lambda count: range(count if rig.counters.state == "draining" else 0)
     rig.stop_when(lambda: True)
-    with pytest.raises(Suspected) as raised:
+    with pytest.raises(BatchRejected) as raised:
         rig.run()
     assert raised.value.lsns == {200}
     assert (rig.flushed, rig.stream.ended) == (108, "closed")
@@ -236,7 +236,7 @@ def test_a_refusal_that_comes_late_is_never_taken_for_that_of_a_dead_letter(late
     rig.kafka.refuse = only("e1", KafkaError.MSG_SIZE_TOO_LARGE)
     polls = itertools.count()
     rig.kafka.choose = lambda count: range(count if next(polls) >= late else 0)
-    with pytest.raises(Suspected) as raised:
+    with pytest.raises(BatchRejected) as raised:
         rig.run()
     assert raised.value.lsns == {100}
     assert [event_id(record) for record in rig.kafka.accepted] == ["e1"]
@@ -248,18 +248,18 @@ def test_only_those_that_kafka_blames_are_suspected_and_not_their_neighbours() -
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")])
     innocent = KafkaError._INVALID_DIFFERENT_RECORD
     rig.kafka.refuse = lambda record: KafkaError.INVALID_RECORD if event_id(record) == "e2" else innocent
-    with pytest.raises(Suspected) as raised:
+    with pytest.raises(BatchRejected) as raised:
         rig.run()
     assert raised.value.lsns == {200}
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip", "dead-letter"])
 def test_who_may_write_to_no_topic_at_all_is_refused_and_no_event_is_blamed(policy: str) -> None:
-    for suspects in ([], [100]):
+    for isolated_lsns in ([], [100]):
         rig = Rig([RELATION, *transaction(100, "e1", "e2")], policy=policy)
         rig.kafka.refuse = lambda _record: KafkaError.CLUSTER_AUTHORIZATION_FAILED
         with pytest.raises(AccessRefused):
-            rig.run(rig.relay(suspects=suspects))
+            rig.run(rig.relay(isolated_lsns=isolated_lsns))
         assert rig.counters.skipped | rig.counters.dead_lettered == {}
         assert rig.flushed == 0
 
@@ -280,7 +280,7 @@ def test_what_librdkafka_knows_already_and_says_at_once_has_the_same_reason_as_a
         rig = Rig([RELATION, *transaction(100, "e1", "e2", "e3")], policy="skip")
         setattr(rig.kafka, "refuse_at_once" if at_once else "refuse", only("e2", code))
         rig.stop_when(lambda rig=rig: rig.flushed == 108)
-        rig.run(rig.relay(suspects=[100]))
+        rig.run(rig.relay(isolated_lsns=[100]))
         assert rig.ids == ["e1", "e3"]
         told.append(rig.counters.skipped)
     assert told == [{reason: 1}, {reason: 1}]

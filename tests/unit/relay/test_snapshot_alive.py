@@ -10,7 +10,7 @@ from cdc_outbox.identifiers import TableName
 from cdc_outbox.observe.health import liveness, passed
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.table_rows import Cells, SnapshotRows, TableShape
-from cdc_outbox.records.mapping import Lanes
+from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.relay.snapshot import FirstStart
 from tests.plugins.scripted import Rig
 
@@ -46,7 +46,13 @@ class SlowSnapshot:
 def test_rows_that_are_long_in_coming_are_no_loop_that_has_stuck() -> None:
     rig = Rig()
     first = FirstStart(
-        SETTINGS, cast("ReplicationSession", None), rig.publisher, Lanes(SETTINGS), rig.policy, rig.counters, rig.stop
+        SETTINGS,
+        cast("ReplicationSession", None),
+        rig.publisher,
+        Mappings(SETTINGS),
+        rig.policy,
+        rig.counters,
+        rig.stop,
     )
     snapshot = SlowSnapshot(rig)
     with rig.time_is_ours():

@@ -8,8 +8,8 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import ConfigurationError, StreamGap, Undelivered
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.relay.loop import Suspected
-from cdc_outbox.relay.supervisor import NOT_IN_A_TABLE, Generations
+from cdc_outbox.relay.loop import BatchRejected
+from cdc_outbox.relay.supervisor import NOT_IN_A_TABLE, Supervisor
 from tests.plugins.scripted import Clock, ScriptedStop
 
 
@@ -17,20 +17,20 @@ def test_records_refused_while_stopping_are_no_clean_end(monkeypatch: pytest.Mon
     """The search for the culprit is for the next start: 75, not 0."""
     stop = ScriptedStop(Clock())
 
-    def refused(_self: Generations) -> None:
+    def refused(_self: Supervisor) -> None:
         stop.request()
-        raise Suspected(frozenset({Lsn(100)}), "Broker: Message size too large")
+        raise BatchRejected(frozenset({Lsn(100)}), "Broker: Message size too large")
 
-    monkeypatch.setattr(Generations, "_generation", refused)
+    monkeypatch.setattr(Supervisor, "_run_session", refused)
     with pytest.raises(Undelivered, match="Message size too large"):
-        Generations(Settings(brokers="b"), Counters(), stop).run()
+        Supervisor(Settings(brokers="b"), Counters(), stop).run()
 
 
 def test_while_a_relay_connects_no_loop_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """To make a slot waits for every transaction that is open; an earlier attempt must not count as a loop that has stuck."""
     counters = Counters(last_turn_monotonic=1.0)
-    monkeypatch.setattr(Generations, "_generation", lambda _self: None)
-    Generations(Settings(brokers="b"), counters, ScriptedStop(Clock())).run()
+    monkeypatch.setattr(Supervisor, "_run_session", lambda _self: None)
+    Supervisor(Settings(brokers="b"), counters, ScriptedStop(Clock())).run()
 
     assert counters.last_turn_monotonic is None
 
@@ -39,20 +39,20 @@ def test_while_a_relay_connects_no_loop_is_missed(monkeypatch: pytest.MonkeyPatc
 def test_of_a_gap_it_is_said_that_messages_are_in_no_table_where_messages_are_read(
     monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    def lost(_self: Generations) -> None:
+    def lost(_self: Supervisor) -> None:
         raise StreamGap("slot s is lost", cure="cdc-outbox slot recover")
 
-    monkeypatch.setattr(Generations, "_generation", lost)
+    monkeypatch.setattr(Supervisor, "_run_session", lost)
     with pytest.raises(StreamGap) as ended:
-        Generations(Settings(brokers="b", source=source), Counters(), ScriptedStop(Clock())).run()
+        Supervisor(Settings(brokers="b", source=source), Counters(), ScriptedStop(Clock())).run()
     assert (NOT_IN_A_TABLE in ended.value.cure) == (source != "table")
 
 
 def test_of_other_errors_it_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(_self: Generations) -> None:
+    def wrong(_self: Supervisor) -> None:
         raise ConfigurationError("wal_level is replica", cure="not this: cdc-outbox slot recover")
 
-    monkeypatch.setattr(Generations, "_generation", wrong)
+    monkeypatch.setattr(Supervisor, "_run_session", wrong)
     with pytest.raises(ConfigurationError) as ended:
-        Generations(Settings(brokers="b", source="both"), Counters(), ScriptedStop(Clock())).run()
+        Supervisor(Settings(brokers="b", source="both"), Counters(), ScriptedStop(Clock())).run()
     assert ended.value.cure == "not this: cdc-outbox slot recover"
