@@ -8,6 +8,7 @@ ends in `_timestamp`, else durations. INTERFACE names for them are in `observe/m
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from cdc_outbox.identifiers import TableName
@@ -21,6 +22,21 @@ MAX_TOPICS: Final = 200
 
 OTHER_TOPICS: Final = "other"
 """Where all further ones are counted."""
+
+
+class State(StrEnum):
+    """What a relay is doing, as metrics, the status document and the status page name it."""
+
+    STARTING = "starting"
+    """Connecting for the first time, or sending the rows that the table already has."""
+    STANDBY = "standby"
+    """Waiting for the slot, which another relay streams from."""
+    STREAMING = "streaming"
+    RECONNECTING = "reconnecting"
+    """Has streamed, and connects to PostgreSQL again."""
+    DRAINING = "draining"
+    """A stop was requested: waiting until Kafka confirms the records in flight."""
+    STOPPED = "stopped"
 
 
 @dataclass(slots=True)
@@ -60,7 +76,7 @@ class SlotCounters:
 class Counters:
     """The state of one relay, from its start."""
 
-    state: str = "starting"
+    state: State = State.STARTING
     postgres_connected: bool = False
     kafka_connected: bool = False
     received: dict[str, int] = field(default_factory=dict)

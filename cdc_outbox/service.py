@@ -27,7 +27,7 @@ import structlog
 from cdc_outbox import __version__
 from cdc_outbox.commands.background_prune import BackgroundPruner
 from cdc_outbox.config.settings import Settings
-from cdc_outbox.counters import Counters
+from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import CdcOutboxError, Undelivered
 from cdc_outbox.kafka.properties import librdkafka_version
 from cdc_outbox.observe import Versions, http, logs, metrics, systemd
@@ -94,11 +94,11 @@ def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
         log.warning("stopped", error=error, exit_code=error.exit_code)
         return error.exit_code
     except CdcOutboxError as error:
-        counters.state = "stopped"
+        counters.state = State.STOPPED
         level = log.warning if isinstance(error, Undelivered) else log.error
         level("stopped", error=error, exit_code=error.exit_code)
         return error.exit_code
-    counters.state = "stopped"
+    counters.state = State.STOPPED
     log.info("stopped", exit_code=0)
     return 0
 

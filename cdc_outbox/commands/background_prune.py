@@ -17,7 +17,7 @@ import structlog
 
 from cdc_outbox.commands.prune import PruneOrder, Watcher, prune
 from cdc_outbox.config.settings import Settings
-from cdc_outbox.counters import Counters
+from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import CdcOutboxError, Undelivered
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn
@@ -69,7 +69,7 @@ class BackgroundPruner(Watcher):
     def _run(self) -> None:
         pause = min(self._pause, FIRST_SECONDS)
         while not self._stop.wait(pause) and not self._over.is_set():
-            if self._counters.state != "streaming":
+            if self._counters.state is not State.STREAMING:
                 continue
             pause = self._pause
             try:
@@ -108,4 +108,4 @@ class BackgroundPruner(Watcher):
 
     def _delivered(self, lsn: Lsn) -> bool:
         counters = self._counters
-        return counters.state == "streaming" and counters.confirmed_lsn >= lsn
+        return counters.state is State.STREAMING and counters.confirmed_lsn >= lsn

@@ -16,7 +16,7 @@ from typing import Final
 
 from cdc_outbox.commands.slots import SlotStatus, read_status
 from cdc_outbox.config.value_types import address_to_ask
-from cdc_outbox.counters import SlotCounters
+from cdc_outbox.counters import SlotCounters, State
 from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import WalRate
@@ -126,7 +126,7 @@ class Observer:
         if document.seconds_until_lost is None and document.safe_wal_bytes is not None:
             document = replace(document, seconds_until_lost=told)
         if document.state is None and info.active:
-            document = replace(document, state="streaming")  # whoever it is
+            document = replace(document, state=State.STREAMING)  # whoever it is
         return document
 
 
@@ -148,7 +148,7 @@ def exceeded(look: Look, limits: Sequence[Limit]) -> list[str]:
 def _why(limit: Limit, look: Look) -> str:
     if limit.member != "lag_seconds":
         return str(look.problem or "the slot keeps no WAL")
-    if look.answered and look.document.state != "streaming":
+    if look.answered and look.document.state != State.STREAMING:
         return f"only a relay that streams knows it, and {look.relay}"
     return f"only the relay itself knows it, and {look.relay}"
 

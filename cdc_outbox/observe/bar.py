@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from cdc_outbox.counters import Counters
+from cdc_outbox.counters import Counters, State
 from cdc_outbox.observe import logs
 
 LINE_SECONDS: Final = 5.0
@@ -19,6 +19,9 @@ LINE_SECONDS: Final = 5.0
 
 BAR_CHARACTERS: Final = 30
 """Of the bar itself: with its words it fits into the narrowest of usual terminals, 80 columns."""
+
+SNAPSHOT_STATES: Final = (State.STARTING, State.RECONNECTING)
+"""In which rows of the table are sent: at a first start, and when a lost slot is replaced (`--on-slot-lost recover`)."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -55,10 +58,10 @@ class Bar:
 
     def _work(self) -> Work | None:
         counters = self._counters
-        if counters.state == "draining" and counters.in_flight_events:
+        if counters.state is State.DRAINING and counters.in_flight_events:
             self._draining = max(self._draining, counters.in_flight_events)
             return Work("drain", self._draining - counters.in_flight_events, self._draining)
-        if counters.state == "starting" and counters.snapshot_rows < counters.snapshot_expected:
+        if counters.state in SNAPSHOT_STATES and counters.snapshot_rows < counters.snapshot_expected:
             return Work("snapshot", max(0, counters.snapshot_rows), counters.snapshot_expected)
         return None
 

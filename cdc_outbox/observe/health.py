@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.config.settings import Settings
-from cdc_outbox.counters import Counters, SlotCounters
+from cdc_outbox.counters import Counters, SlotCounters, State
 from cdc_outbox.lsn import format_lsn
 from cdc_outbox.observe.mask import mask
 from cdc_outbox.observe.status_document import StatusDocument, with_slot
@@ -23,7 +23,7 @@ STUCK_AFTER_SECONDS: Final = 30.0
 SLOT_STALE_SECONDS: Final = 90.0
 """The slot is looked at every 30 s. Three looks that failed: what the last one saw may be wrong by now."""
 
-READY_STATES: Final = ("streaming", "standby")
+READY_STATES: Final = (State.STREAMING, State.STANDBY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def status(counters: Counters, settings: Settings, now: float) -> StatusDocument
 
 
 def _streams(counters: Counters) -> bool:
-    return counters.state in {"streaming", "draining"} and counters.postgres_connected
+    return counters.state in {State.STREAMING, State.DRAINING} and counters.postgres_connected
 
 
 def _connected(component: str, *, connected: bool) -> Check:

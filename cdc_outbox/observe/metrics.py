@@ -20,12 +20,11 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from cdc_outbox.counters import LATENCY_BOUNDS, MAX_TOPICS, OTHER_TOPICS, Counters
+from cdc_outbox.counters import LATENCY_BOUNDS, MAX_TOPICS, OTHER_TOPICS, Counters, State
 from cdc_outbox.observe import Versions
 from cdc_outbox.observe.health import lag_seconds, slot_figures
 
 PREFIX: Final = "cdc_outbox_"
-STATES: Final = ("starting", "standby", "streaming", "draining", "stopped")
 
 WAL_STATUSES: Final = ("reserved", "extended", "unreserved", "lost")
 """pg_replication_slots.wal_status, from well to gone."""
@@ -69,8 +68,8 @@ class RelayCollector(Collector):
         info.add_metric(list(build.values()), 1)
         yield info
         state = _gauge("state", "1 for the state the relay is in, 0 for the others.", ["state"])
-        for name in STATES:
-            state.add_metric([name], int(counters.state == name))
+        for each in State:
+            state.add_metric([each.value], int(counters.state is each))
         yield state
         connected = _gauge("connected", "Whether the component answers: 1 or 0.", ["component"])
         connected.add_metric(["postgres"], int(counters.postgres_connected))

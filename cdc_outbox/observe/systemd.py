@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from cdc_outbox.counters import Counters
+from cdc_outbox.counters import Counters, State
 from cdc_outbox.observe.health import READY_STATES, lag_seconds, liveness, passed
 from cdc_outbox.observe.mask import mask
 from cdc_outbox.shutdown import Stop
@@ -71,7 +71,7 @@ class Systemd:
             self._stopping = self._send("STOPPING=1")
         if self._keepalive_is_due(now) and passed(liveness(self._counters, now)) and self._send("WATCHDOG=1"):
             self._keepalive_at = now
-        state = "draining" if self._stopping else self._counters.state
+        state = State.DRAINING if self._stopping else self._counters.state
         if self._status_at is None or state != self._status_state or now - self._status_at >= STATUS_SECONDS:
             self._tell_status(state, now)
 

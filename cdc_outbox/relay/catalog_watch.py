@@ -1,7 +1,8 @@
 """Watching the catalog: what the stream itself does not tell, asked over short connections from a thread of its own.
 
-In: the catalog state that the session began with. Out: an error that the loop raises in its next turn (`raise_findings`), and the
-slot's figures in the counters. Never: a stage touched, a lock, a connection kept: a permanent one would hold up a smart shutdown.
+In: the catalog state that the session began with. Out: an error that the loop raises in its next turn (`raise_findings`),
+and the slot's figures in the counters. Never: a stage touched, a lock, a connection kept: a permanent one would hold up a
+smart shutdown.
 
 A table that is dropped and made again under its name, or a publication that no longer has it, ends the events without any
 error in the stream. A server that wants to stop asks in the stream, but a relay that reads nothing (Kafka is down) does not

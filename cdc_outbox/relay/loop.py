@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from cdc_outbox.counters import Counters
+from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
@@ -364,7 +364,7 @@ class StreamLoop:
         """Wait, as long as a stop may take, until Kafka has what it was given. Raises BatchRejected when it refuses some."""
         requested = self._stop.requested_at
         if requested is not None:
-            self._counters.state = "draining"
+            self._counters.state = State.DRAINING
             log.info("draining", in_flight=self._publisher.in_flight, timeout=self._params.shutdown_timeout)
         began = requested if requested is not None else time.monotonic()
         timeout = self._params.shutdown_timeout

@@ -19,7 +19,7 @@ import structlog
 import tenacity
 
 from cdc_outbox.config.settings import Settings
-from cdc_outbox.counters import Counters
+from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import (
     AccessRefused,
     CannotConnect,
@@ -319,7 +319,7 @@ class Supervisor:
                 if told != error.what:
                     told = error.what
                     log.info("standby", slot=settings.slot, error=error.what)
-                self._counters.state = "standby"
+                self._counters.state = State.STANDBY
                 self._counters.postgres_connected = True
                 self._counters.last_turn_monotonic = time.monotonic()
                 if self._stop.wait(STANDBY_SECONDS):
@@ -352,7 +352,7 @@ class Supervisor:
         counters = self._counters
         counters.reconnects_postgres += int(self._streamed)
         self._streamed = True
-        counters.state = "streaming"
+        counters.state = State.STREAMING
         counters.postgres_connected = True
         counters.last_error = None
         log.info("streaming", slot=self._settings.slot, publication=self._settings.publication)
@@ -360,8 +360,8 @@ class Supervisor:
     def _disconnected(self) -> None:
         counters = self._counters
         counters.postgres_connected = False
-        if counters.state == "streaming":
-            counters.state = "starting"
+        if counters.state is not State.DRAINING:
+            counters.state = State.RECONNECTING if self._streamed else State.STARTING
         if self._streamed and counters.oldest_unacknowledged_timestamp is None:
             counters.oldest_unacknowledged_timestamp = time.time()
 

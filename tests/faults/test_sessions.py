@@ -136,6 +136,21 @@ def test_a_silent_wire_is_given_up_within_the_servers_own_timeout(
     ends_well(ready, relay, witness)
 
 
+def test_a_relay_that_has_streamed_and_lost_postgresql_is_reconnecting(
+    ready: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
+) -> None:
+    wire = proxy(ready.database.dsn)
+    relay = ready.streaming(dsn=through(wire, ready.database.dsn), http=True)
+    wire.refuse()
+    relay.wait_for_log("postgres.disconnected")
+    eventually(lambda: metric(relay, "state", state="reconnecting") == 1, "the state is reconnecting")
+    assert metric(relay, "state", state="starting") == 0
+    assert metric(relay, "connected", component="postgres") == 0
+    wire.accept()
+    eventually(lambda: metric(relay, "state", state="streaming") == 1, "the relay streams again")
+    ends_well(ready, relay, witness)
+
+
 def test_a_server_that_is_gone_without_a_word_is_noticed_and_the_next_connection_streams(
     ready: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
 ) -> None:

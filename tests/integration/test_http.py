@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from cdc_outbox.config.settings import Settings
-from cdc_outbox.counters import Counters, TopicCounters
+from cdc_outbox.counters import Counters, State, TopicCounters
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.observe import Versions
 from cdc_outbox.observe import http as observe_http
@@ -74,7 +74,7 @@ def quick_stop(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def relay() -> Iterator[Relay]:
     counters = Counters(
-        state="streaming", last_turn_monotonic=100.0, topics={"a": TopicCounters(delivered=1, delivered_bytes=10)}
+        state=State.STREAMING, last_turn_monotonic=100.0, topics={"a": TopicCounters(delivered=1, delivered_bytes=10)}
     )
     clock = Clock()
     with opened(counters, clock) as address:
@@ -94,9 +94,9 @@ def test_livez_turns_503_when_the_loop_is_stuck_and_back_when_it_turns(relay: Re
 
 def test_readyz_follows_the_state(relay: Relay) -> None:
     assert relay.get("/readyz")[0].status == 200
-    relay.counters.state = "standby"
+    relay.counters.state = State.STANDBY
     assert relay.get("/readyz")[0].status == 200
-    relay.counters.state = "draining"
+    relay.counters.state = State.DRAINING
     response, body = relay.get("/readyz?verbose")
     assert response.status == 503
     assert body.splitlines()[0] == "[-] state: draining"

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from cdc_outbox.config.settings import Settings
-from cdc_outbox.counters import Counters, SlotCounters, TopicCounters
+from cdc_outbox.counters import Counters, SlotCounters, State, TopicCounters
 from cdc_outbox.observe import Versions, http, logs
 from cdc_outbox.observe.history import SAMPLE_SECONDS, History
 from cdc_outbox.observe.metrics import build_registry
@@ -32,7 +32,7 @@ Serve: TypeAlias = "Callable[..., contextlib.AbstractContextManager[str]]"
 def counters() -> Counters:
     """A relay in the middle of its work."""
     return Counters(
-        state="streaming",
+        state=State.STREAMING,
         postgres_connected=True,
         kafka_connected=True,
         topics={"orders": TopicCounters()},
@@ -122,8 +122,13 @@ def test_a_relay_that_is_well_state_charts_facts_and_warnings(
     ("change", "look", "words"),
     [
         ({"kafka_connected": False}, "warn", "Kafka does not answer"),
-        ({"state": "standby"}, "good", "Another relay streams"),
-        ({"state": "starting", "last_error": "PostgreSQL cannot be reached"}, "warn", "PostgreSQL cannot be reached"),
+        ({"state": State.STANDBY}, "good", "Another relay streams"),
+        (
+            {"state": State.STARTING, "last_error": "PostgreSQL cannot be reached"},
+            "warn",
+            "PostgreSQL cannot be reached",
+        ),
+        ({"state": State.RECONNECTING}, "warn", "The connection to PostgreSQL was lost"),
         ({"last_turn_monotonic": -31.0}, "bad", "The loop does not turn"),
     ],
 )

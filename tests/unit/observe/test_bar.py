@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from cdc_outbox.counters import Counters
+from cdc_outbox.counters import Counters, State
 from cdc_outbox.observe import logs
 from cdc_outbox.observe.bar import Bar, Work, drawn
 
@@ -38,22 +38,22 @@ def test_a_first_start_is_a_bar_that_stays_below_the_log_and_goes_when_it_is_don
 
 def test_a_drain_is_a_bar_of_what_was_in_flight_when_it_began(terminal: Terminal) -> None:
     logs.configure("console", "info", stream=terminal)
-    counters = Counters(state="streaming", in_flight_events=400)
+    counters = Counters(state=State.STREAMING, in_flight_events=400)
     bar = Bar(counters)
     bar.tick(1.0)
     assert screen(terminal) == []
-    counters.state = "draining"
+    counters.state = State.DRAINING
     bar.tick(2.0)
     counters.in_flight_events = 100
     bar.tick(3.0)
     assert screen(terminal) == [drawn(Work("drain", 300, 400))]
-    counters.state = "stopped"
+    counters.state = State.STOPPED
     bar.tick(4.0)
     assert screen(terminal) == []
 
 
 def test_elsewhere_a_drain_is_a_line_every_five_seconds_and_no_bar(json_lines: Lines) -> None:
-    bar = Bar(Counters(state="draining", in_flight_events=7))
+    bar = Bar(Counters(state=State.DRAINING, in_flight_events=7))
     for second in range(13):
         bar.tick(float(second))
     assert [(line["event"], line["in_flight"], line["of"]) for line in json_lines()] == [("drain.progress", 7, 7)] * 2

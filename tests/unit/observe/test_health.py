@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cdc_outbox.config.settings import Settings
-from cdc_outbox.counters import Counters, SlotCounters
+from cdc_outbox.counters import Counters, SlotCounters, State
 from cdc_outbox.observe.health import (
     SLOT_STALE_SECONDS,
     STUCK_AFTER_SECONDS,
@@ -27,7 +27,7 @@ KEYS = [
 
 
 def test_a_loop_that_turns_is_alive_and_one_that_is_stuck_is_not() -> None:
-    counters = Counters(state="streaming", last_turn_monotonic=100.0)
+    counters = Counters(state=State.STREAMING, last_turn_monotonic=100.0)
 
     assert passed(liveness(counters, 100.0 + STUCK_AFTER_SECONDS))
     assert not passed(liveness(counters, 100.1 + STUCK_AFTER_SECONDS))
@@ -45,19 +45,26 @@ def test_a_relay_that_is_still_starting_is_alive() -> None:
 
 
 def test_liveness_depends_neither_on_kafka_nor_on_postgres() -> None:
-    assert passed(liveness(Counters(state="starting", last_turn_monotonic=1.0), 2.0))
+    assert passed(liveness(Counters(state=State.STARTING, last_turn_monotonic=1.0), 2.0))
 
 
 @pytest.mark.parametrize(
     ("state", "ready"),
-    [("starting", False), ("standby", True), ("streaming", True), ("draining", False), ("stopped", False)],
+    [
+        (State.STARTING, False),
+        (State.STANDBY, True),
+        (State.STREAMING, True),
+        (State.RECONNECTING, False),
+        (State.DRAINING, False),
+        (State.STOPPED, False),
+    ],
 )
-def test_ready_is_who_streams_or_stands_by(state: str, ready: bool) -> None:
+def test_streaming_and_standby_are_the_ready_states(state: State, ready: bool) -> None:
     assert passed(readiness(Counters(state=state))) is ready
 
 
 def test_a_kafka_outage_alone_does_not_make_it_unready() -> None:
-    counters = Counters(state="streaming", postgres_connected=True, kafka_connected=False, last_error="broker down")
+    counters = Counters(state=State.STREAMING, postgres_connected=True, kafka_connected=False, last_error="broker down")
 
     assert passed(readiness(counters))
 
@@ -76,7 +83,7 @@ def test_what_is_not_known_yet_is_null() -> None:
 
 def test_the_status_of_a_streaming_relay() -> None:
     counters = Counters(
-        state="streaming",
+        state=State.STREAMING,
         postgres_connected=True,
         confirmed_lsn=0x16B3748,
         oldest_unacknowledged_timestamp=100.0,
@@ -112,7 +119,7 @@ LOOK = SlotCounters(
 
 
 def test_the_last_look_at_the_slot_fills_the_rest_of_the_document() -> None:
-    document = status(Counters(state="streaming", postgres_connected=True, slot=LOOK), SETTINGS, 1010.0)
+    document = status(Counters(state=State.STREAMING, postgres_connected=True, slot=LOOK), SETTINGS, 1010.0)
 
     assert document.slot_active is True
     assert document.wal_status == "extended"
@@ -127,7 +134,7 @@ def test_the_last_look_at_the_slot_fills_the_rest_of_the_document() -> None:
 
 def test_between_two_looks_the_stream_itself_tells_how_far_both_are() -> None:
     counters = Counters(
-        state="streaming", postgres_connected=True, slot=LOOK, received_lsn=110 * MIB, confirmed_lsn=109 * MIB
+        state=State.STREAMING, postgres_connected=True, slot=LOOK, received_lsn=110 * MIB, confirmed_lsn=109 * MIB
     )
     document = status(counters, SETTINGS, 1010.0)
 
@@ -136,22 +143,22 @@ def test_between_two_looks_the_stream_itself_tells_how_far_both_are() -> None:
 
 
 def test_a_look_that_is_too_old_is_not_told_any_more() -> None:
-    counters = Counters(state="starting", slot=LOOK)
+    counters = Counters(state=State.STARTING, slot=LOOK)
 
     assert status(counters, SETTINGS, 1000.0 + SLOT_STALE_SECONDS).wal_status == "extended"
     assert status(counters, SETTINGS, 1000.1 + SLOT_STALE_SECONDS).wal_status is None
 
 
 def test_after_the_connection_is_lost_nobody_knows_that_the_slot_is_active() -> None:
-    assert status(Counters(state="starting", slot=LOOK), SETTINGS, 1010.0).slot_active is False
+    assert status(Counters(state=State.STARTING, slot=LOOK), SETTINGS, 1010.0).slot_active is False
 
 
 def test_a_standby_does_not_claim_that_nothing_is_late() -> None:
-    assert status(Counters(state="standby", postgres_connected=True), SETTINGS, 0.0).lag_seconds is None
-    assert status(Counters(state="streaming", postgres_connected=True), SETTINGS, 0.0).lag_seconds == 0.0
+    assert status(Counters(state=State.STANDBY, postgres_connected=True), SETTINGS, 0.0).lag_seconds is None
+    assert status(Counters(state=State.STREAMING, postgres_connected=True), SETTINGS, 0.0).lag_seconds == 0.0
 
 
 def test_after_the_connection_is_lost_the_lag_goes_on_growing() -> None:
-    counters = Counters(state="starting", oldest_unacknowledged_timestamp=100.0)
+    counters = Counters(state=State.STARTING, oldest_unacknowledged_timestamp=100.0)
 
     assert status(counters, SETTINGS, 160.0).lag_seconds == 60.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cdc_outbox.counters import LATENCY_BOUNDS, Counters, SlotCounters, TopicCounters
+from cdc_outbox.counters import LATENCY_BOUNDS, Counters, SlotCounters, State, TopicCounters
 from cdc_outbox.observe.history import SAMPLE_SECONDS, SAMPLES, History, quantile
 
 
@@ -32,7 +32,7 @@ def test_points_are_taken_every_two_seconds_however_often_somebody_ticks() -> No
 
 
 def test_what_is_not_known_is_a_gap_and_not_a_0() -> None:
-    counters = Counters(state="standby", postgres_connected=True)
+    counters = Counters(state=State.STANDBY, postgres_connected=True)
     history = history_of(counters)
     history.tick(102.0)
 
@@ -42,7 +42,7 @@ def test_what_is_not_known_is_a_gap_and_not_a_0() -> None:
 
 
 def test_lag_latency_and_the_slot_are_as_they_are_at_that_moment() -> None:
-    counters = Counters(state="streaming", postgres_connected=True, oldest_unacknowledged_timestamp=997.5)
+    counters = Counters(state=State.STREAMING, postgres_connected=True, oldest_unacknowledged_timestamp=997.5)
     counters.slot = SlotCounters(True, "reserved", 500, 200, 400, None, seen_timestamp=990.0)
     history = history_of(counters)
     counters.latency_buckets[0] += 10

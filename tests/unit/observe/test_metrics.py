@@ -15,10 +15,10 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from cdc_outbox.counters import LATENCY_BOUNDS, MAX_TOPICS, Counters, SlotCounters, TopicCounters
+from cdc_outbox.counters import LATENCY_BOUNDS, MAX_TOPICS, Counters, SlotCounters, State, TopicCounters
 from cdc_outbox.observe import Versions
 from cdc_outbox.observe.health import SLOT_STALE_SECONDS
-from cdc_outbox.observe.metrics import STATES, WAL_STATUSES, build_registry
+from cdc_outbox.observe.metrics import WAL_STATUSES, build_registry
 from tests.plugins.absence import absent
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
@@ -59,7 +59,7 @@ INTERFACE = {
 def busy() -> Counters:
     """A relay that has seen everything once."""
     counters = Counters(
-        state="streaming",
+        state=State.STREAMING,
         postgres_connected=True,
         received={"public.outbox": 9},
         topics={"outbox.event.order": TopicCounters(delivered=7, delivered_bytes=700)},
@@ -178,11 +178,11 @@ def test_a_slot_that_was_last_seen_too_long_ago_has_no_samples() -> None:
     assert [name for name, _ in values(counters) if name.startswith("slot_")] == []
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_exactly_one_state_is_1(state: str) -> None:
+@pytest.mark.parametrize("state", State)
+def test_exactly_one_state_is_1(state: State) -> None:
     seen = values(Counters(state=state))
 
-    assert {name: seen["state", (("state", name),)] for name in STATES} == {name: name == state for name in STATES}
+    assert {each: seen["state", (("state", each),)] for each in State} == {each: each is state for each in State}
 
 
 def test_build_info_says_what_is_running() -> None:

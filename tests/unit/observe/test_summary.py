@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdc_outbox.counters import Counters, TopicCounters
+from cdc_outbox.counters import Counters, State, TopicCounters
 from cdc_outbox.observe.summary import Summary
 
 from .conftest import Lines
@@ -21,7 +21,9 @@ def summary_of(counters: Counters, clock: Clock) -> Summary:
 
 def test_one_line_a_minute_with_the_rate_since_the_last(json_lines: Lines) -> None:
     clock = Clock()
-    counters = Counters(state="streaming", topics={"a": TopicCounters(delivered=40), "b": TopicCounters(delivered=2)})
+    counters = Counters(
+        state=State.STREAMING, topics={"a": TopicCounters(delivered=40), "b": TopicCounters(delivered=2)}
+    )
     summary = summary_of(counters, clock)
     for _ in range(125):
         clock.now += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cdc_outbox.counters import Counters, TopicCounters
+from cdc_outbox.counters import Counters, State, TopicCounters
 from cdc_outbox.observe import systemd
 from cdc_outbox.observe.health import STUCK_AFTER_SECONDS
 from cdc_outbox.observe.systemd import STATUS_SECONDS, Systemd, from_environment
@@ -48,8 +48,8 @@ def unit() -> Unit:
     return Unit()
 
 
-@pytest.mark.parametrize("state", ["streaming", "standby"])
-def test_ready_is_said_once_when_it_streams_or_stands_by_and_not_before(unit: Unit, state: str) -> None:
+@pytest.mark.parametrize("state", [State.STREAMING, State.STANDBY])
+def test_ready_is_said_once_when_it_streams_or_stands_by_and_not_before(unit: Unit, state: State) -> None:
     told = unit.told()
     told.tick(1)
     assert unit.heard() == ["STATUS=starting, 0 events/s, lag 0.0 s"]
@@ -92,7 +92,7 @@ def test_without_a_watchdog_there_are_no_signs_of_life(unit: Unit) -> None:
 
 
 def test_status_has_rate_and_lag_and_is_renewed_every_few_seconds(unit: Unit) -> None:
-    unit.counters.state = "streaming"
+    unit.counters.state = State.STREAMING
     unit.counters.topics["a"] = TopicCounters(delivered=50)
     unit.counters.oldest_unacknowledged_timestamp = 998.5
     told = unit.told()
@@ -115,7 +115,7 @@ def test_status_says_what_keeps_it_from_streaming_on_one_line_without_a_password
 
 
 def test_a_stop_is_told_at_once_and_only_once(unit: Unit) -> None:
-    unit.counters.state = "streaming"
+    unit.counters.state = State.STREAMING
     told = unit.told()
     told.tick(1)
     unit.heard()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdc_outbox.counters import State
 from cdc_outbox.errors import (
     CdcOutboxError,
     ConfigurationError,
@@ -105,7 +106,7 @@ def test_what_is_done_is_counted() -> None:
     assert (counters.received_lsn, counters.confirmed_lsn) == (308, 308)
     assert (counters.in_flight_events, counters.in_flight_bytes) == (0, 0)
     assert counters.oldest_unacknowledged_timestamp is None
-    assert counters.state == "draining"
+    assert counters.state is State.DRAINING
 
 
 def test_the_oldest_unacknowledged_commit_is_told_while_kafka_takes_nothing() -> None:

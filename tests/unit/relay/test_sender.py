@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import KafkaError
 
+from cdc_outbox.counters import State
 from cdc_outbox.errors import AccessRefused, ConfigurationError, ConnectionLost, PoisonEvent, ProtocolError, Unreachable
 from cdc_outbox.records.router import KafkaRecord
 from cdc_outbox.relay.loop import BatchRejected
@@ -201,7 +202,7 @@ def test_a_trial_that_fails_without_a_culprit_is_no_verdict() -> None:
 def test_a_refusal_met_while_draining_is_not_taken_for_an_end() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")])
     rig.kafka.refuse = only("e2", KafkaError.INVALID_RECORD)
-    rig.kafka.choose = lambda count: range(count if rig.counters.state == "draining" else 0)
+    rig.kafka.choose = lambda count: range(count if rig.counters.state is State.DRAINING else 0)
     rig.stop_when(lambda: True)
     with pytest.raises(BatchRejected) as raised:
         rig.run()
