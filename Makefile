@@ -86,9 +86,9 @@ docs: $(VENV)/ready ## the documentation as a site, in site/; ARGS='--repository
 bench: $(VENV)/ready ## drain, latency, memory, first start: beside the raw slot, Debezium, a polling worker; ARGS=--help
 	$(BIN)/python -m benchmarks $(ARGS)
 
-.PHONY: bench-guard
-bench-guard: $(VENV)/ready ## CPU per row of our own path against its baseline, without servers: seconds
-	$(BIN)/python -m benchmarks.guard $(ARGS)
+.PHONY: bench-check
+bench-check: $(VENV)/ready ## CPU per row of our own path against its baseline, without servers: seconds
+	$(BIN)/python -m benchmarks.bench_check $(ARGS)
 
 .PHONY: bench-micro
 bench-micro: $(VENV)/ready ## decode, plan, route, ledger by themselves, in nanoseconds

@@ -11,7 +11,7 @@ arrivals.py    what came out of Kafka: every id, order per key, when
 drain.py  latency.py  memory.py  snapshot.py     the scenarios
 report.py  chart.py     table, JSON, SVG
 shards.py      what several relays on one outbox cost the server
-guard.py       CPU per row against a committed baseline, without servers
+bench_check.py CPU per row against a committed baseline, without servers
 giant.py       one transaction of millions of rows
 micro/         single stages, under pytest-benchmark
 """

@@ -98,6 +98,6 @@ def test_ledger_one_transaction(benchmark: Benchmark) -> None:
 
 
 def test_the_whole_path_of_a_thousand_rows(benchmark: Benchmark) -> None:
-    """From the message to the acknowledgement, with nothing at either end. As `make bench-guard`."""
+    """From the message to the acknowledgement, with nothing at either end. As `make bench-check`."""
     feed = Feed(1000, 10)
     benchmark(feed.run)

@@ -6,8 +6,8 @@ The unit is not a microsecond, which differs from machine to machine and from mi
 loop that does the same kinds of things (slices, small calls, tuples, a dictionary), timed in turns with it: CPU time of
 this thread, the least of many rounds. A busy machine makes both dearer. A doubling is beyond the limit, noise is not.
 
-    python -m benchmarks.guard            compare
-    python -m benchmarks.guard --write    make this the baseline, after a change that is meant
+    python -m benchmarks.bench_check            compare
+    python -m benchmarks.bench_check --write    make this the baseline, after a change that is meant
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def judge(found: dict[str, float], baseline: dict[str, float]) -> list[str]:
 
 def main() -> None:
     """Compare, or write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench_check", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--write", action="store_true", help="make what is found the baseline")
     options = parser.parse_args()
     found = measure()

@@ -1,11 +1,11 @@
-"""The guard over the cost of an event: it runs, and it does not let a doubling pass."""
+"""The check of the CPU cost of a row: it runs, and a doubled cost does not pass."""
 
 from __future__ import annotations
 
 import json
 
+from benchmarks.bench_check import BASELINE, CASES, judge
 from benchmarks.fed import Feed
-from benchmarks.guard import BASELINE, CASES, judge
 
 
 def test_a_doubling_cannot_pass() -> None:
