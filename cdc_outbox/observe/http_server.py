@@ -1,0 +1,306 @@
+"""Sockets of the HTTP side: one thread for each connection, limits on size, time, number, and on the names of the host.
+
+In: GET and HEAD requests. Out: the answers of a function from target and `Accept` to status, type and body.
+Never: another method, anything of the request in an answer, a version in the `Server` header, an answer on loopback to a
+page of another site (DNS rebinding). A slow, wrong or hostile client loses its connection; the relay loses nothing.
+
+RFC 9110 and 9112, HTTP/1.0: one request a connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import ipaddress
+import re
+import select
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final, TypeAlias
+
+import structlog
+
+HEAD_BYTES: Final = 8192
+"""Request line and headers together. A probe sends 200 bytes, Prometheus about 400, a browser 2,000."""
+
+HEAD_SECONDS: Final = 5.0
+"""In which the whole head has to be here, however it trickles; and in which an answer has to be taken."""
+
+MAX_CONNECTIONS: Final = 32
+"""At a time. Two probes, two scrapers and a browser need about ten."""
+
+MAX_CONNECTIONS_PER_PEER: Final = 16
+"""Half of them: one address cannot take the places of all others."""
+
+TEXT: Final = "text/plain; charset=utf-8"
+HTML: Final = "text/html; charset=utf-8"
+
+METHODS: Final = ("GET", "HEAD")
+
+Answer: TypeAlias = tuple[HTTPStatus, str, bytes]
+"""Status, content type, body."""
+
+View: TypeAlias = Callable[[str, str], Answer]
+"""Takes the target and the `Accept` header, or empty."""
+
+Request: TypeAlias = socket.socket | tuple[bytes, socket.socket]
+"""As socketserver types it; the second form is that of UDP."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class _Waits(IntEnum):
+    """What a connection waits for, in the order in which connections give way to new ones."""
+
+    HEAD = 0
+    TAKING = 1
+    """The client takes the answer."""
+    NOTHING = 2
+    """The answer is being made: this takes milliseconds."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    """An open connection."""
+
+    socket: socket.socket
+    peer: str
+    waits: _Waits = _Waits.HEAD
+
+    @property
+    def may_go(self) -> bool:
+        """Whether it waits for the client. A head that has arrived, and that its thread has not read yet, is not late."""
+        if self.waits is not _Waits.HEAD:
+            return self.waits is _Waits.TAKING
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return not poll.poll(0)
+
+
+class _Connections:
+    """All open connections, the oldest first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[Request, _Connection] = {}
+
+    def add(self, request: Request, peer: str) -> bool:
+        """Take one more; where there are enough, another one goes. False when none may go."""
+        assert isinstance(request, socket.socket)
+        with self._lock:
+            peers = Counter(each.peer for each in self._open.values())
+            if peers[peer] >= MAX_CONNECTIONS_PER_PEER:
+                given = self._give_way(peer)
+            elif len(self._open) >= MAX_CONNECTIONS:
+                given = self._give_way(peers.most_common(1)[0][0])
+            else:
+                given = True
+            if given:
+                self._open[request] = _Connection(request, peer)
+            return given
+
+    def waits(self, request: Request, what: _Waits) -> None:
+        """Note what a connection waits for now."""
+        with self._lock:
+            if request in self._open:
+                self._open[request].waits = what
+
+    def remove(self, request: Request) -> None:
+        """Forget one that has ended."""
+        with self._lock:
+            self._open.pop(request, None)
+
+    def _give_way(self, peer: str) -> bool:
+        """End the connection of `peer` that has waited longest for its head, or else for its answer to be taken."""
+        own = sorted((each for each in self._open.values() if each.peer == peer), key=lambda each: each.waits)
+        for each in own:
+            if each.may_go:
+                del self._open[each.socket]
+                with contextlib.suppress(OSError):
+                    each.socket.shutdown(socket.SHUT_RDWR)  # its thread wakes, and closes it
+                return True
+        return False
+
+
+class HttpServer(ThreadingHTTPServer):
+    """A server on `address` that answers by `view`.
+
+    `name`: the host in --http. `policy`: the Content-Security-Policy of HTML.
+    """
+
+    daemon_threads = True
+    allow_reuse_port = False
+    request_queue_size = 128
+    """Connections that wait for `accept`: more than come while another thread holds the interpreter."""
+
+    def __init__(
+        self, family: socket.AddressFamily, address: tuple[str, int], view: View, *, name: str, policy: str
+    ) -> None:
+        self.address_family = family
+        self.view = view
+        self.policy = policy
+        self._name = name.lower()
+        self._loopback = _is_loopback(address[0])
+        self.connections = _Connections()
+        super().__init__(address, _Handler)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as `host:port`."""
+        host, port = self.server_address[:2]
+        return f"[{host!s}]:{port}" if self.address_family == socket.AF_INET6 else f"{host!s}:{port}"
+
+    def names_us(self, hosts: Iterable[str]) -> bool:
+        """Whether these `Host` headers may be this server's. On loopback only names of loopback are: a page of another site
+        whose name was made to resolve to 127.0.0.1 would read the answers. Beyond loopback every name may be right.
+        """
+        return not self._loopback or all(self._names_loopback(_host_name(host)) for host in hosts)
+
+    def _names_loopback(self, name: str) -> bool:
+        return name in {"localhost", self._name} or name.endswith(".localhost") or _is_loopback(name)
+
+    def server_bind(self) -> None:
+        """Bind, without the look-up of our own name that http.server does: a slow DNS must not delay a start."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "cdc-outbox", self.server_address[1]
+
+    def process_request(self, request: Request, client_address: tuple[str, int]) -> None:
+        """Answer in a thread. Where there are enough of them, the oldest connection without a head goes."""
+        if not self.connections.add(request, _peer(client_address[0])):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Request) -> None:
+        """End a connection; after this its place is free, and its descriptor may be another's."""
+        self.connections.remove(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, _request: object, _client_address: object) -> None:
+        """A client that went away is no news; anything else is a bug of ours."""
+        log.error("http.failed", exc_info=sys.exception())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request: read its head within limits, check method and host, show the view."""
+
+    server: HttpServer
+    request_version = "HTTP/1.0"
+    requestline = ""
+    command = ""
+    timeout = HEAD_SECONDS
+
+    def handle(self) -> None:
+        """Read the head at once, so that http.server parses memory and never waits."""
+        try:
+            head = self._read_head()
+            self.server.connections.waits(self.connection, _Waits.NOTHING)
+            if len(head) > HEAD_BYTES:
+                self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            elif head:
+                self.rfile.close()
+                self.rfile = io.BytesIO(head)
+                self.handle_one_request()
+        except (TimeoutError, ConnectionError):
+            self.close_connection = True
+
+    def parse_request(self) -> bool:
+        """Refuse every other method, also one that nobody has heard of, and every other host."""
+        if not super().parse_request():
+            return False
+        if self.command not in METHODS:
+            self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
+            return False
+        if not self.server.names_us(self.headers.get_all("Host", [])):
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
+            return False
+        return True
+
+    def do_GET(self) -> None:
+        """Show what the path stands for."""
+        try:
+            answer = self.server.view(self.path, self.headers.get("Accept", ""))
+        except Exception:
+            log.exception("http.failed")
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+        else:
+            self._send(*answer)
+
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server chose
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Say the code's own phrase. http.server would quote the request."""
+        self.close_connection = True
+        known = HTTPStatus(code)
+        self._send(known, TEXT, f"{known.phrase}\n".encode())
+
+    def version_string(self) -> str:
+        """The `Server` header."""
+        return "cdc-outbox"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server chose
+        """Nothing: a probe every few seconds is no event."""
+
+    def _send(self, code: HTTPStatus, content_type: str, body: bytes) -> None:
+        self.server.connections.waits(self.connection, _Waits.TAKING)
+        self.send_response(code)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if content_type == HTML:
+            self.send_header("Content-Security-Policy", self.server.policy)
+            self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Connection", "close")
+        if code == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", ", ".join(METHODS))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _read_head(self) -> bytes:
+        """Bytes up to the empty line, to the end of the stream, or to one chunk past the limit."""
+        deadline = time.monotonic() + HEAD_SECONDS
+        head = b""
+        while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) <= HEAD_BYTES:
+            self.connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            chunk = self.connection.recv(4096)
+            if not chunk:
+                break
+            head += chunk
+        self.connection.settimeout(HEAD_SECONDS)
+        return head
+
+
+_HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]@/\s]+)(?::\d*)?")
+"""uri-host [ ":" port ] (RFC 9110, section 7.2), in lower case."""
+
+
+def _host_name(host: str) -> str:
+    """The name or address in a `Host` header, without port, brackets and the dot of the root; empty for anything else."""
+    matched = _HOST.fullmatch(host.strip().lower())
+    return "" if matched is None else matched[1].strip("[]").removesuffix(".")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _peer(host: str) -> str:
+    """The address of a client; for IPv6 its network of 64 bits, all of which one machine may have."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))

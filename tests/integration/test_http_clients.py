@@ -1,0 +1,190 @@
+"""The HTTP server among many, slow, half-open and wrong clients: a probe is answered within a second all the while."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.counters import Counters, TopicCounters
+from cdc_outbox.observe import Versions
+from cdc_outbox.observe import http as http_side
+from cdc_outbox.observe.http import serve
+from cdc_outbox.observe.http_server import HEAD_SECONDS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER
+from cdc_outbox.observe.metrics import build_registry
+
+SETTINGS = Settings(brokers="kafka:9092")
+PROBE_SECONDS = 1.0
+"""What a probe waits for an answer: the kubelet's default."""
+
+IDLE = 200
+CONNECTS_PER_SECOND = 50
+PROBED_SECONDS = 3.0
+PROBE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+Place = tuple[str, int]
+Open = Callable[[], socket.socket]
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setattr(http_side, "POLL_SECONDS", 0.02)
+    topics = {f"topic-{number:0100}": TopicCounters(delivered=1) for number in range(200)}
+    counters = Counters(state="streaming", topics=topics)
+    registry = build_registry(counters, Versions("0.1.0", "3", "2", "18"))
+    with serve("127.0.0.1:0", counters, SETTINGS, registry) as address:
+        host, _, port = str(address).rpartition(":")
+        yield host, int(port)
+
+
+def client(place: Place, sends: bytes = b"", *, window: int = 65536) -> socket.socket:
+    """A connection that has sent this much. OSError when it is hung up on meanwhile."""
+    made = socket.socket()
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        made.settimeout(PROBE_SECONDS)
+        made.connect(place)
+        made.sendall(sends)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def idle(place: Place) -> socket.socket:
+    return client(place)
+
+
+def half_a_head(place: Place) -> socket.socket:
+    return client(place, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: ")
+
+
+def reads_nothing(place: Place) -> socket.socket:
+    """Asks for much and takes nothing: the answer does not fit into the smallest window."""
+    return client(place, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", window=1)
+
+
+def garbage(place: Place) -> socket.socket:
+    return client(place, bytes(range(128, 256)))
+
+
+def half_closed(place: Place) -> socket.socket:
+    """Has no more to send, and keeps the connection."""
+    made = half_a_head(place)
+    with contextlib.suppress(OSError):
+        made.shutdown(socket.SHUT_WR)
+    return made
+
+
+KINDS = [idle, half_a_head, reads_nothing, garbage, half_closed]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probes_are_answered_within_a_second_amid_a_flood(place: Place, kind: Callable[[Place], socket.socket]) -> None:
+    with flood(lambda: kind(place)):
+        worst = max(answer_seconds(place) for _ in probes(PROBED_SECONDS))
+
+    assert worst < PROBE_SECONDS
+
+
+def test_probes_are_answered_within_a_second_amid_a_flood_of_all_kinds(place: Place) -> None:
+    kinds = itertools.cycle(KINDS)
+    with flood(lambda: next(kinds)(place)):
+        worst = max(answer_seconds(place) for _ in probes(PROBED_SECONDS))
+
+    assert worst < PROBE_SECONDS
+
+
+def test_the_oldest_connection_without_a_head_goes_first(place: Place) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(idle(place)) for _ in range(MAX_CONNECTIONS_PER_PEER + 1)]
+        assert clients[0].recv(1) == b""
+        clients[1].sendall(PROBE)
+        assert clients[1].recv(65536).startswith(b"HTTP/1.0 200 ")
+
+
+def test_a_flood_from_one_address_leaves_the_connections_of_another(place: Place) -> None:
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(
+            socket.create_connection(place, timeout=PROBE_SECONDS, source_address=("127.0.0.9", 0))
+        )
+        for _ in range(2 * MAX_CONNECTIONS):
+            stack.enter_context(idle(place))
+        other.sendall(PROBE)
+        assert other.recv(65536).startswith(b"HTTP/1.0 200 ")
+
+
+def test_floods_from_many_addresses_leave_a_probe_its_answer(place: Place) -> None:
+    addresses = itertools.cycle(range(2, 250))
+
+    def from_another_address() -> socket.socket:
+        return socket.create_connection(place, timeout=PROBE_SECONDS, source_address=(f"127.0.0.{next(addresses)}", 0))
+
+    with flood(from_another_address):
+        worst = max(answer_seconds(place) for _ in probes(PROBED_SECONDS))
+
+    assert worst < PROBE_SECONDS
+
+
+def test_a_flood_leaves_no_threads_and_no_descriptors(place: Place) -> None:
+    before = threading.active_count(), descriptors()
+    with flood(lambda: idle(place)):
+        answer_seconds(place)
+        assert threading.active_count() < before[0] + 3 * MAX_CONNECTIONS
+    deadline = time.monotonic() + 2 * HEAD_SECONDS
+    while (threading.active_count(), descriptors()) > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def probes(seconds: float) -> Iterator[None]:
+    """One after the other, for so long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        yield
+        time.sleep(0.05)
+
+
+def answer_seconds(place: Place) -> float:
+    """How long a probe took. Fails unless the answer is 200."""
+    begun = time.monotonic()
+    with socket.create_connection(place, timeout=2 * PROBE_SECONDS) as client:
+        client.sendall(PROBE)
+        assert client.recv(65536).startswith(b"HTTP/1.0 200 ")
+    return time.monotonic() - begun
+
+
+@contextlib.contextmanager
+def flood(open_one: Open) -> Iterator[None]:
+    """`IDLE` connections that are kept, and `CONNECTS_PER_SECOND` more."""
+    clients: list[socket.socket] = []
+    over = threading.Event()
+
+    def connect() -> None:
+        while not over.wait(1 / CONNECTS_PER_SECOND):
+            with contextlib.suppress(OSError):
+                clients.append(open_one())
+
+    for _ in range(IDLE):
+        with contextlib.suppress(OSError):
+            clients.append(open_one())
+    thread = threading.Thread(target=connect)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for client in clients:
+            client.close()
