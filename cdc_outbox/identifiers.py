@@ -13,6 +13,9 @@ from typing import Final
 
 from cdc_outbox.errors import ConfigurationError
 
+NAME_BYTES: Final = 63
+"""Longest name, in bytes (NAMEDATALEN - 1): the server truncates longer ones, and two names may become one."""
+
 _PART: Final = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^\s".]+))\s*(\.|$)')
 _FOLD: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 """What the server does to unquoted names: A to Z only, in every encoding of more than one byte."""

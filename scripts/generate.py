@@ -3,7 +3,7 @@
     python scripts/generate.py           write
     python scripts/generate.py --check   write nothing; say what is out of date, and end with 1
 
-In: the commands, `options.OPTIONS`, the errors, deploy/prometheus/rules.yml. Out: the files of `FILES`.
+In: the commands, `settings.OPTIONS`, the errors, deploy/prometheus/rules.yml. Out: the files of `FILES`.
 Never: a sentence that the program itself does not say, apart from each page's first paragraph.
 """
 
@@ -18,7 +18,8 @@ import click
 
 from cdc_outbox import cli, errors
 from cdc_outbox.cli.options import CONTEXT
-from cdc_outbox.config.options import OPTIONS, PRESETS, Option
+from cdc_outbox.config.options import Option
+from cdc_outbox.config.settings import OPTIONS, PRESETS
 
 ROOT: Final = Path(__file__).parents[1]
 

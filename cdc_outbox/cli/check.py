@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose
-from cdc_outbox.cli.settings import settings_of
+from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose, settings_of
 
 if TYPE_CHECKING:
     from cdc_outbox.check.report import Report

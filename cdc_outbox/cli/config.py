@@ -12,8 +12,9 @@ from typing import Final, TypeAlias
 
 import click
 
-from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose, config_file
-from cdc_outbox.config.options import OPTIONS, Option
+from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose, config_file, kafka_properties
+from cdc_outbox.config.options import Option
+from cdc_outbox.config.settings import OPTIONS
 from cdc_outbox.config.sources import Chosen
 
 Rows: TypeAlias = dict[str, tuple[str | None, Chosen]]
@@ -37,14 +38,13 @@ def show(ctx: click.Context, /, as_json: bool, **_options: object) -> None:
 
     Origins: flag, environment (with the variable), file (with its path), preset (--columns), default.
     """
-    from cdc_outbox.cli.settings import chosen_brokers, kafka_properties
     from cdc_outbox.config.redaction import MASK, is_secret_property
 
     chosen = choose(ctx)
     kafka = kafka_properties(ctx, chosen)
-    chosen["brokers"] = chosen_brokers(chosen, kafka)
+    chosen["brokers"] = kafka.brokers(chosen["brokers"])
     del chosen["kafka-property"]
-    rows: Rows = {name: (_shown(OPTIONS[name], one.value), one) for name, one in chosen.items()}
+    rows: Rows = {name: (OPTIONS[name].show(one.value), one) for name, one in chosen.items()}
     if file := config_file(ctx):
         source = ctx.get_parameter_source("config")
         variable = OPTIONS["config"].variable
@@ -75,15 +75,6 @@ def example() -> None:
     lines += ["#[kafka]", '#"security.protocol" = "SASL_SSL"', '#"sasl.mechanisms" = "SCRAM-SHA-512"']
     lines += ['#"sasl.username" = "relay"']
     click.echo("\n".join(lines))
-
-
-def _shown(option: Option, value: object) -> str | None:
-    """The value as a person would write it."""
-    if value is None:
-        return None
-    if option.repeat and isinstance(value, tuple):
-        return ",".join(option.kind.show(item) for item in value)
-    return option.kind.show(value)
 
 
 def _as_text(rows: Rows, properties: Rows) -> str:
@@ -121,6 +112,6 @@ def _comment(text: str) -> list[str]:
 def _toml(option: Option) -> str:
     """The default, or the example, as TOML. JSON's strings are TOML's basic strings."""
     text = option.example if option.default is None else option.default
-    if str not in option.kind.toml:
+    if str not in option.value_type.toml:
         return text
     return json.dumps([text] if option.repeat else text, ensure_ascii=False)

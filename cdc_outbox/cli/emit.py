@@ -15,7 +15,7 @@ import click
 from cdc_outbox.cli.options import CONTEXT, dsn_option, reveal, table_option
 
 if TYPE_CHECKING:
-    from cdc_outbox.config.settings import Secret
+    from cdc_outbox.config.value_types import Secret
     from cdc_outbox.identifiers import TableName
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cdc_outbox.cli.kinds import KindType
 from cdc_outbox.cli.options import (
     CONTEXT,
+    ParsedText,
     SettingsCommand,
     dsn_option,
     option,
@@ -26,7 +26,7 @@ from cdc_outbox.config.value_types import SECONDS_OR_ZERO
 
 if TYPE_CHECKING:
     from cdc_outbox.commands.prune import Pruned, PruneOrder
-    from cdc_outbox.config.settings import Secret
+    from cdc_outbox.config.value_types import Secret
     from cdc_outbox.identifiers import TableName
     from cdc_outbox.shutdown import Stop
 
@@ -40,7 +40,7 @@ cdc-outbox prune --older-than 7d --dry-run"""
 @click.command("prune", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
 @click.option(
     "--older-than",
-    type=KindType(SECONDS_OR_ZERO),
+    type=ParsedText(SECONDS_OR_ZERO),
     required=True,
     help="Age of the rows to delete, such as 7d. 0: all that are delivered.",
 )
@@ -50,7 +50,7 @@ cdc-outbox prune --older-than 7d --dry-run"""
 )
 @click.option(
     "--wait",
-    type=KindType(SECONDS_OR_ZERO),
+    type=ParsedText(SECONDS_OR_ZERO),
     default="60s",
     help="Time for the slot to confirm what was committed before the start, then the end (75), with nothing deleted.",
 )

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cdc_outbox.cli.confirm import confirm
-from cdc_outbox.cli.kinds import KindType
-from cdc_outbox.cli.options import CONTEXT, F, SettingsCommand, option
-from cdc_outbox.cli.settings import settings_of
-from cdc_outbox.config.options import OPTIONS
-from cdc_outbox.config.value_types import COUNT, Kind
+from cdc_outbox.cli.options import CONTEXT, ParsedText, SettingsCommand, options, settings_of
+from cdc_outbox.config.settings import KAFKA, OPTIONS, RECORDS
+from cdc_outbox.config.value_types import COUNT, ValueType
 
 if TYPE_CHECKING:
     from cdc_outbox.commands.replay import Preview, Replay
@@ -29,23 +27,15 @@ LINE_SECONDS: Final = 10.0
 INTERRUPTED: Final = 75
 """Some rows may have been sent, the rest was not."""
 
-_NOT_OURS: Final = frozenset(
-    {
-        *("config", "slot", "publication", "create-slot", "snapshot", "failover", "on-slot-busy", "on-slot-lost"),
-        *(
-            "source",
-            "message-prefix",
-            "shard",
-            "until",
-            "prune-after",
-            "partitions-ahead",
-            "shutdown-timeout",
-            "startup-timeout",
-            "http",
-        ),
-    }
+_PROCESS_OPTIONS: Final = ("max-in-flight-events", "max-in-flight-bytes", "log-format", "log-level")
+
+_RECORD_OPTIONS: Final = (
+    "dsn",
+    *(name for name, each in OPTIONS.items() if each.section == KAFKA),
+    *(name for name, each in OPTIONS.items() if each.section == RECORDS and name not in {"source", "message-prefix"}),
+    *_PROCESS_OPTIONS,
 )
-"""Options of `run` that make no difference to a record."""
+"""Options of `run` that change a record or its delivery. Messages are in no table, so the options of `source` are left out."""
 
 _EXAMPLE: Final = """\b
 cdc-outbox replay --since 2026-11-23T08:00Z --until 2026-11-23T09:30Z --dry-run"""
@@ -60,32 +50,25 @@ def _moment(text: str) -> str:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
 
 
-def _record_options(function: F) -> F:
-    for name in reversed(OPTIONS):
-        if name not in _NOT_OURS:
-            function = option(name)(function)
-    return function
-
-
-_MOMENT: Final = Kind("TIME", "a time such as 2026-11-23T08:00:00Z (ISO 8601; without an offset: UTC)", _moment)
+_MOMENT: Final = ValueType("TIME", "a time such as 2026-11-23T08:00:00Z (ISO 8601; without an offset: UTC)", _moment)
 
 
 @click.command("replay", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
 @click.option("--id", "ids", multiple=True, metavar="ID", help="Rows with this event id; may be repeated.")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Rows with this key; may be repeated.")
-@click.option("--since", type=KindType(_MOMENT), help="Rows written at this time or later (created_at).")
-@click.option("--until", "before", type=KindType(_MOMENT), help="Rows written before this time.")
+@click.option("--since", type=ParsedText(_MOMENT), help="Rows written at this time or later (created_at).")
+@click.option("--until", "before", type=ParsedText(_MOMENT), help="Rows written before this time.")
 @click.option("--from-seq", type=int, metavar="N", help="Rows from this seq on.")
 @click.option("--to-seq", type=int, metavar="N", help="Rows up to this seq, and it.")
 @click.option("--all", "everything", is_flag=True, help="Every row of the table.")
 @click.option(
-    "--rate", type=KindType(COUNT), metavar="N", help="Events a second at most; without it, as fast as it goes."
+    "--rate", type=ParsedText(COUNT), metavar="N", help="Events a second at most; without it, as fast as it goes."
 )
 @click.option(
     "--dry-run", is_flag=True, help="Show how many rows, and the first of them; send nothing. Needs no Kafka."
 )
 @click.option("--yes", is_flag=True, help="Do it without asking.")
-@_record_options
+@options(_RECORD_OPTIONS)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -121,7 +104,7 @@ def command(
         raise click.UsageError(
             "which rows? Choose by --id, --key, --since, --until, --from-seq, --to-seq, or --all.", ctx
         )
-    settings = settings_of(ctx, brokers_needed=not dry_run)
+    settings = settings_of(ctx, brokers_required=not dry_run)
     logs.configure(settings.log_format, settings.log_level)
     with stop_on_signals() as stop:
         replay = Replay(settings, selection, stop)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose
-from cdc_outbox.cli.settings import settings_of
+from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose, settings_of
 
 
 @click.command(name="run", cls=SettingsCommand, context_settings=CONTEXT)
@@ -31,6 +30,6 @@ def _print_properties(ctx: click.Context) -> None:
     from cdc_outbox.config.redaction import MASK, is_secret_property
     from cdc_outbox.kafka.properties import effective
 
-    settings = settings_of(ctx, brokers_needed=False)
+    settings = settings_of(ctx, brokers_required=False)
     for name, value in sorted(effective(settings.kafka(), settings).items()):
         click.echo(f"{name}={MASK if is_secret_property(name) else value}")

@@ -19,13 +19,14 @@ from cdc_outbox.cli.options import (
     option,
     publication_option,
     reveal,
+    settings_of,
     slot_option,
 )
-from cdc_outbox.cli.settings import settings_of
 
 if TYPE_CHECKING:
     from cdc_outbox.commands.slots import SlotStatus
-    from cdc_outbox.config.settings import Secret, Settings
+    from cdc_outbox.config.settings import Settings
+    from cdc_outbox.config.value_types import Secret
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""

@@ -15,7 +15,7 @@ from cdc_outbox.cli.options import CONTEXT, dsn_option, option, publication_opti
 if TYPE_CHECKING:
     from cdc_outbox.commands.install import InstallOptions, PayloadType
     from cdc_outbox.commands.installation import Installation
-    from cdc_outbox.config.settings import Secret
+    from cdc_outbox.config.value_types import Secret
     from cdc_outbox.identifiers import TableName
 
 apply_option = click.option("--apply", is_flag=True, help="Run it on the database of --dsn, instead of printing it.")

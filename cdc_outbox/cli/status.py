@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cdc_outbox.cli.kinds import KindType
 from cdc_outbox.cli.options import (
     CONTEXT,
+    ParsedText,
     SettingsCommand,
     dsn_option,
     option,
@@ -27,7 +27,7 @@ from cdc_outbox.config.value_types import SECONDS_OR_ZERO, SIZE
 
 if TYPE_CHECKING:
     from cdc_outbox.commands.status import Limit, Look, Observer
-    from cdc_outbox.config.settings import Secret
+    from cdc_outbox.config.value_types import Secret
     from cdc_outbox.identifiers import TableName
     from cdc_outbox.shutdown import Stop
 
@@ -46,11 +46,11 @@ cdc-outbox status --max-lag-seconds 60 --max-wal-bytes 10GiB"""
 @click.option("--watch", is_flag=True, help=f"Again every {WATCH_SECONDS:.0f} s, until Ctrl-C or a limit is exceeded.")
 @click.option(
     "--max-lag-seconds",
-    type=KindType(SECONDS_OR_ZERO),
+    type=ParsedText(SECONDS_OR_ZERO),
     help="End with 1 when the oldest unacknowledged commit is older, or when nobody knows.",
 )
 @click.option(
-    "--max-wal-bytes", type=KindType(SIZE), help="End with 1 when the server keeps more WAL for the slot than this."
+    "--max-wal-bytes", type=ParsedText(SIZE), help="End with 1 when the server keeps more WAL for the slot than this."
 )
 @dsn_option
 @slot_option

@@ -6,26 +6,20 @@ stdout is one JSON object a line; words go to stderr. No logic: `operate.tail` h
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
 from cdc_outbox.cli.options import (
     CONTEXT,
-    SettingOption,
     SettingsCommand,
-    choose,
     dsn_option,
     option,
     publication_option,
+    settings_of,
     tables_option,
     topic_option,
 )
-from cdc_outbox.config.options import OPTIONS
-from cdc_outbox.config.settings import settings_from
-
-if TYPE_CHECKING:
-    from cdc_outbox.config.settings import Settings
 
 _EXAMPLE: Final = """\b
 cdc-outbox tail --from-now | jq 'select(.headers.type == "OrderPlaced") | .value'"""
@@ -67,17 +61,7 @@ def command(ctx: click.Context, /, limit: int | None, *, from_now: bool, **_opti
     from cdc_outbox.commands.tail import Output, Tail
 
     with stop_on_signals() as stop:
-        Tail(_settings(ctx), Output(sys.stdout.fileno()), stop, _say, from_now=from_now, limit=limit).run()
-
-
-def _settings(ctx: click.Context) -> Settings:
-    """What the options came to; what a tail has no options for is as it is by default."""
-    values: dict[str, object] = {}
-    for setting in OPTIONS.values():
-        parameter = SettingOption(setting)
-        values[setting.key] = parameter.type_cast_value(ctx, parameter.get_default(ctx))
-    values |= {OPTIONS[name].key: one.value for name, one in choose(ctx).items()}
-    return settings_from(values, "", dict)
+        Tail(settings_of(ctx), Output(sys.stdout.fileno()), stop, _say, from_now=from_now, limit=limit).run()
 
 
 def _say(words: str) -> None:

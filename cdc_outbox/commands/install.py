@@ -24,7 +24,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 from cdc_outbox.config.settings import DEFAULT_TABLE
 from cdc_outbox.config.shards import Shard
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError
-from cdc_outbox.identifiers import TableName, quote_identifier, quote_literal
+from cdc_outbox.identifiers import NAME_BYTES, TableName, quote_identifier, quote_literal
 from cdc_outbox.postgres import connect
 
 PayloadType: TypeAlias = Literal["json", "jsonb", "text", "bytea"]
@@ -44,9 +44,6 @@ SQL_VERSION: Final = 2
 """What `sql/outbox.sql` writes into the table's comment. A change of its objects counts it up, there and here."""
 
 ROLES: Final = ("cdc_outbox_writer", "cdc_outbox_relay", "cdc_outbox_pruner")
-
-NAME_BYTES: Final = 63
-"""NAMEDATALEN - 1: PostgreSQL cuts a longer name off, and two names may become one."""
 
 EMIT_SUFFIX: Final = "_emit"
 
@@ -94,7 +91,7 @@ class InstallOptions:
         if not re.fullmatch(rf"[a-z0-9_]{{1,{NAME_BYTES}}}", self.slot):
             raise ConfigurationError(
                 f"not a name for a slot: {self.slot!r}",
-                cure="use lower-case letters, digits and underscores, 63 at most",
+                cure=f"use lower-case letters, digits and underscores, at most {NAME_BYTES}",
             )
 
     def _check_rows(self) -> None:

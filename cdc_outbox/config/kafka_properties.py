@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from cdc_outbox.config.java_properties import parse_properties
-from cdc_outbox.config.options import OPTIONS
 from cdc_outbox.config.redaction import is_secret_property, remember
 from cdc_outbox.config.secret_files import SecretFile
+from cdc_outbox.config.settings import OPTIONS
 from cdc_outbox.config.sources import Chosen
 from cdc_outbox.config.toml_file import TomlFile
 from cdc_outbox.errors import ConfigurationError
@@ -28,6 +28,9 @@ from cdc_outbox.errors import ConfigurationError
 PREFIX: Final = "CDC_OUTBOX_KAFKA_"
 
 SERVERS: Final = "bootstrap.servers"
+
+_RANK: Final = ("default", "file", "environment", "flag")
+"""Origins in the order of their precedence, lowest first."""
 
 _OPTION_VARIABLES: Final = frozenset(
     option.variable for option in OPTIONS.values() if option.in_environment and option.variable.startswith(PREFIX)
@@ -69,9 +72,10 @@ class KafkaProperties:
         """For the producer: without the brokers, which are an option of their own."""
         return {name: str(chosen.value) for name, chosen in self.chosen().items() if name != SERVERS}
 
-    def brokers(self) -> Chosen | None:
-        """`bootstrap.servers`, where somebody chose it as a property: a Java client's file has it."""
-        return self.chosen().get(SERVERS)
+    def brokers(self, option: Chosen) -> Chosen:
+        """`option` (--brokers), or the property bootstrap.servers if it comes from a source of higher precedence."""
+        servers = self.chosen().get(SERVERS)
+        return servers if servers and _RANK.index(servers.origin) > _RANK.index(option.origin) else option
 
     def chosen(self) -> dict[str, Chosen]:
         """By name, value and origin. Raises ConfigurationError."""

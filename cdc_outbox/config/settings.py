@@ -1,7 +1,9 @@
-"""What the relay was told: frozen settings, checked once.
+"""Everything that can be configured: each option is one field of `Settings`.
 
-In: values that somebody chose (see `options`). Out: `Settings`.
-Never: a connection, a file other than the ones named, a secret in a repr.
+In: nothing. Out: `Settings`, frozen; `OPTIONS`, derived from its fields. `sources.settings_from` makes the one of a process.
+Never: a connection, a file, a secret in a repr.
+
+A new option is a new field here: its type, its default and `option(...)` with the type of its text and its help.
 """
 
 from __future__ import annotations
@@ -10,103 +12,306 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from cdc_outbox.config.options import option, options_of, setting
 from cdc_outbox.config.shards import Shard, ShardFilter
-from cdc_outbox.config.value_types import expect, expect_all
+from cdc_outbox.config.value_types import (
+    ADDRESS,
+    COLUMN,
+    COLUMNS,
+    COUNT,
+    DAYS,
+    DSN,
+    HEADER,
+    NAME,
+    PATH,
+    PROPERTY,
+    SECONDS,
+    SECONDS_OR_ZERO,
+    SHARD,
+    SIZE,
+    SLOT,
+    SWITCH,
+    TABLE,
+    TEXT,
+    HeaderColumn,
+    Secret,
+    choice,
+)
 from cdc_outbox.identifiers import TableName
 
 DEFAULT_TABLE: Final = TableName("public", "outbox")
 
 DEFAULT_PUBLICATION: Final = "cdc_outbox"
 
-
-class Secret:
-    """A value that prints as `***`; `reveal()` gives it, read again each time when it comes from a file."""
-
-    __slots__ = ("_read",)
-
-    def __init__(self, read: Callable[[], str]) -> None:
-        self._read = read
-
-    @classmethod
-    def of(cls, value: str) -> Secret:
-        """A secret that is known already."""
-        return cls(lambda: value)
-
-    def reveal(self) -> str:
-        """The value. For the driver that needs it, and nobody else."""
-        return self._read()
-
-    def __repr__(self) -> str:
-        return "***"
+POSTGRES: Final = "PostgreSQL"
+KAFKA: Final = "Kafka"
+RECORDS: Final = "The outbox table and the records made of it"
+PROCESS: Final = "The relay as a process"
+"""Sections of the options."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of the outbox table's columns. Where there are several, the first that the table has counts."""
+    """Column names of the outbox table. Of several names, the first that the table has is used."""
 
-    id: tuple[str, ...] = ("id",)
-    key: tuple[str, ...] = ("aggregateid",)
-    type: tuple[str, ...] = ("type",)
-    payload: tuple[str, ...] = ("payload",)
+    id: tuple[str, ...] = setting(("id",), COLUMNS, RECORDS, "Event id. Several names are tried in order.")
+    key: tuple[str, ...] = setting(
+        ("aggregateid",),
+        COLUMNS,
+        RECORDS,
+        "Record key. Several names are tried in order.",
+    )
+    type: tuple[str, ...] = setting(("type",), COLUMNS, RECORDS, "Event type. Several names are tried in order.")
+    payload: tuple[str, ...] = setting(
+        ("payload",),
+        COLUMNS,
+        RECORDS,
+        "Record value. Several names are tried in order.",
+    )
     headers: tuple[str, ...] = ("headers",)
-    timestamp: str | None = None
-    partition: str | None = None
-    span_context: str | None = None
+    timestamp: str | None = setting(
+        None,
+        COLUMN,
+        RECORDS,
+        "Record timestamp. Without it: the transaction's commit time.",
+        example="created_at",
+    )
+    partition: str | None = setting(
+        None,
+        COLUMN,
+        RECORDS,
+        "Record partition. Without it: murmur2 of the key, as in the Java producer.",
+        example="partition",
+    )
+    span_context: str | None = setting(
+        None,
+        COLUMN,
+        RECORDS,
+        "Column with a trace context as java.util.Properties text, as Debezium's applications write it; its entries "
+        "become headers.",
+        example="tracingspancontext",
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderColumn:
-    """`--header column:name`: the column's text goes out under this header name."""
-
-    column: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything `run` needs to know. Units: seconds, bytes."""
+    """The settings of one process. Durations in seconds, sizes in bytes."""
 
-    brokers: str
-    dsn: Secret = field(default_factory=lambda: Secret.of(""))
-    kafka: Callable[[], Mapping[str, str]] = dict
-    """librdkafka properties the user gave (-X > CDC_OUTBOX_KAFKA_* > -F), read again each time: secrets rotate."""
-    slot: str = "cdc_outbox"
-    publication: str = DEFAULT_PUBLICATION
-    create_slot: bool = True
-    snapshot: bool = True
-    failover: bool = False
-    source: str = "table"
-    message_prefix: str = "outbox"
-    tables: tuple[TableName, ...] = (DEFAULT_TABLE,)
-    """Empty with `--source message`."""
-    topic: str = "outbox.event.{aggregatetype}"
+    dsn: Secret = field(
+        default_factory=lambda: Secret.of(""),
+        metadata=option(
+            DSN,
+            POSTGRES,
+            "Connection string or URL, several hosts allowed. CDC_OUTBOX_DSN_FILE names a file that holds it. Without it, "
+            "libpq's environment variables apply (PGHOST, PGPASSFILE, PGSERVICE, ...).",
+            example="postgresql://relay@localhost:5432/shop",
+        ),
+    )
+    slot: str = setting("cdc_outbox", SLOT, POSTGRES, "Replication slot: the relay's only state.")
+    publication: str = setting(DEFAULT_PUBLICATION, NAME, POSTGRES, "Publication that contains the outbox table.")
+    shard: Shard | None = setting(
+        None,
+        SHARD,
+        POSTGRES,
+        "Relay one shard of the keys (sql install --shards N): 0/2 is the first of two. _0_of_2 is appended to the names "
+        "of slot and publication.",
+        example="0/2",
+    )
+    """If set, `slot` and `publication` have the shard's suffix."""
+    create_slot: bool = setting(
+        True,
+        SWITCH,
+        POSTGRES,
+        "Create the slot if it does not exist (first start). With --no-create-slot: exit with 78.",
+    )
+    snapshot: bool = setting(
+        True, SWITCH, POSTGRES, "On a first start, send the rows already in the table, or skip them."
+    )
+    failover: bool = setting(
+        False,
+        SWITCH,
+        POSTGRES,
+        "Create the slot with failover = true (PostgreSQL 17 and later), so that it is synchronized to standbys. Alters "
+        "an existing slot; --no-failover does not revert it.",
+    )
+    on_slot_busy: str = setting(
+        "wait", choice("wait", "exit"), POSTGRES, "Another relay streams: stand by, or exit with 75."
+    )
+    on_slot_lost: str = setting(
+        "stop",
+        choice("stop", "recover"),
+        POSTGRES,
+        "The slot is invalidated, or dropped under a running relay: exit with 78, or create a new one and send the rows "
+        "in the table.",
+    )
+    brokers: str = field(
+        metadata=option(
+            TEXT,
+            KAFKA,
+            "Kafka brokers for the first connection: host:port, separated by commas.",
+            example="localhost:9092",
+            aliases=("-b", "--bootstrap-server", "--bootstrap-servers"),
+        ),
+    )
+    kafka_property: tuple[tuple[str, str], ...] = field(
+        default=(),
+        repr=False,  # may hold a password
+        metadata=option(
+            PROPERTY,
+            KAFKA,
+            "Any librdkafka property; `-X list` prints the effective ones. Each has a variable too: "
+            "CDC_OUTBOX_KAFKA_SASL_USERNAME is sasl.username, CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE names a file that holds "
+            "sasl.password. In the TOML file: the table [kafka].",
+            aliases=("-X",),
+            short_only=True,
+            repeat=True,
+            in_environment=False,
+            in_file=False,
+        ),
+    )
+    kafka_config: str | None = setting(
+        None,
+        PATH,
+        KAFKA,
+        "Properties file in the format of the Java clients. -X and CDC_OUTBOX_KAFKA_* take precedence over it, and it "
+        "over [kafka].",
+        example="client.properties",
+        aliases=("-F",),
+    )
+    source: str = setting(
+        "table",
+        choice("table", "message", "both"),
+        RECORDS,
+        "Where events are written: rows of the table, or logical messages (pg_logical_emit_message), or both.",
+    )
+    message_prefix: str = setting("outbox", TEXT, RECORDS, "Prefix of the logical messages that are events.")
+    tables: tuple[TableName, ...] = setting(
+        (DEFAULT_TABLE,),
+        TABLE,
+        RECORDS,
+        "Outbox table; may be repeated (in the variable: commas). Lower case as in SQL, unless quoted: "
+        '"My Schema"."Outbox".',
+        name="table",
+        repeat=True,
+    )
+    """Empty with `source` message."""
+    column_preset: str = setting(
+        "debezium",
+        choice("debezium", "snake"),
+        RECORDS,
+        "Preset of column names: Debezium's, or aggregate_type, aggregate_id, event_type. The options for single columns "
+        "take precedence.",
+        name="columns",
+    )
+    topic: str = setting("outbox.event.{aggregatetype}", TEXT, RECORDS, "Topic; any column may be named in braces.")
     columns: Columns = field(default_factory=Columns)
-    headers: tuple[HeaderColumn, ...] = ()
-    format: str = "debezium"
-    ce_source: str | None = None
-    content_type: str = "application/json"
-    on_poison: str = "stop"
-    dead_letter_topic: str | None = None
-    on_slot_busy: str = "wait"
-    on_slot_lost: str = "stop"
-    max_in_flight_events: int = 10_000
-    max_in_flight_bytes: int = 16 * 1024 * 1024
-    until_caught_up: bool = False
-    prune_after: float | None = None
-    """None: rows stay in the table."""
-    partitions_ahead: int | None = None
-    """With prune_after: days whose partitions are made before they come. None: none are made."""
-    shutdown_timeout: float = 25.0
-    startup_timeout: float = 0.0
-    http: str = "127.0.0.1:8420"
-    log_format: str = "auto"
-    log_level: str = "info"
-    shard: Shard | None = None
-    """`slot` and `publication` are this shard's."""
+    headers: tuple[HeaderColumn, ...] = setting(
+        (),
+        HEADER,
+        RECORDS,
+        "Column to send as a header, under its own or the given name; may be repeated (in the variable: commas).",
+        name="header",
+        example="tenant:tenant-id",
+        repeat=True,
+    )
+    format: str = setting(
+        "debezium",
+        choice("debezium", "cloudevents", "cloudevents-structured"),
+        RECORDS,
+        "Format of the record: payload and headers as Debezium's outbox event router produces them, or a CloudEvent in "
+        "binary or structured mode.",
+    )
+    ce_source: str | None = setting(
+        None,
+        TEXT,
+        RECORDS,
+        "Source of CloudEvents, a URI reference; any column may be named in braces.",
+        example="/shop/{aggregatetype}",
+    )
+    content_type: str = setting(
+        "application/json",
+        TEXT,
+        RECORDS,
+        "Media type of the payload of CloudEvents; any column may be named in braces.",
+    )
+    on_poison: str = setting(
+        "stop",
+        choice("stop", "skip", "dead-letter"),
+        RECORDS,
+        "An event can never be delivered: exit with 65, skip it (counted and logged), or send it to another topic.",
+    )
+    dead_letter_topic: str | None = setting(
+        None, TEXT, RECORDS, "Topic for --on-poison dead-letter.", example="outbox.dead-letters"
+    )
+    max_in_flight_events: int = setting(
+        10_000, COUNT, PROCESS, "Limit of events without a delivery report; reading pauses at this limit."
+    )
+    max_in_flight_bytes: int = setting(
+        16 * 1024 * 1024,
+        SIZE,
+        PROCESS,
+        "Limit of bytes without a delivery report; reading pauses at this limit.",
+    )
+    until: str = setting(
+        "never",
+        choice("never", "caught-up"),
+        PROCESS,
+        "caught-up: exit with 0 when everything committed before the start is delivered.",
+    )
+    prune_after: float | None = setting(
+        None,
+        SECONDS,
+        PROCESS,
+        "Delete delivered rows of the table that are older than this. Needs SELECT and DELETE on the table.",
+        example="7d",
+    )
+    partitions_ahead: int | None = setting(
+        None,
+        DAYS,
+        PROCESS,
+        "While pruning a table that is partitioned by day: create the partitions of this many coming days. Needs "
+        "ownership of the table.",
+        example="7",
+    )
+    shutdown_timeout: float = setting(
+        25.0,
+        SECONDS,
+        PROCESS,
+        "Time to deliver in-flight events after TERM or INT; less than the 30 s that Kubernetes grants.",
+    )
+    startup_timeout: float = setting(
+        0.0,
+        SECONDS_OR_ZERO,
+        PROCESS,
+        "Time to wait at start for a server to answer, then exit with 69. 0: no limit.",
+    )
+    http: str = setting(
+        "127.0.0.1:8420",
+        ADDRESS,
+        PROCESS,
+        "Address of the status page, /livez, /readyz, /metrics and /status; or off.",
+    )
+    log_format: str = setting(
+        "auto",
+        choice("auto", "console", "json"),
+        PROCESS,
+        "auto: console on a terminal, otherwise one JSON object per line.",
+    )
+    log_level: str = setting(
+        "info", choice("debug", "info", "warning", "error"), PROCESS, "Lowest severity that is logged."
+    )
+    config: str | None = setting(None, PATH, PROCESS, "TOML file; its keys are the option names.", in_file=False)
+    kafka: Callable[[], Mapping[str, str]] = dict
+    """The chosen librdkafka properties without the brokers, read again at each call: secrets rotate."""
+
+    @property
+    def until_caught_up(self) -> bool:
+        """Whether the relay exits when everything committed before its start is delivered."""
+        return self.until == "caught-up"
 
     @property
     def shard_filter(self) -> ShardFilter | None:
-        """Which rows of the tables are ours; None: all."""
+        """The rows that belong to this shard; None: all."""
         return None if self.shard is None else ShardFilter(self.shard, self.columns.key)
 
     @property
@@ -115,59 +320,15 @@ class Settings:
         return self.source != "table"
 
 
-def settings_from(chosen: Mapping[str, object], brokers: str, kafka: Callable[[], Mapping[str, str]]) -> Settings:
-    """Settings from one parsed value for each option (by its name as an identifier), the preset already applied."""
-    shard = None if chosen["shard"] is None else expect(Shard, chosen["shard"])
-    return Settings(
-        brokers=brokers,
-        dsn=expect(Secret, chosen["dsn"] or Secret.of("")),
-        kafka=kafka,
-        slot=_of(shard, chosen["slot"]),
-        publication=_of(shard, chosen["publication"]),
-        shard=shard,
-        create_slot=expect(bool, chosen["create_slot"]),
-        snapshot=expect(bool, chosen["snapshot"]),
-        failover=expect(bool, chosen["failover"]),
-        source=expect(str, chosen["source"]),
-        message_prefix=expect(str, chosen["message_prefix"]),
-        tables=() if chosen["source"] == "message" else expect_all(TableName, chosen["table"]),
-        topic=expect(str, chosen["topic"]),
-        columns=_columns(chosen),
-        headers=expect_all(HeaderColumn, chosen["header"]),
-        format=expect(str, chosen["format"]),
-        ce_source=None if chosen["ce_source"] is None else expect(str, chosen["ce_source"]),
-        content_type=expect(str, chosen["content_type"]),
-        on_poison=expect(str, chosen["on_poison"]),
-        dead_letter_topic=None if chosen["dead_letter_topic"] is None else expect(str, chosen["dead_letter_topic"]),
-        on_slot_busy=expect(str, chosen["on_slot_busy"]),
-        on_slot_lost=expect(str, chosen["on_slot_lost"]),
-        max_in_flight_events=expect(int, chosen["max_in_flight_events"]),
-        max_in_flight_bytes=expect(int, chosen["max_in_flight_bytes"]),
-        until_caught_up=chosen["until"] == "caught-up",
-        partitions_ahead=None if chosen["partitions_ahead"] is None else expect(int, chosen["partitions_ahead"]),
-        prune_after=None if chosen["prune_after"] is None else expect(float, chosen["prune_after"]),
-        shutdown_timeout=expect(float, chosen["shutdown_timeout"]),
-        startup_timeout=expect(float, chosen["startup_timeout"]),
-        http=expect(str, chosen["http"]),
-        log_format=expect(str, chosen["log_format"]),
-        log_level=expect(str, chosen["log_level"]),
-    )
+OPTIONS: Final = options_of(Settings)
+"""Every option by name, in the order of `Settings`."""
 
-
-def _of(shard: Shard | None, base: object) -> str:
-    name = expect(str, base)
-    return name if shard is None else shard.name(name)
-
-
-def _columns(chosen: Mapping[str, object]) -> Columns:
-    timestamp, partition = chosen["timestamp_column"], chosen["partition_column"]
-    span_context = chosen["span_context_column"]
-    return Columns(
-        id=expect_all(str, chosen["id_column"]),
-        key=expect_all(str, chosen["key_column"]),
-        type=expect_all(str, chosen["type_column"]),
-        payload=expect_all(str, chosen["payload_column"]),
-        timestamp=None if timestamp is None else expect(str, timestamp),
-        partition=None if partition is None else expect(str, partition),
-        span_context=None if span_context is None else expect(str, span_context),
-    )
+PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
+    "debezium": {},
+    "snake": {
+        "topic": "outbox.event.{aggregate_type}",
+        "key-column": "aggregate_id",
+        "type-column": "event_type",
+    },
+}
+"""By value of `--columns`: the defaults of other options that it changes."""

@@ -17,13 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.identifiers import quote_identifier
+from cdc_outbox.identifiers import NAME_BYTES, quote_identifier
 
 MOST: Final = 64
 """Shards of one outbox: each has the server decode all of its WAL, so a handful is much."""
-
-NAME_BYTES: Final = 63
-"""NAMEDATALEN - 1: the server cuts longer names off, and two would become one."""
 
 _POSITIVE: Final = 2**31 - 1
 """Takes the sign off a hash."""

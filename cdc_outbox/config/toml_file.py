@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 
-from cdc_outbox.config.options import OPTIONS, Option, dsn_secret
+from cdc_outbox.config.options import Option
 from cdc_outbox.config.redaction import is_secret_property
+from cdc_outbox.config.settings import OPTIONS
+from cdc_outbox.config.value_types import Secret
 from cdc_outbox.errors import ConfigurationError
 
 Table: TypeAlias = Mapping[str, object]
@@ -71,10 +73,10 @@ class TomlFile:
 
     def _value(self, key: str, option: Option, value: object) -> object:
         if option.secret and isinstance(value, str):
-            return dsn_secret(lambda: self._read_again(key))
+            return Secret.dsn(lambda: self._read_again(key))
         items = value if option.repeat and isinstance(value, list) else [value]
         if not items and option.default is not None:  # no table at all: every event would be passed over
-            raise self._error(f"has {key} = {items!r}", f"write {option.kind.expected}, or remove {key}")
+            raise self._error(f"has {key} = {items!r}", f"write {option.value_type.expected}, or remove {key}")
         parsed = [self._parse(key, option, item) for item in items]
         return tuple(parsed) if option.repeat else parsed[0]
 
@@ -86,15 +88,19 @@ class TomlFile:
 
     def _parse(self, key: str, option: Option, value: object) -> object:
         shown = "the value" if option.secret else repr(value)
-        if type(value) not in option.kind.toml:
+        if type(value) not in option.value_type.toml:
             many = ", or a list of such" if option.repeat else ""
-            raise self._error(f"has {key} = {shown}", f"write {option.kind.expected}{many}, {_toml_types(option)}")
+            raise self._error(
+                f"has {key} = {shown}", f"write {option.value_type.expected}{many}, {_toml_types(option)}"
+            )
         if isinstance(value, bool):
             return value
         try:
-            return option.kind.parse(str(value))
+            return option.value_type.parse(str(value))
         except ValueError:
-            raise self._error(f"has {key} = {shown}", f"write {option.kind.expected}, {_toml_types(option)}") from None
+            raise self._error(
+                f"has {key} = {shown}", f"write {option.value_type.expected}, {_toml_types(option)}"
+            ) from None
 
     def _flatten(self, value: object, name: str) -> dict[str, str]:
         """`sasl.username = "x"` is a table in a table to TOML, and one name to Kafka."""
@@ -127,5 +133,5 @@ def _nearest(name: str, known: list[str]) -> str | None:
 
 
 def _toml_types(option: Option) -> str:
-    words = {str: "a string in quotes", int: "a number", float: "a number", bool: "without quotes"}
-    return " or ".join(dict.fromkeys(words[kind] for kind in option.kind.toml))
+    described = {str: "a string in quotes", int: "a number", float: "a number", bool: "without quotes"}
+    return " or ".join(dict.fromkeys(described[each] for each in option.value_type.toml))

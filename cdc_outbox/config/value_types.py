@@ -1,9 +1,9 @@
-"""What people type, read into values, and written back the same way.
+"""Types of option values: text to value, and value to text.
 
-In: one text, from a flag, the environment or a TOML file. Out: the value, or ValueError whose message says what was expected.
-Never: a file, an environment variable, or a word about where the text came from; whoever asks knows that.
+In: one text, from a flag, an environment variable or a TOML file. Out: the value, or ValueError with the expected form.
+Never: a file, an environment variable, or the source of the text: the caller knows that. A secret in an error or a repr.
 
-Each `Kind` reads and shows one sort of value: `kind.parse(kind.show(value)) == value`.
+Each `ValueType` reads and shows one type of value: `value_type.parse(value_type.show(value)) == value`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from cdc_outbox.identifiers import parse_table
+from cdc_outbox.config.redaction import MASK, masked_dsn, remember_dsn
+from cdc_outbox.config.shards import parse_shard
+from cdc_outbox.identifiers import NAME_BYTES, parse_table
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One sort of value. `parse` raises ValueError; `toml` names the TOML types it may be written as."""
+class ValueType:
+    """The type of an option's value. `parse` raises ValueError; `toml` lists the TOML types that are accepted."""
 
     metavar: str
     expected: str
@@ -29,8 +31,48 @@ class Kind:
     toml: tuple[type, ...] = (str,)
 
 
+class Secret:
+    """A value that prints as `***`. `reveal()` returns it; one that comes from a file is read again at each call."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        self._read = read
+
+    @classmethod
+    def of(cls, value: str) -> Secret:
+        """A secret that is already known."""
+        return cls(lambda: value)
+
+    @classmethod
+    def dsn(cls, read: Callable[[], str]) -> Secret:
+        """The connection string that `read` returns. From the first `reveal()` on, `redaction.scrub` removes its secrets."""
+
+        def reveal() -> str:
+            dsn = read()
+            remember_dsn(dsn)
+            return dsn
+
+        return cls(reveal)
+
+    def reveal(self) -> str:
+        """The value, for the driver that needs it. Raises ConfigurationError if its file cannot be read."""
+        return self._read()
+
+    def __repr__(self) -> str:
+        return MASK
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderColumn:
+    """`--header column:name`: the column's text becomes a header of this name."""
+
+    column: str
+    name: str
+
+
 MAX_DAYS: Final = 366
-"""Days of an outbox that may be made ahead: each is a table, which every query over the outbox has to look at."""
+"""Days of partitions that may be created ahead. Each partition is a table that the planner reads for every query."""
 
 _UNIT_BYTES: Final[dict[str, int]] = {
     **{unit: 1024**power for power, unit in enumerate(("", "ki", "mi", "gi"))},
@@ -43,7 +85,7 @@ _UNIT_SECONDS: Final[dict[str, float]] = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 6
 
 _TRUE: Final = frozenset({"1", "true", "yes", "on", "t", "y"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", "f", "n"})
-"""What click reads as a switch, so that flag, environment and file agree."""
+"""The texts that click accepts for a switch, so that flag, variable and file agree."""
 
 
 def parse_size(text: str) -> int:
@@ -82,7 +124,7 @@ def parse_positive_duration(text: str) -> float:
 
 
 def show_duration(value: object) -> str:
-    """Seconds, without digits that say nothing; whole days as days."""
+    """Seconds in at most six digits; whole days as days."""
     seconds = expect(float, value)
     days, rest = divmod(seconds, _UNIT_SECONDS["d"])
     return f"{days:.6g}d" if days and not rest else f"{seconds:.6g}s"
@@ -103,7 +145,7 @@ def parse_days(text: str) -> int:
 
 
 def parse_switch(text: str) -> bool:
-    """`true` or `false`, and the other words people use for them."""
+    """`true` or `false`, and their usual synonyms."""
     word = text.strip().lower()
     if word not in _TRUE | _FALSE:
         raise ValueError(f"{text!r} is not {SWITCH.expected}")
@@ -111,22 +153,22 @@ def parse_switch(text: str) -> bool:
 
 
 def parse_text(text: str) -> str:
-    """Any text but the empty one. Surrounding space is kept: it may be meant."""
+    """Any text that is not empty. Surrounding space is kept."""
     if not text or "\0" in text:
         raise ValueError("must not be empty")
     return text
 
 
 def parse_slot(text: str) -> str:
-    """A slot's name, by the server's own rule: it goes unquoted into a replication command."""
-    if not re.fullmatch(r"[a-z0-9_]{1,63}", text):
+    """A slot name, by the server's rule (ReplicationSlotValidateName)."""
+    if not re.fullmatch(rf"[a-z0-9_]{{1,{NAME_BYTES}}}", text):
         raise ValueError(f"{text!r} is not {SLOT.expected}")
     return text
 
 
 def parse_name(text: str) -> str:
-    """A name as the catalog has it. At most 63 bytes: PostgreSQL cuts longer ones, and then nothing matches."""
-    if not text or "\0" in text or len(text.encode()) > 63:
+    """A name as the catalog has it, of at most `NAME_BYTES`: PostgreSQL truncates longer ones, and then none matches."""
+    if not text or "\0" in text or len(text.encode()) > NAME_BYTES:
         raise ValueError(f"{text!r} is not {NAME.expected}")
     return text
 
@@ -150,11 +192,11 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where to ask, not where to listen
-"""Listening on all addresses includes the loopback one."""
+"""A server that listens on all addresses is reached at the loopback address."""
 
 
 def address_to_ask(text: str) -> tuple[str, int]:
-    """Host and port at which somebody who listens on `text` can be asked from this machine. Raises ValueError."""
+    """Host and port at which a server that listens on `text` is reached from this machine. Raises ValueError."""
     host, port = split_address(text)
     return _ANY_ADDRESS.get(host, host), port
 
@@ -168,7 +210,7 @@ def split_list(text: str) -> list[str]:
 
 
 def parse_column(text: str) -> str:
-    """A column's name exactly as the table has it; double quotes around it are understood, and not needed."""
+    """A column's name as in the table, case included; surrounding double quotes are optional."""
     name = text.strip()
     if re.fullmatch(r'"(?:[^"]|"")+"', name):
         name = name[1:-1].replace('""', '"')
@@ -178,7 +220,7 @@ def parse_column(text: str) -> str:
 
 
 def parse_columns(text: str) -> tuple[str, ...]:
-    """Columns' names, separated by commas: they are tried in this order."""
+    """Column names, separated by commas, in the order in which they are tried."""
     names = tuple(parse_column(item) for item in split_list(text))
     if not names:
         raise ValueError(f"{text!r} is not {COLUMNS.expected}")
@@ -196,44 +238,74 @@ def show_columns(value: object) -> str:
     return ",".join(show_column(name) for name in expect(tuple, value))
 
 
-def choice(*words: str) -> Kind:
-    """The kind of a value that is one of `words`."""
-    expected = "one of " + ", ".join(words)
+def parse_header(text: str) -> HeaderColumn:
+    """`column`, or `column:name`. Raises ValueError."""
+    match = re.fullmatch(r'\s*("(?:[^"]|"")+"|[^":,\s][^":,]*)(?::(.+))?', text)
+    if match is None:
+        raise ValueError(f"{text!r} is not {HEADER.expected}")
+    column = parse_column(match[1])
+    return HeaderColumn(column, (match[2] or column).strip())
+
+
+def show_header(value: object) -> str:
+    """A header column as `parse_header` reads it."""
+    header = expect(HeaderColumn, value)
+    column = show_column(header.column)
+    return column if header.name == header.column else f"{column}:{header.name}"
+
+
+def parse_property(text: str) -> tuple[str, str]:
+    """`property=value`, or `list` with an empty value. Raises ValueError without the text, which may be a secret."""
+    name, equals, value = text.partition("=")
+    if text != "list" and (not equals or not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", name.strip())):
+        raise ValueError("expected property=value, such as sasl.username=relay, or list")
+    return name.strip(), value
+
+
+def choice(*allowed: str) -> ValueType:
+    """The type of a value that is one of `allowed`."""
+    expected = "one of " + ", ".join(allowed)
 
     def parse(text: str) -> str:
-        if text not in words:
+        if text not in allowed:
             raise ValueError(f"{text!r} is not {expected}")
         return text
 
-    return Kind("[" + "|".join(words) + "]", expected, parse)
+    return ValueType("[" + "|".join(allowed) + "]", expected, parse)
 
 
-def expect(kind: type[T], value: object) -> T:
-    """`value`, which is one of these as it was parsed by a `Kind`: for the type checker, and an assertion."""
-    assert isinstance(value, kind), f"{type(value).__name__} is no {kind.__name__}"
+def expect(expected_type: type[T], value: object) -> T:
+    """`value`, for the type checker. Raises AssertionError if it is of another type."""
+    assert isinstance(value, expected_type), f"{type(value).__name__} is no {expected_type.__name__}"
     return value
 
 
-def expect_all(kind: type[T], value: object) -> tuple[T, ...]:
-    """As `expect`, for each of several."""
-    return tuple(expect(kind, item) for item in expect(tuple, value))
-
-
-TEXT: Final = Kind("TEXT", "a text", parse_text)
-PATH: Final = Kind("FILE", "a file's path", parse_text)
-SWITCH: Final = Kind("BOOLEAN", "true or false", parse_switch, lambda value: str(value).lower(), (bool,))
-COUNT: Final = Kind("N", "a whole number above 0", parse_count, toml=(int,))
-DAYS: Final = Kind("DAYS", f"a number of days, 1 to {MAX_DAYS}", parse_days, toml=(int,))
-SIZE: Final = Kind("BYTES", "a size in bytes above 0, such as 16MiB or 16777216", parse_size, show_size, (int, str))
-SECONDS: Final = Kind(
+TEXT: Final = ValueType("TEXT", "a text", parse_text)
+PATH: Final = ValueType("FILE", "a file's path", parse_text)
+SWITCH: Final = ValueType("BOOLEAN", "true or false", parse_switch, lambda value: str(value).lower(), (bool,))
+COUNT: Final = ValueType("N", "a whole number above 0", parse_count, toml=(int,))
+DAYS: Final = ValueType("DAYS", f"a number of days, 1 to {MAX_DAYS}", parse_days, toml=(int,))
+SIZE: Final = ValueType(
+    "BYTES", "a size in bytes above 0, such as 16MiB or 16777216", parse_size, show_size, (int, str)
+)
+SECONDS: Final = ValueType(
     "DURATION", "a duration above 0, such as 25, 25s or 2m", parse_positive_duration, show_duration, (int, float, str)
 )
-SECONDS_OR_ZERO: Final = Kind(
+SECONDS_OR_ZERO: Final = ValueType(
     "DURATION", "a duration such as 0, 25, 25s or 2m", parse_duration, show_duration, (int, float, str)
 )
-SLOT: Final = Kind("NAME", "a slot name: 1 to 63 of a-z, 0-9 and _", parse_slot)
-NAME: Final = Kind("NAME", "a name of 1 to 63 bytes", parse_name)
-ADDRESS: Final = Kind("HOST:PORT", "host:port, [IPv6 address]:port, or off", parse_address)
-TABLE: Final = Kind("TABLE", 'a table name: table, schema.table or "Schema"."Table"', parse_table)
-COLUMN: Final = Kind("COLUMN", "a column's name", parse_column, show_column)
-COLUMNS: Final = Kind("COLUMN[,COLUMN]", "columns' names, separated by commas", parse_columns, show_columns)
+SLOT: Final = ValueType("NAME", f"a slot name: 1 to {NAME_BYTES} of a-z, 0-9 and _", parse_slot)
+NAME: Final = ValueType("NAME", f"a name of 1 to {NAME_BYTES} bytes", parse_name)
+ADDRESS: Final = ValueType("HOST:PORT", "host:port, [IPv6 address]:port, or off", parse_address)
+TABLE: Final = ValueType("TABLE", 'a table name: table, schema.table or "Schema"."Table"', parse_table)
+COLUMN: Final = ValueType("COLUMN", "a column's name", parse_column, show_column)
+COLUMNS: Final = ValueType("COLUMN[,COLUMN]", "columns' names, separated by commas", parse_columns, show_columns)
+DSN: Final = ValueType(
+    "DSN",
+    "a connection string",
+    lambda text: Secret.dsn(lambda: text),
+    lambda value: masked_dsn(expect(Secret, value).reveal()),
+)
+HEADER: Final = ValueType("COLUMN[:NAME]", "column or column:header-name", parse_header, show_header)
+SHARD: Final = ValueType("I/N", "a shard, such as 0/2", parse_shard)
+PROPERTY: Final = ValueType("KEY=VALUE", "property=value", parse_property)

@@ -19,16 +19,13 @@ from typing import Final
 from psycopg.sql import SQL, Identifier, Literal
 
 from cdc_outbox.errors import AccessRefused, ConfigurationError
-from cdc_outbox.identifiers import TableName, quote_identifier
+from cdc_outbox.identifiers import NAME_BYTES, TableName, quote_identifier
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres import connect, publication, server
 from cdc_outbox.postgres.errors import translated
 
 LOCK_SECONDS: Final = 1.0
 """A lock that we wait for makes writers wait behind us: after this long we let them go, and try again later."""
-
-NAME_BYTES: Final = 63
-"""NAMEDATALEN - 1."""
 
 _DEFAULT_HAS_ROWS: Final = "23514"
 """SQLSTATE of a partition whose rows are in the default partition already."""

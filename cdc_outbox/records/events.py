@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from cdc_outbox.config.settings import Columns, HeaderColumn
+from cdc_outbox.config.settings import Columns
+from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, ProtocolError, StreamGap
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres.pgoutput import Relation, compile_reader

@@ -16,7 +16,8 @@ from typing import Final
 
 import orjson
 
-from cdc_outbox.config.settings import Columns, HeaderColumn
+from cdc_outbox.config.settings import Columns
+from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.records.events import TRACE_COLUMNS, OutboxEvent, extra_headers
 from cdc_outbox.records.json_members import read_object

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from cdc_outbox.config.java_properties import parse_properties
-from cdc_outbox.config.settings import HeaderColumn
+from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
 from cdc_outbox.postgres.pgoutput import compile_reader
 from cdc_outbox.records.events import (

@@ -26,7 +26,7 @@ import structlog
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.identifiers import TableName
+from cdc_outbox.identifiers import NAME_BYTES, TableName
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
@@ -51,9 +51,6 @@ WINDOW_ROWS: Final = 16_000
 
 WINDOW_BYTES: Final = 16 * 1024 * 1024
 """And no more than this of them, since they are kept till then; but always one batch."""
-
-SLOT_NAME_BYTES: Final = 63
-"""NAMEDATALEN - 1: the server cuts longer names off."""
 
 
 class Batch:
@@ -113,7 +110,7 @@ class FirstStart:
             self._created(created.consistent_point, None)
             return
         suffix = f"_{secrets.token_hex(6)}"
-        temporary = name[: SLOT_NAME_BYTES - len(suffix)] + suffix
+        temporary = name[: NAME_BYTES - len(suffix)] + suffix
         created = slot.create(self._session, temporary, temporary=True, snapshot=True)
         assert created.snapshot is not None
         self._rows.time = int(time.time() * 1000)

@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cdc_outbox.config.options import OPTIONS
+from cdc_outbox.config.settings import OPTIONS
 from tests.docs import pages
 from tests.plugins.absence import absent
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from cdc_outbox.config.options import OPTIONS
+from cdc_outbox.config.settings import OPTIONS
 from cdc_outbox.errors import AccessRefused, ConfigurationError, PoisonEvent
 from tests.plugins.absence import absent
 from tests.plugins.command import environment

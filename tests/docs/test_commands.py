@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from cdc_outbox.config.options import OPTIONS
+from cdc_outbox.config.settings import OPTIONS
 from tests.docs.command_lines import PROGRAM, WrongCommand, check, check_options, in_code, in_program_texts
 from tests.docs.pages import PAGES, ROOT, headings, read, spans
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from cdc_outbox import errors
-from cdc_outbox.config.options import OPTIONS, Option
+from cdc_outbox.config.options import Option
+from cdc_outbox.config.settings import OPTIONS
 from cdc_outbox.observe.http import Views
 from tests.docs.pages import ROOT, read
 
@@ -194,7 +195,7 @@ def test_the_options_exist_with_the_defaults_that_are_shown() -> None:
                 assert default == ""
             else:
                 plain = re.sub(r" \(\d+\)$", "", default).strip("`").replace(",", "")
-                assert option.kind.parse(plain) == option.kind.parse(value), span
+                assert option.value_type.parse(plain) == option.value_type.parse(value), span
 
 
 def test_the_exit_codes_in_the_options_table_are_those_of_the_errors() -> None:

@@ -19,9 +19,9 @@ ALSO: Final = {
     "replication slot … is active for PID …": "PostgreSQL's words, passed on as they are",
     "this is a bug in cdc-outbox": "what stands below a traceback",
     "malformed pgoutput …": "one entry for all protocol errors",
-    "--shard and --prune-after do not go together: a shard's slot does not tell what the others have delivered": "usage",
-    "--source message and --prune-after do not go together: messages are in no table, so there is nothing to delete": "usage",
-    "--partitions-ahead goes with --prune-after": "usage",
+    "--shard and --prune-after exclude each other: a shard's slot does not show what the other shards have delivered": "usage",
+    "--source message and --prune-after exclude each other: messages are in no table, so there is nothing to delete": "usage",
+    "--partitions-ahead needs --prune-after": "usage",
     "standby": "an event at level info, which makes people ask",
 }
 """Entries beside the messages of our errors and the events at level warning or error, and why."""

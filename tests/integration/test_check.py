@@ -20,7 +20,8 @@ import pytest
 from cdc_outbox.check import database as database_checks
 from cdc_outbox.check import run_check
 from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
-from cdc_outbox.config.settings import Columns, Secret, Settings
+from cdc_outbox.config.settings import Columns, Settings
+from cdc_outbox.config.value_types import Secret
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres.replication import ReplicationSession

@@ -9,8 +9,8 @@ import pytest
 
 from cdc_outbox.check import probe
 from cdc_outbox.commands.install import InstallOptions, apply_install
-from cdc_outbox.config.settings import Secret
 from cdc_outbox.config.shards import Shard
+from cdc_outbox.config.value_types import Secret
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.shutdown import Stop

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from cdc_outbox.check import cluster, configuration, database, platforms, report, run_check
-from cdc_outbox.config.settings import Secret, Settings
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.config.value_types import Secret
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CannotConnect, ConfigurationError
 from cdc_outbox.kafka.topics import Topic

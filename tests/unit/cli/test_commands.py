@@ -22,11 +22,10 @@ from click.testing import CliRunner
 
 from cdc_outbox import __version__
 from cdc_outbox.cli import COMMANDS, cli, exit_code
-from cdc_outbox.cli.options import SettingOption, dsn_option, table_option, tables_option
+from cdc_outbox.cli.options import SettingOption, dsn_option, settings_of, table_option, tables_option
 from cdc_outbox.cli.run import command as run_command
-from cdc_outbox.cli.settings import settings_of
-from cdc_outbox.config.options import OPTIONS
 from cdc_outbox.config.redaction import remember
+from cdc_outbox.config.settings import OPTIONS
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, SlotBusy, Unreachable
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.observe import logs
@@ -138,9 +137,9 @@ def test_run_without_brokers_is_a_usage_error_that_names_all_ways_to_set_them(in
         (["--publication", "p" * 64], "63"),
         (["--key-column", 'a"'], "column"),
         (["--no-such-option"], "No such option"),
-        (["--shard", "0/2", "--prune-after", "7d"], "a shard's slot does not tell"),
+        (["--shard", "0/2", "--prune-after", "7d"], "a shard's slot does not show"),
         (["--source", "message", "--prune-after", "7d"], "messages are in no table"),
-        (["--partitions-ahead", "7"], "goes with --prune-after"),
+        (["--partitions-ahead", "7"], "needs --prune-after"),
     ],
 )
 def test_a_wrong_flag_is_a_usage_error_that_names_what_was_expected(arguments: list[str], said: str, invoke) -> None:

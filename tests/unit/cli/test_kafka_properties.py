@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc_outbox.config.kafka_properties import KafkaProperties, read_properties
+from cdc_outbox.config.sources import Chosen
 from cdc_outbox.errors import ConfigurationError
 
 
@@ -79,9 +80,7 @@ def test_properties_whose_own_name_ends_in_file_are_not_mistaken_for_secret_file
 def test_brokers_among_the_properties_are_kept_apart() -> None:
     kafka = KafkaProperties(flags=(("metadata.broker.list", "x:1"), ("acks", "all"), ("list", "")))
     assert kafka() == {"acks": "all"}
-    brokers = kafka.brokers()
-    assert brokers is not None
-    assert brokers.value == "x:1"
+    assert kafka.brokers(Chosen(None, "default")).value == "x:1"
 
 
 def test_a_java_file_is_read_as_java_reads_it(java) -> None:

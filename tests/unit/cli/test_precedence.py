@@ -6,52 +6,26 @@ import json
 
 import pytest
 
-from cdc_outbox.config import value_types
-from cdc_outbox.config.options import DSN, HEADER, OPTIONS, SHARD, Option
-from cdc_outbox.config.value_types import SWITCH, Kind
-
-SAMPLES: dict[Kind, tuple[str, str, str]] = {
-    DSN: ("host=flag", "host=variable", "host=file"),
-    HEADER: ("a:b", "c", "d:e"),
-    value_types.TEXT: ("flag:1", "variable:1", "file:1"),
-    value_types.COUNT: ("11", "12", "13"),
-    value_types.DAYS: ("7", "8", "9"),
-    value_types.SIZE: ("1MiB", "2MiB", "3MiB"),
-    value_types.SECONDS: ("1s", "2s", "3s"),
-    value_types.SECONDS_OR_ZERO: ("1s", "2s", "3s"),
-    value_types.SLOT: ("flag", "variable", "file"),
-    value_types.NAME: ("flag", "variable", "file"),
-    SHARD: ("0/2", "1/2", "2/3"),
-    value_types.ADDRESS: ("flag:1", "variable:1", "file:1"),
-    value_types.TABLE: ("a.flag", "a.variable", "a.file"),
-    value_types.COLUMN: ("flag", "variable", "file"),
-    value_types.COLUMNS: ("flag,flag2", "variable,variable2", "file,file2"),
-    SWITCH: ("false", "true", "false"),
-}
-"""For each kind: what the flag says, the variable, the file."""
+from cdc_outbox.config.options import Option
+from cdc_outbox.config.settings import OPTIONS
+from cdc_outbox.config.value_types import PATH, SWITCH
+from tests.plugins.samples import samples
 
 EVERYWHERE = [
     option
     for option in OPTIONS.values()
-    if option.in_environment and option.in_file and option.kind is not value_types.PATH  # a test of its own, below
+    if option.in_environment and option.in_file and option.value_type is not PATH  # a test of its own, below
 ]
 
 
-def samples(option: Option) -> tuple[str, str, str]:
-    if option.kind in SAMPLES:
-        return SAMPLES[option.kind]
-    words = option.kind.metavar.strip("[]").split("|")
-    return words[0], words[-1], words[0]
-
-
 def flags(option: Option, text: str) -> list[str]:
-    if option.kind is SWITCH:
+    if option.value_type is SWITCH:
         return [f"--{option.name}" if text == "true" else f"--no-{option.name}"]
     return [f"--{option.name}", text]
 
 
 def toml_line(option: Option, text: str) -> str:
-    bare = str not in option.kind.toml
+    bare = str not in option.value_type.toml
     return f"{option.name} = {text if bare else json.dumps([text] if option.repeat else text)}\n"
 
 

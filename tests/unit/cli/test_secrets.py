@@ -172,8 +172,8 @@ def test_a_secret_file_that_does_not_serve_is_an_error_of_configuration(environm
 
 
 def test_the_dsn_of_a_file_is_read_again_at_each_use(tmp_path) -> None:
+    from cdc_outbox.cli.options import settings_of
     from cdc_outbox.cli.run import command
-    from cdc_outbox.cli.settings import settings_of
 
     file = tmp_path / "dsn"
     file.write_text("password=old")

@@ -1,89 +1,114 @@
-"""One table of options: complete, consistent with `Settings`, and free of secrets in what it prints."""
+"""Options and settings: complete, consistent, and without secrets in a repr."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any, Final
 
 import pytest
 
-from cdc_outbox.config.options import DSN, OPTIONS, PRESETS, preset_values
-from cdc_outbox.config.settings import Columns, HeaderColumn, Secret, Settings, settings_from
+from cdc_outbox.config.options import Option
+from cdc_outbox.config.settings import OPTIONS, PRESETS, Columns, Settings
+from cdc_outbox.config.shards import Shard
+from cdc_outbox.config.sources import Chosen, OptionConflict, settings_from, with_preset
+from cdc_outbox.config.value_types import DSN, Secret
 from cdc_outbox.identifiers import TableName
+from tests.plugins.samples import other_than_default
+
+FORCED: Final = {
+    "on-poison": {"dead-letter-topic": "letters"},
+    "format": {"ce-source": "/shop"},
+    "partitions-ahead": {"prune-after": 1.0},
+}
+"""Options that need another one."""
 
 
-def chosen(**given: object) -> dict[str, object]:
-    """One parsed value for each option: its default, or what the test gives."""
-    values: dict[str, object] = {}
-    for option in OPTIONS.values():
-        default = None if option.default is None else option.kind.parse(option.default)
-        values[option.key] = (() if default is None else (default,)) if option.repeat else default
-    return values | given
+def chosen(**given: object) -> dict[str, Chosen]:
+    """Each of these values as if it came from a flag; parameters are the options' keys."""
+    by_key = {option.key: name for name, option in OPTIONS.items()}
+    return {by_key[key]: Chosen(value, "flag") for key, value in given.items()}
 
 
-def test_the_defaults_of_the_table_are_those_of_the_settings() -> None:
-    made = settings_from(chosen(), "b:1", dict)
-    bare = Settings(brokers="b:1")
-    for field in dataclasses.fields(Settings):
-        if field.name not in {"dsn", "kafka"}:
-            assert getattr(made, field.name) == getattr(bare, field.name), field.name
-    assert made.dsn.reveal() == ""
+def parsed(option: Option, text: str) -> object:
+    value = option.value_type.parse(text)
+    return (value,) if option.repeat else value
 
 
-def test_every_setting_can_be_chosen() -> None:
-    made = settings_from(
-        chosen(
-            dsn=Secret.of("host=db"),
-            slot="s",
-            publication="p",
-            create_slot=False,
-            snapshot=False,
-            table=(TableName("a", "b"), TableName("c", "d")),
-            topic="t",
-            id_column=("i",),
-            key_column=("k", "k2"),
-            type_column=("y",),
-            payload_column=("l",),
-            timestamp_column="ts",
-            partition_column="pa",
-            header=(HeaderColumn("c", "n"),),
-            on_poison="stop",
-            on_slot_busy="exit",
-            max_in_flight_events=1,
-            max_in_flight_bytes=2,
-            until="caught-up",
-            shutdown_timeout=3.0,
-            startup_timeout=4.0,
-            http="off",
-            log_format="json",
-            log_level="debug",
-        ),
-        "b:1",
-        lambda: {"acks": "all"},
-    )
-    assert made.kafka() == {"acks": "all"}
-    assert made.dsn.reveal() == "host=db"
-    assert dataclasses.replace(made, kafka=dict, dsn=made.dsn) == Settings(
-        brokers="b:1",
-        dsn=made.dsn,
-        slot="s",
-        publication="p",
-        create_slot=False,
-        snapshot=False,
-        tables=(TableName("a", "b"), TableName("c", "d")),
-        topic="t",
-        columns=Columns(id=("i",), key=("k", "k2"), type=("y",), payload=("l",), timestamp="ts", partition="pa"),
-        headers=(HeaderColumn("c", "n"),),
-        on_slot_busy="exit",
-        max_in_flight_events=1,
-        max_in_flight_bytes=2,
-        until_caught_up=True,
-        shutdown_timeout=3.0,
-        startup_timeout=4.0,
-        http="off",
-        log_format="json",
-        log_level="debug",
-    )
+def at(settings: Settings, option: Option) -> object:
+    """The attribute that the option sets."""
+    value: object = settings
+    for name in option.path:
+        value = getattr(value, name)
+    return value
+
+
+def test_the_option_table_is_complete() -> None:
+    """Each field is an option, save two that no option sets, and the group of columns."""
+    fields = {(field.name,) for field in dataclasses.fields(Settings)} - {("columns",)}
+    fields |= {("columns", field.name) for field in dataclasses.fields(Columns)}
+    assert fields - {option.path for option in OPTIONS.values()} == {("kafka",), ("columns", "headers")}
+    assert len({option.path for option in OPTIONS.values()}) == len(OPTIONS)
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
+def test_every_setting_can_be_chosen(option: Option) -> None:
+    value = parsed(option, other_than_default(option))
+    choices = {option.name: Chosen(value, "flag")}
+    choices |= {name: Chosen(other, "flag") for name, other in FORCED.get(option.name, {}).items()}
+    settings = settings_from(choices)
+    unchanged = settings_from({name: one for name, one in choices.items() if name != option.name})
+
+    if option.value_type is DSN:
+        assert settings.dsn.reveal() == other_than_default(option)
+        return
+    assert at(settings, option) == value != at(unchanged, option)
+    for other in OPTIONS.values():
+        if other.value_type is not DSN and other is not option and option.name != "shard":
+            assert at(settings, other) == at(unchanged, other), f"--{option.name} changes --{other.name}"
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
+def test_the_default_has_the_effect_of_leaving_the_option_out(option: Option) -> None:
+    left_out = settings_from({})
+    if option.default is None:
+        assert at(left_out, option) in {None, "", ()} or option.value_type is DSN
+    else:
+        settings = settings_from({option.name: Chosen(parsed(option, option.default), "flag")})
+        assert at(settings, option) == at(left_out, option)
+
+
+def test_kafka_properties_are_read_through_the_settings() -> None:
+    assert settings_from({}, lambda: {"acks": "all"}).kafka() == {"acks": "all"}
+
+
+def test_a_shards_slot_and_publication_have_its_suffix() -> None:
+    settings = settings_from(chosen(shard=Shard(0, 2), slot="s"))
+    assert (settings.slot, settings.publication) == ("s_0_of_2", "cdc_outbox_0_of_2")
+
+
+def test_a_source_of_messages_has_no_table() -> None:
+    assert settings_from(chosen(source="message", table=(TableName("a", "b"),))).tables == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"on_poison": "dead-letter"}, "--dead-letter-topic"),
+        ({"format": "cloudevents"}, "--ce-source"),
+        ({"shard": Shard(0, 2), "source": "both"}, "--shard"),
+        ({"shard": Shard(0, 2), "prune_after": 1.0}, "--prune-after"),
+        ({"source": "message", "prune_after": 1.0}, "--prune-after"),
+        ({"partitions_ahead": 7}, "--prune-after"),
+    ],
+)
+def test_options_that_conflict_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionConflict, match=message):
+        settings_from(chosen(**given))
+
+
+def test_partitions_ahead_of_a_file_may_be_meant_for_prune() -> None:
+    assert settings_from({"partitions-ahead": Chosen(7, "file", "x.toml")}).partitions_ahead == 7
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
@@ -93,13 +118,21 @@ def test_an_option_is_explained_and_its_default_is_one_of_its_values(option) -> 
     assert option.help.endswith(".")
     assert option.default is not None or option.example or not option.in_file
     for text in filter(None, (option.default, option.example)):
-        assert option.kind.show(option.kind.parse(text)) == text
+        assert option.value_type.show(option.value_type.parse(text)) == text
 
 
 def test_presets_change_only_options_that_exist() -> None:
-    assert set(OPTIONS["columns"].kind.metavar.strip("[]").split("|")) == set(PRESETS)
-    assert preset_values("debezium") == {}
-    assert preset_values("snake")["key-column"] == ("aggregate_id",)
+    assert set(OPTIONS["columns"].value_type.metavar.strip("[]").split("|")) == set(PRESETS)
+    for changed in PRESETS.values():
+        assert set(changed) <= set(OPTIONS)
+
+
+def test_a_preset_changes_defaults_and_nothing_else() -> None:
+    choices = {name: Chosen(None, "default") for name in ("key-column", "type-column", "slot", "topic")}
+    changed = with_preset(choices | chosen(columns="snake", type_column=("t",)))
+    assert changed["key-column"] == Chosen(("aggregate_id",), "preset", "snake")
+    assert changed["type-column"] == Chosen(("t",), "flag")
+    assert changed["slot"] == Chosen(None, "default")
 
 
 def test_a_secret_prints_as_asterisks_everywhere() -> None:

@@ -92,7 +92,7 @@ def test_logical_messages_have_no_shards() -> None:
         InstallOptions(source="message", shards=2)
     done = run_command("run", "--brokers", "b:1", "--shard", "0/2", "--source", "both")
     assert done.returncode == 2
-    assert "--shard is for rows of a table" in done.stderr
+    assert "--shard applies to rows of a table" in done.stderr
 
 
 def test_a_shard_does_not_prune_what_it_cannot_know_to_be_delivered() -> None:

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_outbox.config import value_types
-from cdc_outbox.config.options import HEADER, parse_header, parse_property
-from cdc_outbox.config.settings import HeaderColumn
+from cdc_outbox.config.value_types import HEADER, HeaderColumn, parse_header, parse_property
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from uuid import UUID
 import pytest
 import structlog
 
-from cdc_outbox.config.settings import Secret, Settings
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.config.value_types import Secret
 from cdc_outbox.errors import ConfigurationError, ConnectionLost
 from cdc_outbox.observe import Versions, logs
 

@@ -12,7 +12,8 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_outbox.config.settings import Columns, HeaderColumn, Settings
+from cdc_outbox.config.settings import Columns, Settings
+from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres.pgoutput import Column, Relation

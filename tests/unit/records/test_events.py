@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_outbox.config.settings import Columns, HeaderColumn
+from cdc_outbox.config.settings import Columns
+from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, ProtocolError
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres import pgoutput

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_outbox.config.settings import Columns, HeaderColumn
+from cdc_outbox.config.settings import Columns
+from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
 from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.records import router
