@@ -79,6 +79,10 @@ class Counters:
     state: State = State.STARTING
     postgres_connected: bool = False
     kafka_connected: bool = False
+    kafka_since_timestamp: float | None = None
+    """Since when Kafka is connected, or not any more; None before the first connection."""
+    kafka_error: str | None = None
+    """What Kafka's client met last; None once Kafka answers again."""
     received: dict[str, int] = field(default_factory=dict)
     topics: dict[str, TopicCounters] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
@@ -92,6 +96,10 @@ class Counters:
     latency_sum: float = 0.0
     in_flight_events: int = 0
     in_flight_bytes: int = 0
+    confirmed_bytes: int = 0
+    """Bytes that the present producer's records had when Kafka confirmed them."""
+    unconfirmed_since_monotonic: float | None = None
+    """When Kafka confirmed a record last while others were in flight, or when the first of them was sent; None when none is."""
     backpressure_seconds: float = 0.0
     received_lsn: int = 0
     confirmed_lsn: int = 0
@@ -114,6 +122,29 @@ class Counters:
             name = name if len(self.topics) < MAX_TOPICS else OTHER_TOPICS
             counts = self.topics.setdefault(name, TopicCounters())
         return counts
+
+    def kafka_answers(self, now: float) -> None:
+        """Note that Kafka is connected. `now` as of `time.time()`."""
+        self.kafka_error = None
+        if not self.kafka_connected:
+            self.kafka_connected, self.kafka_since_timestamp = True, now
+
+    def kafka_fails(self, error: str, now: float, *, connected: bool = False) -> None:
+        """Note an error of Kafka's client. `now` as of `time.time()`; `connected`: a connection is left."""
+        self.kafka_error = error
+        if self.kafka_connected and not connected:
+            self.kafka_connected, self.kafka_since_timestamp = False, now
+
+    def note_in_flight(self, events: int, size: int, confirmed: int, now: float) -> None:
+        """Note the records that Kafka has not confirmed, and their bytes. `now` as of `time.monotonic()`.
+
+        `confirmed`: bytes that the producer has delivered; this changes whenever Kafka confirms a record.
+        """
+        if not events:
+            self.unconfirmed_since_monotonic = None
+        elif self.unconfirmed_since_monotonic is None or confirmed != self.confirmed_bytes:
+            self.unconfirmed_since_monotonic = now
+        self.in_flight_events, self.in_flight_bytes, self.confirmed_bytes = events, size, confirmed
 
     def count_delivery_error(self, topic: str, error: str) -> None:
         """Count a delivery report that says no, `error` by librdkafka's name for it."""

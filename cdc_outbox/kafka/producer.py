@@ -132,6 +132,11 @@ class Publisher:
         """The payloads of those records."""
         return self._produced_bytes - self._delivered_bytes
 
+    @property
+    def delivered_bytes(self) -> int:
+        """The payloads of the records that Kafka has confirmed."""
+        return self._delivered_bytes
+
     def reach(self) -> None:
         """Hear from the cluster once. Raises Unreachable (try again), AccessRefused or ConfigurationError (do not)."""
         until = time.monotonic() + METADATA_SECONDS
@@ -149,7 +154,7 @@ class Publisher:
                     raise error from raised
                 if late:
                     raise unreachable(self._brokers, self._last_words) from raised
-        self._counters.kafka_connected = True
+        self._counters.kafka_answers(time.time())
 
     def _new_report(self, transaction: InFlight, topic: str) -> Report:
         """Make the delivery report for records of one transaction and one topic. A bound method costs a transaction of one row
@@ -280,19 +285,21 @@ class Publisher:
         refusal = final(error)
         if refusal is not None:
             self._refusal = refusal
-            self._counters.kafka_connected = False
+            self._counters.kafka_fails(error.str(), time.time())
             if isinstance(refusal, AccessRefused):
                 self._login_refused = True
             log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure)
         elif error.code() in NOT_READY:
             if error.code() != KafkaError._ALL_BROKERS_DOWN:
                 self._last_words = error.str()
+                self._counters.kafka_fails(error.str(), time.time(), connected=True)
             else:
-                self._counters.kafka_connected = False
+                self._counters.kafka_fails(self._last_words, time.time())
                 self._all_down = True
                 self._last_words = CLOSED if self._last_words == SILENT else self._last_words
             log.warning("kafka.unreachable", error=error.str(), brokers=self._brokers)
         else:
+            self._counters.kafka_fails(error.str(), time.time(), connected=True)
             log.warning("kafka.error", error=error.str(), code=error.name())
 
     def _take_new_login(self) -> None:

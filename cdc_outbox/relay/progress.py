@@ -38,13 +38,14 @@ class Progress:
     def turned(self, received: Lsn) -> None:
         """Take the delivered prefix off the ledger, and bring the counters up to date. `received`: how far we have read."""
         counters = self._counters
-        counters.last_turn_monotonic = time.monotonic()  # a drain may last longer than a turn of the loop may
+        now = time.monotonic()
+        counters.last_turn_monotonic = now  # a drain may last longer than a turn of the loop may
         taken = self._ledger.advance()
         if taken:
             self._delivered(taken)
         counters.oldest_unacknowledged_timestamp = self._ledger.oldest_commit_time
-        counters.in_flight_events = self._publisher.in_flight
-        counters.in_flight_bytes = self._publisher.in_flight_bytes
+        publisher = self._publisher
+        counters.note_in_flight(publisher.in_flight, publisher.in_flight_bytes, publisher.delivered_bytes, now)
         counters.received_lsn = max(received, counters.received_lsn)
 
     def received(self, mappings: Collection[RecordMapping[Never]]) -> None:
@@ -92,4 +93,4 @@ class Progress:
             counters.transactions += transactions
             counters.latency_sum += max(0.0, seconds)  # the clocks of two machines may differ
             counters.last_published_timestamp = now
-            counters.kafka_connected = True
+            counters.kafka_answers(now)

@@ -333,8 +333,8 @@ class RowSender:
         counters = self._counters
         counters.last_turn_monotonic = now
         counters.snapshot_rows = self.sent - self._publisher.in_flight
-        counters.in_flight_events = self._publisher.in_flight
-        counters.in_flight_bytes = self._publisher.in_flight_bytes
+        publisher = self._publisher
+        counters.note_in_flight(publisher.in_flight, publisher.in_flight_bytes, publisher.delivered_bytes, now)
         if now >= self._told_at:
             self._told_at = now + self._told_seconds
             self._told(counters.snapshot_rows)
