@@ -18,7 +18,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import AccessRefused, CdcOutboxError
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.topics import Defaults, Topic, TopicCatalog
-from cdc_outbox.records.router import TopicTemplate
+from cdc_outbox.records.templates import TopicTemplate
 
 CHECKS: Final = ("kafka.topic", "kafka.write", "kafka.size", "kafka.replication")
 

@@ -35,11 +35,12 @@ from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, format_lsn
 from cdc_outbox.postgres import connect, pgoutput, server, slot, table_rows, wire
 from cdc_outbox.postgres.errors import translated
-from cdc_outbox.postgres.pgoutput import LogicalMessage, Relation
+from cdc_outbox.postgres.pgoutput import PGOUTPUT_AT, ROW_OID, LogicalMessage, Relation
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Mappings, RecordMapping, RowMapping
-from cdc_outbox.records.router import KafkaRecord, TopicTemplate
+from cdc_outbox.records.mapping import Mappings, RecordMapping, RowMapping
+from cdc_outbox.records.router import KafkaRecord
+from cdc_outbox.records.templates import TopicTemplate
 from cdc_outbox.relay.ledger import Transaction
 from cdc_outbox.shutdown import Stop, Stopped
 
@@ -228,7 +229,7 @@ class Probe:
     def _read(self, stream: ReplicationStream) -> KafkaRecord:
         """Wait for our event among whatever else is committed, and make its record."""
         mappings: dict[bytes, RowMapping] = {}
-        commit_time = 0
+        transaction = Transaction(0)
         while not self._stop.requested:
             stream.wait(LOOK_SECONDS)
             for message in stream.receive(MESSAGES_PER_READ):
@@ -239,12 +240,12 @@ class Probe:
                 if kind == pgoutput.BEGIN:
                     begin = pgoutput.decode(message, PGOUTPUT_AT)
                     assert isinstance(begin, pgoutput.Begin)
-                    commit_time = wire.unix_milliseconds(begin.commit_time)
+                    transaction = Transaction(wire.unix_milliseconds(begin.commit_time), begin.final_lsn)
                 elif kind == pgoutput.RELATION:
                     self._describe(message, mappings)
                 elif (found := self._ours(message, kind, mappings)) is not None:
                     mapping, source = found
-                    return mapping.record(source, commit_time)
+                    return mapping.record(source, transaction)
         raise Stopped
 
     def _describe(self, message: bytes, mappings: dict[bytes, RowMapping]) -> None:
@@ -295,7 +296,7 @@ class Probe:
     # -- Kafka
 
     def _deliver(self, publisher: Publisher, record: KafkaRecord) -> None:
-        parcel = Transaction(0.0)
+        parcel = Transaction(0)
         taken = publisher.produce(record, parcel)
         assert taken, "the queue of a new producer has room"
         publisher.flush()

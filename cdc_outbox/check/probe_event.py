@@ -16,7 +16,7 @@ from cdc_outbox.errors import AccessRefused, CdcOutboxError
 from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.postgres import connect, table_rows
 from cdc_outbox.postgres.errors import translated
-from cdc_outbox.records.router import TopicTemplate
+from cdc_outbox.records.templates import TopicTemplate
 from cdc_outbox.shutdown import Stop
 
 NAME: Final = "cdc-outbox-probe"

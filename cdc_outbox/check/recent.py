@@ -17,6 +17,7 @@ from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import KafkaRecord
+from cdc_outbox.relay.ledger import Transaction
 
 NEWEST_ROWS: Final = 1000
 """Rows of each table that are looked at: read in a fraction of a second, and enough to meet every kind of event."""
@@ -83,7 +84,7 @@ def _read(connection: Connection, settings: Settings, shape: table_rows.TableSha
     for batch in table_rows.SnapshotRows(connection, settings.shard_filter).read(shape, ORDER, newest_first=True):
         for cells in batch:
             try:
-                record = mapping.record(cells, 0)
+                record = mapping.record(cells, Transaction(0))
             except PoisonEvent as error:
                 recent.poison.append(error)
             else:

@@ -20,7 +20,7 @@ from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.records.events import TRACE_COLUMNS
 from cdc_outbox.records.mapping import Mappings
-from cdc_outbox.records.router import PLACEHOLDER, TopicTemplate
+from cdc_outbox.records.templates import PLACEHOLDER, TopicTemplate
 
 _TABLE_CHECKS: Final = (
     "table.columns",

@@ -11,7 +11,7 @@ All rows are read in one transaction, as long as the replay itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,8 +25,10 @@ from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.selection import Selection, condition
+from cdc_outbox.records.events import OutboxEvent
 from cdc_outbox.records.mapping import Mappings, SnapshotMapping
-from cdc_outbox.records.router import KafkaRecord
+from cdc_outbox.records.router import InFlight, KafkaRecord
+from cdc_outbox.relay.ledger import Transaction
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.snapshot import RowSender, mapping_of, row_order
 from cdc_outbox.shutdown import Stop
@@ -141,21 +143,19 @@ class Replay:
 
 
 def _marked(mapping: SnapshotMapping, stamp: bytes) -> SnapshotMapping:
-    """The mapping, its records marked."""
-    plain = mapping.record
+    """The mapping, with the header added to each of its records."""
 
-    def record(cells: Sequence[bytes | None], commit_time: int) -> KafkaRecord:
-        made = plain(cells, commit_time)
-        made.headers.append((HEADER, stamp))
-        return made
+    def route(event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
+        record = mapping.route(event, transaction)
+        record.headers.append((HEADER, stamp))
+        return record
 
-    mapping.record = record
-    return mapping
+    return SnapshotMapping(mapping.name, mapping.event, route)
 
 
 def _sample(table: TableName, mapping: SnapshotMapping, cells: table_rows.Cells) -> Sample:
     try:
-        topic, error = mapping.record(cells, 0).topic, None
+        topic, error = mapping.record(cells, Transaction(0)).topic, None
     except PoisonEvent as poison:
         topic, error = None, poison.what
     event = mapping.event(cells)

@@ -23,14 +23,14 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import ConnectionLost, PoisonEvent, ProtocolError
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.postgres import connect, pgoutput, publication, server, table_rows, wire
-from cdc_outbox.postgres.pgoutput import Column, LogicalMessage, Relation
+from cdc_outbox.postgres.pgoutput import PGOUTPUT_AT, ROW_OID, Column, LogicalMessage, Relation
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Mappings, MessageMapping, RecordMapping, RowMapping, Source
+from cdc_outbox.records.mapping import Mappings, MessageMapping, RecordMapping, RowMapping, Source
+from cdc_outbox.records.router import InFlight
 from cdc_outbox.relay.feedback import Feedback
-from cdc_outbox.relay.ledger import AckLedger
+from cdc_outbox.relay.ledger import AckLedger, Transaction
 from cdc_outbox.shutdown import Stop, Stopped
 
 MESSAGES_PER_TURN: Final = 1000
@@ -165,7 +165,7 @@ class Tail:
             for cells in batch:
                 if self._finished:
                     return
-                self._print(_line_of(mapping, cells, 0, None, timed=self._timed))
+                self._print(_line_of(mapping, cells, Transaction(0), timed=self._timed))
             while not (self._output.empty or self._stop.requested):
                 self._output.write(WAIT_SECONDS)
 
@@ -178,7 +178,6 @@ class Tail:
         self._relations: dict[bytes, Relation] = {}
         self._messages = self._row_mappings.messages(Counters())
         self._found: dict[bytes, RowMapping | None] = {}
-        self._commit_time, self._commit_lsn = 0, UNSET
         self._listening_since = time.monotonic()
         try:
             while not self._finished:
@@ -222,14 +221,11 @@ class Tail:
         if kind == pgoutput.INSERT:
             mapping = self._lane(message[ROW_OID])
             if mapping is not None:
-                self._print(_line_of(mapping, message, self._commit_time, self._commit_lsn))
+                self._print(_line_of(mapping, message, self._ledger.open))
         elif kind == pgoutput.BEGIN:
             begin = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(begin, pgoutput.Begin)
-            self._commit_time = wire.unix_milliseconds(begin.commit_time)
-            self._commit_lsn = begin.final_lsn
-            self._row_mappings.begin(begin.final_lsn)
-            self._ledger.begin(self._commit_time / 1000)
+            self._ledger.begin(wire.unix_milliseconds(begin.commit_time), begin.final_lsn)
         elif kind == pgoutput.COMMIT:
             commit = pgoutput.decode(message, PGOUTPUT_AT)
             assert isinstance(commit, pgoutput.Commit)
@@ -246,7 +242,7 @@ class Tail:
 
     def _take_logical(self, message: LogicalMessage, mapping: MessageMapping) -> None:
         if mapping.takes(message):
-            self._print(_line_of(mapping, message.content, self._commit_time, self._commit_lsn))
+            self._print(_line_of(mapping, message.content, self._ledger.open))
 
     def _lane(self, oid: bytes) -> RowMapping | None:
         """The mapping of a relation; None when its rows are not for us, which is said once."""
@@ -255,7 +251,6 @@ class Tail:
             if relation is None:
                 raise ProtocolError(
                     f"an Insert of relation {int.from_bytes(oid, 'big')}, which was never described",
-                    lsn=format_lsn(self._commit_lsn),
                 )
             table = TableName(relation.schema, relation.name)
             ours = self._row_mappings.is_outbox(table)
@@ -266,9 +261,12 @@ class Tail:
 
 
 def _line_of(
-    mapping: RecordMapping[Source], source: Source, commit_time: int, lsn: Lsn | None, *, timed: bool = True
+    mapping: RecordMapping[Source], source: Source, transaction: InFlight | None, *, timed: bool = True
 ) -> bytes:
+    if transaction is None:
+        raise ProtocolError("an event outside a transaction")
+    lsn = transaction.lsn or None
     try:
-        return event_line(mapping.record(source, commit_time), mapping.name, lsn, timed=timed)
+        return event_line(mapping.record(source, transaction), mapping.name, lsn, timed=timed)
     except PoisonEvent as error:
         return poison_line(error, mapping.name, lsn)

@@ -19,7 +19,7 @@ from typing import Final, LiteralString
 import psycopg
 
 from cdc_outbox.demo.tally import Event, Tally, digest_of
-from cdc_outbox.records.router import TopicTemplate
+from cdc_outbox.records.templates import TopicTemplate
 
 CLERKS: Final = 3
 """Connections that write at the same time, so that transactions overlap."""

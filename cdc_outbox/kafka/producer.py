@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import MethodType
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -38,7 +38,7 @@ from cdc_outbox.kafka.errors import (
 )
 from cdc_outbox.kafka.properties import connection_properties
 from cdc_outbox.lsn import UNSET, Lsn
-from cdc_outbox.records.router import KafkaRecord
+from cdc_outbox.records.router import InFlight, KafkaRecord
 
 log = structlog.get_logger(__name__)
 
@@ -66,16 +66,6 @@ refused a moment earlier since the partition's leader was not ready, is then los
 _LOGIN: Final = ("sasl.username", "sasl.password")
 
 Report = Callable[[KafkaError | None, Message], None]
-
-
-class InFlight(Protocol):
-    """What records belong to: a transaction, known by its commit LSN, or a batch of a snapshot."""
-
-    lsn: Lsn
-    events: int
-    """Records handed over."""
-    outstanding: int
-    """Those of them whose delivery is not reported yet."""
 
 
 _TopicReport = Callable[[InFlight, KafkaError | None, Message], None]

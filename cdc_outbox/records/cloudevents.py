@@ -11,7 +11,7 @@ partitioning, sequence and distributed tracing.
     type                     the type column
     subject, partitionkey    the key, where there is one
     time                     the record's timestamp
-    sequence                 commit LSN and place in the transaction, where a stream or a snapshot told it
+    sequence                 commit LSN and number of the event in its transaction, where the LSN is known
     datacontenttype          --content-type, where there is a payload
     traceparent, tracestate  as the event has them
 """
@@ -23,25 +23,16 @@ from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 import orjson
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.lsn import UNSET, Lsn
-from cdc_outbox.records.events import TRACE_COLUMNS, Cells, OutboxEvent, Plan
+from cdc_outbox.lsn import UNSET
+from cdc_outbox.records.events import TRACE_COLUMNS, OutboxEvent, Plan
 from cdc_outbox.records.json_members import check_json
-from cdc_outbox.records.router import (
-    UNASSIGNED,
-    HeaderNames,
-    Headers,
-    KafkaRecord,
-    Route,
-    Template,
-    TopicTemplate,
-    two_steps,
-)
+from cdc_outbox.records.router import UNASSIGNED, HeaderNames, Headers, InFlight, KafkaRecord, Route
+from cdc_outbox.records.templates import ContentType, ContentTypeTemplate, SourceTemplate, TopicTemplate
 
 SPECVERSION: Final = "1.0"
 STRUCTURED: Final = b"application/cloudevents+json; charset=UTF-8"
@@ -51,99 +42,6 @@ PREFIX: Final = "ce_"
 
 _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Control characters, which no attribute may hold (CloudEvents 1.0.2, type system)."""
-
-_JSON: Final = re.compile(r"[^/;]+/(?:[^;]+\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
-"""Media types whose data the JSON event format embeds as it is (3.1)."""
-
-_MEDIA_TYPE: Final = re.compile(
-    r"(?!application/cloudevents)[\w!#$&^.+-]+/[\w!#$&^.+-]+(?: *;[ -~]*)?", re.ASCII | re.IGNORECASE
-)
-"""RFC 2046, names as in RFC 6838. That of a CloudEvent would have receivers take the payload for an envelope."""
-
-CONTENT_TYPE_CACHE_ENTRIES: Final = 1_000
-"""Content types remembered by their columns: an application has a few. Beyond it the cache starts again."""
-
-_SOURCE: Final = re.compile(r"[^\s\x00-\x1f\x7f{}]+")
-
-_SAFE: Final = "/:@!$&'()*+,;="
-"""What a column's value may bring into a URI reference unescaped, beside letters, digits and -._~ (RFC 3986, pchar and /)."""
-
-
-class SourceTemplate(Template):
-    """`--ce-source`: a URI reference with the names of columns in braces. Values are escaped."""
-
-    def __init__(self, template: str) -> None:
-        """Parse. Raises ConfigurationError for what cannot be a URI reference."""
-        super().__init__(template)
-        if "" in self.columns or not _SOURCE.fullmatch("".join(self.literals) + "x" * len(self.columns)):
-            raise ConfigurationError(
-                f"--ce-source {template!r} cannot be the source of events: it is no URI reference",
-                cure="write one such as /shop/orders, https://shop.example/orders or /shop/{aggregatetype}",
-            )
-
-    def fill(self, values: tuple[bytes | None, ...]) -> bytes:
-        """Put the columns' values in. Raises ValueError when one is NULL."""
-        return self.join(values, "source", lambda value: quote(value, safe=_SAFE)).encode()
-
-
-class ContentType(NamedTuple):
-    """Of a payload. `is_json`: whether a JSON envelope embeds it as it is."""
-
-    text: bytes
-    is_json: bool
-
-
-class ContentTypeTemplate(Template):
-    """`--content-type`: a media type, in which the names of columns may stand in braces."""
-
-    def __init__(self, template: str) -> None:
-        """Parse. Raises ConfigurationError for what cannot be a media type."""
-        super().__init__(template)
-        self._known: dict[tuple[bytes | None, ...], ContentType] = {}
-        whole = "".join(self.literals)
-        if "" in self.columns or set("{}") & set(whole) or not (self.columns or _MEDIA_TYPE.fullmatch(whole)):
-            raise ConfigurationError(
-                f"--content-type {template!r} is no media type of a payload",
-                cure="write one such as application/json or text/plain; charset=utf-8, or name its column: {content_type}",
-            )
-
-    def fill(self, values: tuple[bytes | None, ...]) -> ContentType:
-        """Put the columns' values in. Raises ValueError when one is NULL, or the whole is no media type."""
-        return self._known.get(values) or self._new(values)
-
-    def _new(self, values: tuple[bytes | None, ...]) -> ContentType:
-        text = self.join(values, "content type")
-        if not _MEDIA_TYPE.fullmatch(text):
-            raise ValueError(f"{text[:200]!r} is no media type of a payload")
-        if len(self._known) >= CONTENT_TYPE_CACHE_ENTRIES:
-            self._known.clear()
-        found = self._known[values] = ContentType(text.encode(), _JSON.fullmatch(text) is not None)
-        return found
-
-
-class Position:
-    """Where events stand in the order of commits: `begin` with each transaction's commit LSN, then `take` for each event of it.
-
-    One for all tables and messages of a stream: they share transactions.
-    """
-
-    __slots__ = ("_index", "_lsn")
-
-    def __init__(self) -> None:
-        self._lsn = UNSET
-        self._index = 0
-
-    def begin(self, lsn: Lsn) -> None:
-        """The next events are of the transaction that was committed there, or of the snapshot that was taken there."""
-        self._lsn = lsn
-        self._index = 0
-
-    def take(self) -> bytes | None:
-        """Give the position of one event more: text of a fixed width that sorts as events do. None: nobody told the LSN."""
-        if self._lsn == UNSET:
-            return None
-        self._index += 1
-        return b"%016x-%08x" % (self._lsn, self._index)
 
 
 class Place(NamedTuple):
@@ -164,21 +62,19 @@ class BinaryCloudEvents(Route):
         names: HeaderNames,
         source: SourceTemplate,
         content_type: ContentTypeTemplate,
-        position: Position,
     ) -> None:
         """The plan's routing columns are those of the topic, then those of the source, then those of the content type."""
         super().__init__(plan, template, names)
         self._source = source
-        self._position = position
         self._content_type = content_type
         self._source_at = len(template.columns)
         self._content_type_at = self._source_at + len(source.columns)
         self._time: tuple[int, bytes] = (-1, b"")
 
-    def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
-        """Make the record; `commit_time` in Unix milliseconds. Raises PoisonEvent."""
-        sequence = self._position.take()  # first of all, so that poison has its number too
-        place = self._place(event, commit_time)
+    def record(self, event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
+        """Make the record of one event of `transaction`. Raises PoisonEvent."""
+        sequence = _take_sequence(transaction)  # first of all, so that poison has its number too
+        place = self._place(event, transaction.commit_time)
         attributes = self._attributes(event, place.timestamp, sequence)
         headers: Headers = [(f"{PREFIX}{name}", value) for name, value in attributes]
         if event.payload is not None:
@@ -186,9 +82,6 @@ class BinaryCloudEvents(Route):
         self._add_headers(headers, event)
         headers += [(f"{PREFIX}{name}", value) for name, value in _trace(headers)]
         return KafkaRecord(place.topic, event.key, event.payload, headers, place.timestamp, place.partition)
-
-    def _expression(self, cells: Cells) -> str:
-        return two_steps(cells)
 
     def _place(self, event: OutboxEvent, commit_time: int) -> Place:
         topic = self._topics.get(event.routing) or self._new_topic(event)
@@ -243,10 +136,10 @@ class BinaryCloudEvents(Route):
 class StructuredCloudEvents(BinaryCloudEvents):
     """Structured content mode: the value is a JSON envelope with all of it. Id and type are headers too, as by default."""
 
-    def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
-        """Make the record; `commit_time` in Unix milliseconds. Raises PoisonEvent."""
-        sequence = self._position.take()
-        place = self._place(event, commit_time)
+    def record(self, event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
+        """Make the record of one event of `transaction`. Raises PoisonEvent."""
+        sequence = _take_sequence(transaction)
+        place = self._place(event, transaction.commit_time)
         attributes = self._attributes(event, place.timestamp, sequence)
         headers: Headers = [(self._id_name, attributes[0][1]), (self._type_name, attributes[1][1])]
         headers.append((CONTENT_TYPE, STRUCTURED))
@@ -275,6 +168,14 @@ class StructuredCloudEvents(BinaryCloudEvents):
             return {"data_base64": b64encode(payload).decode()}
 
 
+def _take_sequence(transaction: InFlight) -> bytes | None:
+    """Number the next event: text of a fixed width that sorts as events are committed. None where the LSN is not known."""
+    if transaction.lsn == UNSET:
+        return None
+    transaction.sequence += 1
+    return b"%016x-%08x" % (transaction.lsn, transaction.sequence)
+
+
 def _is_text(value: bytes) -> bool:
     """Whether an attribute may hold it."""
     try:
@@ -295,7 +196,6 @@ def choose(
     names: HeaderNames,
     source: SourceTemplate,
     content_type: ContentTypeTemplate,
-    position: Position,
 ) -> Callable[[Plan], Route]:
     """Choose once what makes records of a plan's events. `names`: of the headers id and type, in structured mode.
 
@@ -308,10 +208,10 @@ def choose(
                 cure="give it another name: --header COLUMN:NAME",
             )
     if settings.format == "cloudevents-structured":
-        return lambda plan: StructuredCloudEvents(plan, template, names, source, content_type, position)
+        return lambda plan: StructuredCloudEvents(plan, template, names, source, content_type)
     if names != HeaderNames():
         raise ConfigurationError(
             f"--header gives the event's id or type a name, and --format {settings.format} has names of its own",
             cure=f"leave it out: they are the headers {PREFIX}id and {PREFIX}type",
         )
-    return lambda plan: BinaryCloudEvents(plan, template, names, source, content_type, position)
+    return lambda plan: BinaryCloudEvents(plan, template, names, source, content_type)

@@ -18,7 +18,7 @@ from cdc_outbox.config.settings import Columns
 from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, ProtocolError, StreamGap
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.postgres.pgoutput import Relation, compile_reader
+from cdc_outbox.postgres.pgoutput import ROW_AT, Relation, compile_reader
 
 BYTEA: Final = 17
 
@@ -73,35 +73,13 @@ class Plan(Protocol):
         """Header names for `OutboxEvent.extra`."""
 
 
-class Cells(NamedTuple):
-    """Source text of the parts of an event, for `compile_reader`: what each is, in terms of a row's columns."""
-
-    id: str
-    key: str
-    type: str
-    payload: str
-    headers: str
-    timestamp: str
-    partition: str
-    routing: tuple[str, ...]
-    extra: tuple[str, ...]
-
-    def event(self) -> str:
-        """The event as a whole."""
-        groups = ["(" + "".join(f"{cell}," for cell in group) + ")" for group in (self.routing, self.extra)]
-        return f"new(event, ({', '.join([*self[:-2], *groups])}))"
-
-
 @dataclass(frozen=True, slots=True)
 class OutboxPlan:
     """How rows of one relation become events."""
 
     relation: Relation
-    cells: Cells
-    wanted: tuple[int, ...]
-    """Positions of the columns that the cells are made of."""
-    read: Callable[[bytes, int], OutboxEvent]
-    """(message, offset of its tuple) -> event. Raises ProtocolError."""
+    read: Callable[[bytes], OutboxEvent]
+    """An Insert in an XLogData message -> its event. Raises ProtocolError."""
     pick: Callable[[Sequence[bytes | None]], OutboxEvent]
     """A row's columns in the relation's order -> event."""
     extra_names: tuple[str, ...]
@@ -132,25 +110,23 @@ def compile_plan(
     extras = [finder.required("header", (header.column,)) for header in extra]
     wanted = sorted({position for position in (*parts, *routed, *extras) if position is not None})
 
-    def cells(form: str) -> Cells:
+    def event(form: str) -> str:
+        """Source text of the event, in terms of a row's columns: `form` with a column's position in it."""
+
         def cell(position: int | None) -> str:
             if position is None:
                 return "None"
             text = form.format(position)
             return f"unhex({text})" if relation.columns[position].type_oid == BYTEA else text
 
-        event_id, key, kind, payload, members, timestamp, partition = map(cell, parts)
-        routing, extra = tuple(map(cell, routed)), tuple(map(cell, extras))
-        return Cells(event_id, key, kind, payload, members, timestamp, partition, routing, extra)
+        groups = ["(" + "".join(f"{cell(position)}," for position in group) + ")" for group in (routed, extras)]
+        return f"new(event, ({', '.join([*map(cell, parts), *groups])}))"
 
-    pick = eval(f"lambda cells: {cells('cells[{}]').event()}", dict(EVENT_SCOPE))  # noqa: S307 - positions only
-    streamed = cells("c{}")
+    read: object = compile_reader(relation, event("c{}"), wanted, _SCOPE, ROW_AT)
     return OutboxPlan(
         relation=relation,
-        cells=streamed,
-        wanted=tuple(wanted),
-        read=compile_reader(relation, streamed.event(), wanted, EVENT_SCOPE),  # type: ignore[arg-type]  # an event's text
-        pick=pick,
+        read=read,  # type: ignore[arg-type]  # the source text makes an event
+        pick=eval(f"lambda cells: {event('cells[{}]')}", dict(_SCOPE)),  # noqa: S307 - positions only
         extra_names=tuple(header.name for header in extra),
     )
 
@@ -219,5 +195,5 @@ def _unhex(cell: bytes | None) -> bytes | None:
         raise ProtocolError(f"a bytea value is not in hex format: {error}") from error
 
 
-EVENT_SCOPE: Final = {"new": tuple.__new__, "event": OutboxEvent, "unhex": _unhex}
-"""What the source text of cells and events refers to."""
+_SCOPE: Final = {"new": tuple.__new__, "event": OutboxEvent, "unhex": _unhex}
+"""What the source text of an event refers to. `tuple.__new__` leaves out the constructor of a NamedTuple: half the time."""

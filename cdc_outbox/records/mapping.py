@@ -14,24 +14,14 @@ import structlog
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.lsn import Lsn
-from cdc_outbox.postgres import wire
-from cdc_outbox.postgres.pgoutput import INSERT_TUPLE_OFFSET, LogicalMessage, Relation
+from cdc_outbox.postgres.pgoutput import LogicalMessage, Relation
 from cdc_outbox.records import cloudevents
 from cdc_outbox.records.events import OutboxEvent, OutboxPlan, Plan, compile_plan
 from cdc_outbox.records.logical_messages import MessagePlan
-from cdc_outbox.records.router import KafkaRecord, Route, TopicTemplate, header_names
+from cdc_outbox.records.router import InFlight, KafkaRecord, Route, header_names
+from cdc_outbox.records.templates import ContentTypeTemplate, SourceTemplate, TopicTemplate
 
 log = structlog.get_logger(__name__)
-
-PGOUTPUT_AT: Final = wire.XLOGDATA_HEADER_BYTES
-"""Where the pgoutput message begins in an XLogData message; of an Insert also …"""
-
-ROW_OID: Final = slice(PGOUTPUT_AT + 1, PGOUTPUT_AT + 5)
-"""… where the OID of its relation stands, which finds its mapping, …"""
-
-ROW_AT: Final = PGOUTPUT_AT + INSERT_TUPLE_OFFSET
-"""… and where the tuple begins, which the mapping reads."""
 
 TOLD_PREFIXES: Final = 100
 """Prefixes that are named in the log, once each: somebody may put an id into every one."""
@@ -42,20 +32,24 @@ Source = TypeVar("Source", contravariant=True)  # noqa: PLC0105 - it is a name o
 
 
 class RecordMapping(Generic[Source]):
-    """One way in. Plain attributes: they are read once per event."""
+    """The way from one source to records: `event` reads it, the route makes the record."""
 
-    __slots__ = ("event", "name", "received", "record")
+    __slots__ = ("event", "name", "received", "route")
 
     def __init__(
-        self, name: str, event: Callable[[Source], OutboxEvent], record: Callable[[Source, int], KafkaRecord]
+        self, name: str, event: Callable[[Source], OutboxEvent], route: Callable[[OutboxEvent, InFlight], KafkaRecord]
     ) -> None:
         self.name = name
         self.event = event
         """As much of the event as can be read. Raises ProtocolError."""
-        self.record = record
-        """(source, commit time in Unix milliseconds) -> the event's record. Raises PoisonEvent when it has none."""
+        self.route = route
+        """Makes the record of an event of a transaction. Raises PoisonEvent when it has none."""
         self.received = 0
         """Events that came this way."""
+
+    def record(self, source: Source, transaction: InFlight) -> KafkaRecord:
+        """Make the record of one event of `transaction`. Raises PoisonEvent when there is none, ProtocolError for bad bytes."""
+        return self.route(self.event(source), transaction)
 
 
 RowMapping = RecordMapping[bytes]
@@ -68,19 +62,21 @@ SnapshotMapping = RecordMapping[Sequence[bytes | None]]
 class MessageMapping(RecordMapping[bytes]):
     """The logical messages of one prefix: their content."""
 
-    __slots__ = ("_counters", "_prefix", "_told")
+    __slots__ = ("_counters", "_plan", "_prefix", "_told")
 
     def __init__(self, plan: MessagePlan, route: Route, prefix: str, counters: Counters) -> None:
-        def record(content: bytes, commit_time: int) -> KafkaRecord:
-            event, error = plan.read(content)
-            if error is not None:
-                raise error
-            return route.record(event, commit_time)
-
-        super().__init__(plan.table, lambda content: plan.read(content)[0], record)
+        super().__init__(plan.table, lambda content: plan.read(content)[0], route.record)
+        self._plan = plan
         self._prefix = prefix
         self._counters = counters
         self._told: set[tuple[str, str]] = set()
+
+    def record(self, source: bytes, transaction: InFlight) -> KafkaRecord:
+        """Make the record, as for a row. Raises PoisonEvent also for what is no event."""
+        event, error = self._plan.read(source)
+        if error is not None:
+            raise error
+        return self.route(event, transaction)
 
     def takes(self, message: LogicalMessage) -> bool:
         """Whether it is an event. What is left is counted, and said once: a prefix may be misspelt on either side."""
@@ -113,14 +109,11 @@ class Mappings:
         self._extra = [header for header in settings.headers if header.column not in always]
         self._routing = template.columns
         self._route: Callable[[Plan], Route] = lambda plan: Route(plan, template, names)
-        position = cloudevents.Position()
-        self.begin: Callable[[Lsn], None] = position.begin
-        """Called with a commit LSN: the next events are of that transaction, or of a snapshot taken there."""
         if settings.format != "debezium":
-            source = cloudevents.SourceTemplate(settings.ce_source or "")
-            content_type = cloudevents.ContentTypeTemplate(settings.content_type)
+            source = SourceTemplate(settings.ce_source or "")
+            content_type = ContentTypeTemplate(settings.content_type)
             self._routing = (*template.columns, *source.columns, *content_type.columns)
-            self._route = cloudevents.choose(settings, template, names, source, content_type, position)
+            self._route = cloudevents.choose(settings, template, names, source, content_type)
 
     def is_outbox(self, table: TableName) -> bool:
         """Whether `table` is one of those that --table names."""
@@ -129,13 +122,12 @@ class Mappings:
     def rows(self, relation: Relation) -> RowMapping:
         """The way in for a relation's rows in the stream. Raises ConfigurationError for a missing or wrong column."""
         plan = self._plan(relation)
-        return RowMapping(str(plan.table), lambda row: plan.read(row, ROW_AT), self._route(plan).compile(plan, ROW_AT))
+        return RowMapping(str(plan.table), plan.read, self._route(plan).record)
 
     def snapshot(self, relation: Relation) -> SnapshotMapping:
         """The way in for rows of a query, all columns in the relation's order. Raises ConfigurationError likewise."""
         plan = self._plan(relation)
-        pick, record = plan.pick, self._route(plan).record
-        return SnapshotMapping(str(plan.table), pick, lambda cells, commit_time: record(pick(cells), commit_time))
+        return SnapshotMapping(str(plan.table), plan.pick, self._route(plan).record)
 
     def _plan(self, relation: Relation) -> OutboxPlan:
         return compile_plan(relation, self._settings.columns, self._routing, self._extra)

@@ -9,27 +9,19 @@ The record's shape is DESIGN's table "Part of the record"; Debezium's outbox eve
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import orjson
 
 from cdc_outbox.config.java_properties import parse_properties
 from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
-from cdc_outbox.postgres.pgoutput import compile_reader
-from cdc_outbox.records.events import (
-    EVENT_SCOPE,
-    SPAN_CONTEXT,
-    TRACE_COLUMNS,
-    Cells,
-    OutboxEvent,
-    OutboxPlan,
-    Plan,
-)
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.records.events import SPAN_CONTEXT, TRACE_COLUMNS, OutboxEvent, Plan
 from cdc_outbox.records.json_members import check_json, read_object
+from cdc_outbox.records.templates import TopicTemplate
 
 UNASSIGNED: Final = -1
 """No partition named: the producer's partitioner chooses, by murmur2 of the key."""
@@ -39,13 +31,6 @@ MAX_PARTITION: Final = 2**31 - 1
 
 TOPIC_CACHE_ENTRIES: Final = 10_000
 """Topics remembered by their columns. Beyond it the cache starts again: a template over a key must not fill the memory."""
-
-_TOPIC_RULE: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_RESERVED: Final = frozenset({".", ".."})
-"""Kafka's rule (org.apache.kafka.common.internals.Topic)."""
-
-PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
-"""A column's name in braces, in a template."""
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -67,43 +52,21 @@ class KafkaRecord(NamedTuple):
     partition: int
 
 
-class Template:
-    """Text with the names of columns in braces."""
+class InFlight(Protocol):
+    """What events belong to: a transaction of the stream, or a batch of rows that were read from a table."""
 
-    def __init__(self, template: str) -> None:
-        pieces = PLACEHOLDER.split(template)
-        self.literals = tuple(pieces[0::2])
-        self.columns = tuple(pieces[1::2])
-
-    def join(self, values: tuple[bytes | None, ...], what: str, show: Callable[[bytes], str] = bytes.decode) -> str:
-        """Put the columns' values in, each as `show` has it. Raises ValueError when one is NULL, which names `what`."""
-        text = self.literals[0]
-        for name, value, literal in zip(self.columns, values, self.literals[1:], strict=True):
-            if value is None:
-                raise ValueError(f"column {name}, which names the {what}, is NULL")
-            text += show(value) + literal
-        return text
-
-
-class TopicTemplate(Template):
-    """`outbox.event.{aggregatetype}`."""
-
-    def __init__(self, template: str) -> None:
-        """Parse. Raises ConfigurationError for a brace without its partner, or text that no topic can hold."""
-        super().__init__(template)
-        shortest = "".join(self.literals) + ("x" if self.columns else "")
-        if "" in self.columns or shortest in _RESERVED or not _TOPIC_RULE.fullmatch(shortest):
-            raise ConfigurationError(
-                f"--topic {template!r} cannot make a topic: Kafka allows [A-Za-z0-9._-], 1 to 249 of them",
-                cure="write a template such as outbox.event.{aggregatetype}",
-            )
-
-    def fill(self, values: tuple[bytes | None, ...]) -> str:
-        """Put the columns' values in. Raises ValueError when one is NULL, or the topic breaks Kafka's rule."""
-        topic = self.join(values, "topic")
-        if topic in _RESERVED or not _TOPIC_RULE.fullmatch(topic):
-            raise ValueError(f"{topic[:300]!r} is no topic: Kafka allows [A-Za-z0-9._-], 1 to 249 of them")
-        return topic
+    lsn: Lsn
+    """Commit LSN of the transaction; of a batch, where its snapshot was taken. Unset for rows without a snapshot's LSN."""
+    commit_time: int
+    """Unix milliseconds; of a batch, when it is read: a row of a table does not have the time of its commit."""
+    sequence: int
+    """The number of its last event that was numbered: see `cloudevents`."""
+    isolated: bool
+    """Whether each of its records is produced with nothing else in flight."""
+    events: int
+    """Records handed to Kafka."""
+    outstanding: int
+    """Those of them whose delivery report has not come yet."""
 
 
 class Route:
@@ -115,8 +78,8 @@ class Route:
         self._id_name, self._type_name = names
         self._topics: dict[tuple[bytes | None, ...], str] = {}
 
-    def record(self, event: OutboxEvent, commit_time: int) -> KafkaRecord:
-        """Make the record; `commit_time` in Unix milliseconds. Raises PoisonEvent."""
+    def record(self, event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
+        """Make the record of one event of `transaction`. Raises PoisonEvent."""
         topic = self._topics.get(event.routing) or self._new_topic(event)
         event_id, key, event_type, payload, members, timestamp, partition, _, extra = event
         if event_id is None:
@@ -126,35 +89,9 @@ class Route:
             headers.append((self._type_name, event_type))
         if members is not None or extra:
             self._add_headers(headers, event)
-        if timestamp is not None:
-            commit_time = self._timestamp(event, timestamp)
+        time = transaction.commit_time if timestamp is None else self._timestamp(event, timestamp)
         number = UNASSIGNED if partition is None else self._partition(event, partition)
-        return _new_record(KafkaRecord, (topic, key, payload, headers, commit_time, number))
-
-    def compile(self, plan: OutboxPlan, row_at: int) -> Callable[[bytes, int], KafkaRecord]:
-        """Make the function from a row of the stream, whose tuple begins at `row_at`, and the commit time to its record.
-
-        Raises PoisonEvent as `record` does, and ProtocolError for a broken tuple.
-        """
-        scope = {**EVENT_SCOPE, **self._scope(), "row_at": row_at}
-        parameters = "data, commit_time, at=row_at"
-        compiled: object = compile_reader(plan.relation, self._expression(plan.cells), plan.wanted, scope, parameters)
-        return compiled  # type: ignore[return-value]  # the expression's text says so
-
-    def _expression(self, cells: Cells) -> str:
-        """The record of a row: of most in one step, which have a known topic, an id, a type and no other headers. No event
-        is made of these, a tenth of all that a row costs. Any other becomes an event first.
-        """
-        plain = f"new(kafka, (topic, {cells.key}, {cells.payload}, [(i, {cells.id}), (t, {cells.type})], commit_time, none))"
-        conditions = [f"(topic := topics(({''.join(f'{cell},' for cell in cells.routing)}))) is not None"]
-        conditions += [f"{cell} is not None" for cell in (cells.id, cells.type)]
-        conditions += [f"{cell} is None" for cell in (cells.headers, cells.timestamp, cells.partition, *cells.extra)]
-        return f"{plain} if {' and '.join(conditions)} else {two_steps(cells)}"
-
-    def _scope(self) -> dict[str, object]:
-        """What the expression refers to."""
-        names = {"i": self._id_name, "t": self._type_name}
-        return {"record": self.record, "topics": self._topics.get, "kafka": KafkaRecord, "none": UNASSIGNED, **names}
+        return _new_record(KafkaRecord, (topic, key, payload, headers, time, number))
 
     def _new_topic(self, event: OutboxEvent) -> str:
         try:
@@ -213,11 +150,6 @@ class Route:
 
     def _poison(self, event: OutboxEvent, reason: str, what: str) -> PoisonEvent:
         return poison_event(self._plan, event, reason, what)
-
-
-def two_steps(cells: Cells) -> str:
-    """Source text of a row's record by way of its event: for `Route.record`, whatever that does."""
-    return f"record({cells.event()}, commit_time)"
 
 
 def _span_headers(text: str) -> Headers:

@@ -21,19 +21,23 @@ from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 class Transaction:
     """One transaction on its way. The delivery reports of its records count `outstanding` down."""
 
-    __slots__ = ("commit_time", "end_lsn", "events", "lsn", "outstanding")
+    __slots__ = ("commit_time", "end_lsn", "events", "isolated", "lsn", "outstanding", "sequence")
 
-    def __init__(self, commit_time: float, lsn: Lsn = UNSET) -> None:
+    def __init__(self, commit_time: int, lsn: Lsn = UNSET) -> None:
         self.lsn = lsn
         """Its commit LSN, as its Begin announced it: the same in every generation. Names it, and is never confirmed."""
         self.commit_time = commit_time
-        """When it was committed, Unix seconds."""
+        """When it was committed, Unix milliseconds."""
         self.end_lsn = UNSET
         """Unset until its Commit has come: till then it is never delivered, whatever the reports say."""
         self.events = 0
         """How many records it became."""
         self.outstanding = 0
         """Records handed to Kafka whose delivery is not yet reported."""
+        self.sequence = 0
+        """The number of its last event that was numbered."""
+        self.isolated = False
+        """Whether each of its records is produced with nothing else in flight."""
 
 
 class AckLedger:
@@ -64,14 +68,14 @@ class AckLedger:
         return not self._queue
 
     @property
-    def oldest_commit_time(self) -> float | None:
-        """When the oldest transaction that is not delivered was committed, Unix seconds; None when there is none."""
+    def oldest_commit_time(self) -> int | None:
+        """When the oldest transaction that is not delivered was committed, Unix milliseconds; None when there is none."""
         for entry in self._queue:
             if entry.outstanding or entry.end_lsn == UNSET:
                 return entry.commit_time
         return None
 
-    def begin(self, commit_time: float, lsn: Lsn = UNSET) -> Transaction:
+    def begin(self, commit_time: int, lsn: Lsn = UNSET) -> Transaction:
         """Open the transaction that commits at `lsn`. Raises ProtocolError when one is open."""
         if self.open is not None:
             raise ProtocolError("a Begin inside a transaction")

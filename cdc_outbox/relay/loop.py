@@ -25,8 +25,9 @@ from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import Lsn, format_lsn
 from cdc_outbox.postgres import pgoutput, publication, wire
+from cdc_outbox.postgres.pgoutput import PGOUTPUT_AT, ROW_OID
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import PGOUTPUT_AT, ROW_OID, Mappings, MessageMapping, RowMapping
+from cdc_outbox.records.mapping import Mappings, MessageMapping, RowMapping
 from cdc_outbox.relay.feedback import Feedback
 from cdc_outbox.relay.ledger import AckLedger
 from cdc_outbox.relay.poison import PoisonPolicy
@@ -219,6 +220,7 @@ class StreamLoop:
 
     def _take_in(self) -> bool:
         """Do what the messages say. The path of an event. False when it ends early: one is held, or a stop is requested."""
+        ledger = self._ledger
         for message in self._inbox:
             if message[0] == _XLOGDATA:
                 try:
@@ -229,7 +231,7 @@ class StreamLoop:
                     mapping = self._row_mappings.get(message[ROW_OID]) or self._find_mapping(message)
                     if mapping is not None:
                         mapping.received += 1
-                        if not self._send(mapping, message):
+                        if not self._send(mapping, message, ledger.open):
                             return False
                 elif kind == _BEGIN:
                     self._begin(message)
@@ -241,10 +243,8 @@ class StreamLoop:
 
     def _begin(self, message: bytes) -> None:
         lsn, commit_time, _ = _read_begin(message)
-        milliseconds = wire.unix_milliseconds(commit_time)
-        transaction = self._ledger.begin(milliseconds / 1000, lsn)
-        self._mappings.begin(lsn)
-        self._sender.begin(transaction, milliseconds, isolated=lsn in self._params.isolated_lsns)
+        transaction = self._ledger.begin(wire.unix_milliseconds(commit_time), lsn)
+        transaction.isolated = lsn in self._params.isolated_lsns
 
     def _commit(self, message: bytes) -> bool:
         """End the transaction; False when a stop is requested, which comes between two of them."""
@@ -255,7 +255,6 @@ class StreamLoop:
                 f"a Commit at {format_lsn(lsn)} ends a transaction announced for {format_lsn(transaction.lsn)}"
             )
         self._ledger.commit(end_lsn)
-        self._sender.end()
         return not self._stop.requested
 
     def _keepalive(self, message: bytes) -> None:
@@ -281,7 +280,7 @@ class StreamLoop:
         if not mapping.takes(message):
             return True
         mapping.received += 1
-        return self._send(mapping, message.content)
+        return self._send(mapping, message.content, self._ledger.open)
 
     def _count_received(self) -> None:
         self._progress.received(self._row_mappings.values())

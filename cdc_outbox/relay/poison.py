@@ -17,7 +17,8 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
 from cdc_outbox.lsn import Lsn, format_lsn
 from cdc_outbox.records.events import OutboxEvent
-from cdc_outbox.records.router import UNASSIGNED, Headers, KafkaRecord, TopicTemplate
+from cdc_outbox.records.router import UNASSIGNED, Headers, InFlight, KafkaRecord
+from cdc_outbox.records.templates import TopicTemplate
 
 log = structlog.get_logger(__name__)
 
@@ -43,10 +44,7 @@ class RejectedRecord(NamedTuple):
     """Or what stands in its place: message:prefix."""
     event: OutboxEvent
     record: KafkaRecord | None
-    lsn: Lsn
-    """The transaction's commit LSN; unset for a row of a snapshot."""
-    commit_time: int
-    """Unix milliseconds."""
+    transaction: InFlight
 
 
 class PoisonPolicy:
@@ -95,11 +93,11 @@ class PoisonPolicy:
         """Count and log it, once as long as this process remembers; one without an id each time."""
         event_id = rejected.event.id
         if event_id is not None:
-            if (rejected.lsn, event_id) in self._told:
+            if (rejected.transaction.lsn, event_id) in self._told:
                 return
             if len(self._told) >= TOLD_EVENTS:
                 self._told.clear()
-            self._told.add((rejected.lsn, event_id))
+            self._told.add((rejected.transaction.lsn, event_id))
         counts = self._counters.skipped if self._topic is None else self._counters.dead_lettered
         counts[reason] = counts.get(reason, 0) + 1
         log.warning("poison", policy=self._policy, error=told.what, **told.where)
@@ -116,7 +114,7 @@ def dead_letter(
         (REASON_HEADER, reason.encode()),
         ("outbox.error.message", error.what[:2000].encode()),
         ("outbox.source.table", rejected.table.encode()),
-        ("outbox.source.lsn", format_lsn(rejected.lsn).encode()),
+        ("outbox.source.lsn", format_lsn(rejected.transaction.lsn).encode()),
     ]
     if record is not None:
         headers.append(("outbox.original.topic", record.topic.encode()))
@@ -125,7 +123,7 @@ def dead_letter(
     if payload is not None and len(payload) > largest_payload:
         headers.append(("outbox.payload.bytes", str(len(payload)).encode()))
         payload = None
-    return KafkaRecord(topic, event.key, payload, headers, rejected.commit_time, UNASSIGNED)
+    return KafkaRecord(topic, event.key, payload, headers, rejected.transaction.commit_time, UNASSIGNED)
 
 
 def shrink_dead_letter(letter: KafkaRecord) -> KafkaRecord | None:
@@ -155,7 +153,7 @@ def _told(error: CdcOutboxError, rejected: RejectedRecord) -> CdcOutboxError:
         "type": _shown(event.type),
         "key": _shown(event.key),
         "topic": record.topic if record is not None else None,
-        "lsn": format_lsn(rejected.lsn) if rejected.lsn else None,
+        "lsn": format_lsn(rejected.transaction.lsn) if rejected.transaction.lsn else None,
     }
     kind = type(error) if isinstance(error, (ConfigurationError, AccessRefused)) else PoisonEvent
     cure = WAYS_OUT if kind is PoisonEvent else f"{error.cure}; or {WAYS_OUT.split('or ', 1)[1]}"

@@ -43,7 +43,8 @@ class Progress:
         taken = self._ledger.advance()
         if taken:
             self._delivered(taken)
-        counters.oldest_unacknowledged_timestamp = self._ledger.oldest_commit_time
+        oldest = self._ledger.oldest_commit_time
+        counters.oldest_unacknowledged_timestamp = None if oldest is None else oldest / 1000
         publisher = self._publisher
         counters.note_in_flight(publisher.in_flight, publisher.in_flight_bytes, publisher.delivered_bytes, now)
         counters.received_lsn = max(received, counters.received_lsn)
@@ -86,7 +87,7 @@ class Progress:
             events = transaction.events
             if events:
                 transactions += 1
-                latency = now - transaction.commit_time
+                latency = now - transaction.commit_time / 1000
                 seconds += latency * events
                 buckets[bisect_left(LATENCY_BOUNDS, latency)] += events
         if transactions:

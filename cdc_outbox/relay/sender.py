@@ -14,10 +14,9 @@ from typing import Final
 
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, ProtocolError
 from cdc_outbox.kafka.errors import TOO_LARGE, caused_by_record, failed_delivery
-from cdc_outbox.kafka.producer import InFlight, Publisher
-from cdc_outbox.lsn import UNSET
+from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.records.mapping import RecordMapping, Source
-from cdc_outbox.records.router import KafkaRecord
+from cdc_outbox.records.router import InFlight, KafkaRecord
 from cdc_outbox.relay.poison import PoisonPolicy, RejectedRecord, shrink_dead_letter
 
 _CULPRIT: Final = (PoisonEvent, ConfigurationError, AccessRefused)
@@ -25,20 +24,16 @@ _CULPRIT: Final = (PoisonEvent, ConfigurationError, AccessRefused)
 
 
 class RecordSender:
-    """One generation's way out. `begin` a transaction, then `send` its events; while `send` or `retry` say False, `retry`."""
+    """The way out of one session: `send` events; while `send` or `retry` returns False, call `retry`."""
 
     def __init__(self, publisher: Publisher, policy: PoisonPolicy) -> None:
         self._publisher = publisher
         self._produce = publisher.produce
         self._policy = policy
-        self._transaction: InFlight | None = None
-        self._commit_time = 0
-        self._isolate = False
-        self._held: KafkaRecord | None = None
-        self._held_rejected: RejectedRecord | None = None
-        """What the held record is about."""
+        self._held: RejectedRecord | None = None
+        """The record that waits for its place."""
         self._held_isolated = False
-        """Whether it goes alone: it is suspected, or a dead letter."""
+        """Whether it goes alone: its transaction is isolated, or it is a dead letter."""
         self._isolated = False
 
     @property
@@ -51,66 +46,49 @@ class RecordSender:
         """Whether a record is on its way alone: a failure now is about that record, and is dealt with by `retry`."""
         return self._isolated
 
-    def begin(self, transaction: InFlight, commit_time: int, *, isolated: bool = False) -> None:
-        """The next events are of this transaction. `commit_time` in Unix milliseconds.
+    def send(self, mapping: RecordMapping[Source], source: Source, transaction: InFlight | None) -> bool:
+        """Send one event of `transaction`; False when it is held: nothing more until `retry` returns True.
 
-        `isolated`: each record is sent with nothing else in flight.
+        Raises by the policy, and ProtocolError for an event outside a transaction.
         """
-        self._transaction = transaction
-        self._commit_time = commit_time
-        self._isolate = isolated
-
-    def end(self) -> None:
-        """The transaction is over: an event outside one is a protocol error."""
-        self._transaction = None
-
-    def send(self, mapping: RecordMapping[Source], source: Source) -> bool:
-        """Send one event on its way; False when it is held: nothing more until `retry` says True. Raises by the policy."""
-        transaction = self._transaction
         if transaction is None:
             raise ProtocolError("an event outside a transaction")
         try:
-            record = mapping.record(source, self._commit_time)
+            record = mapping.record(source, transaction)
         except PoisonEvent as error:
-            return self._apply_policy(error, self._rejected(mapping, source, None))
-        if self._isolate:
-            return self._hold(record, self._rejected(mapping, source, record))
+            return self._apply_policy(error, _rejected(mapping, source, transaction, None))
+        if transaction.isolated:
+            return self._hold(_rejected(mapping, source, transaction, record))
         try:
             if self._produce(record, transaction):
                 return True
         except _CULPRIT as error:
-            return self._apply_policy(error, self._rejected(mapping, source, record))
-        self._held, self._held_rejected, self._held_isolated = record, self._rejected(mapping, source, record), False
+            return self._apply_policy(error, _rejected(mapping, source, transaction, record))
+        self._held, self._held_isolated = _rejected(mapping, source, transaction, record), False
         return False
 
     def retry(self) -> bool:
         """Try again with what is held. True when it is on its way, and the next may come. Raises by the policy."""
-        record, rejected = self._held, self._held_rejected
-        if record is None or rejected is None:
+        held = self._held
+        if held is None or held.record is None:
             return True
         if self._held_isolated:
-            return self._send_isolated(record, rejected)
-        assert self._transaction is not None
+            return self._send_isolated(held.record, held)
         try:
-            if not self._publisher.produce(record, self._transaction):
+            if not self._publisher.produce(held.record, held.transaction):
                 return False
         except _CULPRIT as error:
-            return self._apply_policy(error, rejected)
-        self._held = self._held_rejected = None
+            return self._apply_policy(error, held)
+        self._held = None
         return True
 
-    def _rejected(self, mapping: RecordMapping[Source], source: Source, record: KafkaRecord | None) -> RejectedRecord:
-        lsn = self._transaction.lsn if self._transaction is not None else UNSET
-        return RejectedRecord(mapping.name, mapping.event(source), record, lsn, self._commit_time)
-
-    def _hold(self, record: KafkaRecord, rejected: RejectedRecord) -> bool:
-        self._held, self._held_rejected, self._held_isolated, self._isolated = record, rejected, True, False
+    def _hold(self, rejected: RejectedRecord) -> bool:
+        self._held, self._held_isolated, self._isolated = rejected, True, False
         return self.retry()
 
     def _send_isolated(self, record: KafkaRecord, rejected: RejectedRecord) -> bool:
         """Send one record with nothing else in flight, and wait for its own report."""
-        publisher, transaction = self._publisher, self._transaction
-        assert transaction is not None
+        publisher, transaction = self._publisher, rejected.transaction
         if publisher.in_flight:
             publisher.flush()
             return False
@@ -123,7 +101,7 @@ class RecordSender:
                 return self._apply_policy(error, rejected)
             publisher.flush()
             return False
-        self._held, self._held_rejected, self._isolated = None, None, False
+        self._held, self._isolated = None, False
         if not publisher.failures:
             return True
         failure = publisher.failures.pop()
@@ -139,7 +117,7 @@ class RecordSender:
 
     def _apply_policy(self, error: CdcOutboxError, rejected: RejectedRecord) -> bool:
         """Apply the policy to a culprit. A dead letter goes alone too: whether Kafka takes it must be known."""
-        self._held, self._held_rejected, self._isolated = None, None, False
+        self._held, self._isolated = None, False
         refused = rejected.record
         letter = None
         if refused is not None and self._policy.is_dead_letter(refused) and error.where.get("reason") == TOO_LARGE:
@@ -147,4 +125,10 @@ class RecordSender:
         letter = letter or self._policy.apply(error, rejected)
         if letter is None:
             return True
-        return self._hold(letter, rejected._replace(record=letter))
+        return self._hold(rejected._replace(record=letter))
+
+
+def _rejected(
+    mapping: RecordMapping[Source], source: Source, transaction: InFlight, record: KafkaRecord | None
+) -> RejectedRecord:
+    return RejectedRecord(mapping.name, mapping.event(source), record, transaction)

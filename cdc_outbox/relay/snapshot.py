@@ -56,15 +56,38 @@ WINDOW_BYTES: Final = 16 * 1024 * 1024
 class Batch:
     """Rows that were fetched together, kept until Kafka has them: what it refuses is sent again from here."""
 
-    __slots__ = ("cells", "events", "lsn", "mapping", "outstanding", "size", "whole")
+    __slots__ = (
+        "cells",
+        "commit_time",
+        "events",
+        "first",
+        "isolated",
+        "lsn",
+        "mapping",
+        "outstanding",
+        "sequence",
+        "size",
+        "whole",
+    )
 
-    def __init__(self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells]) -> None:
+    def __init__(
+        self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells], *, lsn: Lsn, time: int, first: int
+    ) -> None:
+        """`lsn`: of the snapshot; `time`: of the records, Unix milliseconds; `first`: how many rows came before these."""
         self.mapping = mapping
         self.cells = cells
         self.size = table_rows.size_of(cells)
+        self.lsn = lsn
+        self.commit_time = time
+        self.first = first
+        self.restart(isolated=False)
+
+    def restart(self, *, isolated: bool) -> None:
+        """Nothing of it is sent (any more)."""
         self.outstanding = 0
         self.events = 0
-        self.lsn = UNSET
+        self.sequence = self.first
+        self.isolated = isolated
         self.whole = False
         """Whether all of them have been handed over: before that, nothing outstanding does not mean delivered."""
 
@@ -114,6 +137,7 @@ class FirstStart:
         created = slot.create(self._session, temporary, temporary=True, snapshot=True)
         assert created.snapshot is not None
         self._rows.time = int(time.time() * 1000)
+        self._rows.lsn = created.consistent_point
         with table_rows.open_snapshot(
             self._settings.dsn.reveal(),
             created.snapshot,
@@ -121,7 +145,6 @@ class FirstStart:
             self._settings.shard_filter,
             otherwise="" if replace else "--no-snapshot: then the rows that are in the table already are never sent",
         ) as snapshot:
-            self._row_mappings.begin(created.consistent_point)
             self._send_tables(snapshot)
             self._gone = [str(table) for table in self._settings.tables if _are_gone(snapshot, table)]
         self._rows.finish()
@@ -221,11 +244,16 @@ class RowSender:
         self.sent = 0
         """Rows handed to Kafka."""
         self.time = 0
-        """Unix milliseconds: the records' time, since a row of the table does not tell when it was committed."""
+        """Unix milliseconds: the records' time, since a row of the table does not have the time of its commit."""
+        self.lsn = UNSET
+        """Where the snapshot was taken, if that is known."""
+        self._rows = 0
+        """Rows taken."""
 
     def send(self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells]) -> None:
         """Send rows that were fetched together, and wait for a place for the next."""
-        batch = Batch(mapping, cells)
+        batch = Batch(mapping, cells, lsn=self.lsn, time=self.time, first=self._rows)
+        self._rows += len(cells)
         self._window.append(batch)
         self._deliver(batch)
         self._counters.received[mapping.name] = self._counters.received.get(mapping.name, 0) + len(cells)
@@ -247,16 +275,15 @@ class RowSender:
         """Send a batch, and wait for a place for the next one; None: wait for all that are on their way."""
         try:
             if batch is not None:
-                self._send(batch, isolated=False)
+                self._send(batch)
             self._wait(until=self._has_room if batch is not None else self._is_empty)
         except Refused:
             self._mend()
         self._counters.last_turn_monotonic = None  # what comes next is PostgreSQL's to give: a sort may take long
 
-    def _send(self, batch: Batch, *, isolated: bool) -> None:
-        self._sender.begin(batch, self.time, isolated=isolated)
+    def _send(self, batch: Batch) -> None:
         for cells in batch.cells:
-            if not self._sender.send(batch.mapping, cells):
+            if not self._sender.send(batch.mapping, cells, batch):
                 self._serve(SERVE_SECONDS)
                 while not self._sender.retry():
                     self._serve(SERVE_SECONDS)
@@ -286,10 +313,9 @@ class RowSender:
             suspected.update(batch for batch in self._window if batch.outstanding or not batch.whole)
             try:
                 for batch in list(self._window):
-                    batch.outstanding = 0
                     self.sent -= len(batch.cells) if batch.whole else 0
-                    batch.whole = False
-                    self._send(batch, isolated=batch in suspected)
+                    batch.restart(isolated=batch in suspected)
+                    self._send(batch)
                 self._wait(until=self._is_empty)
             except Refused:
                 continue

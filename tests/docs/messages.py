@@ -27,7 +27,7 @@ CODES: Final = {
 }
 """Exit codes by the names of the errors' classes."""
 
-_VALUE_ERRORS_ARE_POISON: Final = ("router.py", "cloudevents.py")
+_VALUE_ERRORS_ARE_POISON: Final = ("router.py", "cloudevents.py", "templates.py")
 """There a ValueError says why an event cannot become a record, and its words are a poison event's."""
 
 _INHERITED: Final = {"_poison": (2, errors.PoisonEvent.exit_code)}

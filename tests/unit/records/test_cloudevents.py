@@ -17,9 +17,10 @@ from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres.pgoutput import Column, Relation
-from cdc_outbox.records.cloudevents import SourceTemplate
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import KafkaRecord
+from cdc_outbox.records.templates import SourceTemplate
+from cdc_outbox.relay.ledger import Transaction
 from tests.plugins import wire_builder as build
 
 COMMITTED = 1_794_000_000_007
@@ -50,8 +51,8 @@ def record(mode: str, /, settings: dict[str, object] | None = None, **cells: byt
     relation = Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE))
     ways = mappings(mode, **(settings or {}))
     row = [*{**ROW, **cells}.values()]
-    record = ways.snapshot(relation).record(row, COMMITTED)
-    assert ways.rows(relation).record(build.xlogdata(build.insert(1, row)), COMMITTED) == record
+    record = ways.snapshot(relation).record(row, Transaction(COMMITTED))
+    assert ways.rows(relation).record(build.xlogdata(build.insert(1, row)), Transaction(COMMITTED)) == record
     return record
 
 
@@ -87,8 +88,8 @@ def test_the_sequence_sorts_as_events_were_committed_over_all_tables_and_is_the_
     one, other = (here.snapshot(Relation(oid, "public", "outbox", "d", columns)) for oid in (1, 2))
 
     def sequences(lsn: int) -> list[str]:
-        here.begin(Lsn(lsn))
-        events = [event_of(mapping.record([*ROW.values()], COMMITTED)) for mapping in (one, other, one)]
+        transaction = Transaction(COMMITTED, Lsn(lsn))
+        events = [event_of(mapping.record([*ROW.values()], transaction)) for mapping in (one, other, one)]
         return [event.get_extension("sequence") for event in events]
 
     found = [text for lsn in (0x9, 0x16FABD0, 0xA_0000_0000, 2**64 - 1) for text in sequences(lsn)]
@@ -102,10 +103,10 @@ def test_the_sequence_sorts_as_events_were_committed_over_all_tables_and_is_the_
 def test_an_event_that_is_poison_has_its_number_too_and_a_member_cannot_take_the_place_of_ours(mode: str) -> None:
     here = mappings(mode)
     mapping = here.snapshot(Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE)))
-    here.begin(Lsn(1))
+    transaction = Transaction(COMMITTED, Lsn(1))
     with pytest.raises(PoisonEvent):
-        mapping.record([*{**ROW, "type": None}.values()], COMMITTED)
-    found = mapping.record([*{**ROW, "headers": b'{"ce_sequence": "wrong"}'}.values()], COMMITTED)
+        mapping.record([*{**ROW, "type": None}.values()], transaction)
+    found = mapping.record([*{**ROW, "headers": b'{"ce_sequence": "wrong"}'}.values()], transaction)
     assert event_of(found).get_extension("sequence") == "0000000000000001-00000002"
 
 

@@ -17,16 +17,17 @@ from cdc_outbox.errors import ConfigurationError, PoisonEvent
 from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.records import router
 from cdc_outbox.records.events import OutboxEvent, OutboxPlan, compile_plan
-from cdc_outbox.records.mapping import ROW_AT
+from cdc_outbox.records.mapping import RowMapping
 from cdc_outbox.records.router import (
     UNASSIGNED,
     HeaderNames,
     KafkaRecord,
     Route,
-    TopicTemplate,
     header_names,
     unix_milliseconds,
 )
+from cdc_outbox.records.templates import TopicTemplate
+from cdc_outbox.relay.ledger import Transaction
 from tests.plugins import wire_builder as build
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 COMMITTED = 1_794_000_000_123
 """Unix milliseconds."""
+
+COMMIT = Transaction(COMMITTED)
 
 SHAPE = (
     *build.OUTBOX,
@@ -76,15 +79,15 @@ class Way:
         template = TopicTemplate(topic)
         self.plan: OutboxPlan = compile_plan(relation, columns, template.columns, headers)
         self.route = Route(self.plan, template, names)
-        self.streamed = Route(self.plan, template, names).compile(self.plan, ROW_AT)
+        self.streamed = RowMapping("outbox", self.plan.read, Route(self.plan, template, names).record)
 
     def record(self, **cells: bytes | None) -> KafkaRecord:
-        """The record as every way in gives it, which must be one: by an event, and straight from the stream; the first of its
-        topic, and a later one.
+        """The record of the row, the same from a row of the stream and from a row of a query: the first of its topic, and a
+        later one.
         """
         message = build.xlogdata(build.insert(1, self.row(cells)))
-        found = [self._try(lambda: self.streamed(message, COMMITTED)) for _ in range(2)]
-        found.append(self._try(lambda: self.route.record(self.event(**cells), COMMITTED)))
+        found = [self._try(lambda: self.streamed.record(message, COMMIT)) for _ in range(2)]
+        found.append(self._try(lambda: self.route.record(self.event(**cells), COMMIT)))
         first = found[0]
         if isinstance(first, PoisonEvent):
             assert {(str(each), tuple(getattr(each, "where", {}).items())) for each in found} == {
@@ -144,7 +147,7 @@ def test_a_null_payload_is_a_tombstone_and_an_empty_one_is_not() -> None:
 def test_the_payload_is_neither_copied_nor_parsed() -> None:
     payload = b"{not even json" * 100_000
     way = Way()
-    assert way.route.record(way.event(payload=payload), COMMITTED).value is payload
+    assert way.route.record(way.event(payload=payload), COMMIT).value is payload
 
 
 def test_a_null_key_is_a_null_key_and_an_empty_one_is_not() -> None:
@@ -406,7 +409,7 @@ def test_a_trace_column_named_twice_goes_out_once() -> None:
 def test_records_do_not_share_their_headers() -> None:
     way = Way()
     event = way.event(headers=b'{"a":"1"}')
-    first, second = way.route.record(event, 1), way.route.record(event, 2)
+    first, second = way.route.record(event, Transaction(1)), way.route.record(event, Transaction(2))
     first.headers.append(("more", b""))
     assert second.headers[2:] == [("a", b"1")]
 

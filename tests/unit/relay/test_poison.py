@@ -9,6 +9,7 @@ from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError,
 from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.records.events import OutboxEvent
 from cdc_outbox.records.router import KafkaRecord
+from cdc_outbox.relay.ledger import Transaction
 from cdc_outbox.relay.poison import ENVELOPE_BYTES, PoisonPolicy, RejectedRecord, shrink_dead_letter
 
 EVENT = OutboxEvent(b"e1", b"k", b"Placed", b"s3cret payload", b'{"a":1}', None, None, (b"order",), ())
@@ -18,7 +19,7 @@ POISON = PoisonEvent("the headers are no JSON object", reason="bad-headers")
 
 
 def rejected(record: KafkaRecord | None = RECORD, event: OutboxEvent = EVENT, lsn: Lsn = Lsn(200)) -> RejectedRecord:  # noqa: B008
-    return RejectedRecord(TABLE, event, record, lsn, 7)
+    return RejectedRecord(TABLE, event, record, Transaction(7, lsn))
 
 
 def policy(words: str, counters: Counters | None = None, *, limit: int = 1_000_000) -> PoisonPolicy:
