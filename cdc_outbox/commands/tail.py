@@ -21,7 +21,7 @@ from cdc_outbox.commands.event_lines import event_line, poison_line
 from cdc_outbox.commands.slots import Say, create_patiently
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import ConnectionLost, PoisonEvent, ProtocolError
+from cdc_outbox.errors import PoisonEvent, ProtocolError
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres import connect, pgoutput, publication, server, table_rows, wire
 from cdc_outbox.postgres.pgoutput import PGOUTPUT_AT, ROW_OID, Column, LogicalMessage, Relation
@@ -31,6 +31,7 @@ from cdc_outbox.records.mapping import Mappings, MessageMapping, RecordMapping, 
 from cdc_outbox.records.router import InFlight
 from cdc_outbox.relay.feedback import Feedback
 from cdc_outbox.relay.ledger import AckLedger, Transaction
+from cdc_outbox.relay.server_shutdown import ServerShutdown
 from cdc_outbox.shutdown import Stop, Stopped
 
 MESSAGES_PER_TURN: Final = 1000
@@ -174,7 +175,7 @@ class Tail:
     def _follow(self, stream: ReplicationStream) -> None:
         self._stream = stream
         self._ledger = AckLedger()
-        self._feedback = Feedback(stream, self._ledger, Counters())
+        self._feedback = Feedback(stream, self._ledger, Counters(), ServerShutdown())
         self._relations: dict[bytes, Relation] = {}
         self._messages = self._row_mappings.messages(Counters())
         self._found: dict[bytes, RowMapping | None] = {}
@@ -198,14 +199,12 @@ class Tail:
             self._listening_since = time.monotonic()
         if self._output.empty:
             self._ledger.advance()
-        self._feedback.tell()
+        self._feedback.send_if_due()
 
     def _read(self) -> None:
         messages = self._stream.receive(MESSAGES_PER_TURN)
         if not messages:
-            silence = time.monotonic() - max(self._stream.last_received, self._listening_since)
-            if silence > self._stream.wal_sender_timeout:
-                raise ConnectionLost(f"PostgreSQL has been silent for {silence:.0f} s, though asked: the wire is dead")
+            self._stream.require_data_since(self._listening_since)
         for message in messages:
             if self._finished:
                 return

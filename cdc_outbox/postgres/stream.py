@@ -132,6 +132,17 @@ class ReplicationStream:
                 self._over = length < 0
                 break
 
+    def require_data_since(self, listening_since: float = 0.0) -> None:
+        """Raise ConnectionLost when nothing was received for the server's wal_sender_timeout.
+
+        `listening_since`: time.monotonic() of the last moment at which the caller did not read, which is no silence.
+        """
+        silence = time.monotonic() - max(self.last_received, listening_since)
+        if silence > self.wal_sender_timeout:
+            raise ConnectionLost(
+                f"no data from PostgreSQL for {silence:.0f} s despite keepalive requests; assuming the connection is dead"
+            )
+
     def send_status(self, *, write: int, flush: int, reply_requested: bool = False) -> None:
         """Tell the server how far we have received and delivered. Raises ConnectionLost.
 

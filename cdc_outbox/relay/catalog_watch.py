@@ -1,8 +1,8 @@
 """Watching the catalog: what the stream itself does not tell, asked over short connections from a thread of its own.
 
 In: the catalog state that the session began with. Out: an error that the loop raises in its next turn (`raise_findings`),
-and the slot's figures in the counters. Never: a stage touched, a lock, a connection kept: a permanent one would hold up a
-smart shutdown.
+signs of a shutdown for `ServerShutdown`, and the slot's figures in the counters.
+Never: a stage touched, a lock, a connection kept: a permanent one would hold up a smart shutdown.
 
 A table that is dropped and made again under its name, or a publication that no longer has it, ends the events without any
 error in the stream. A server that wants to stop asks in the stream, but a relay that reads nothing (Kafka is down) does not
@@ -21,11 +21,11 @@ import structlog
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ShuttingDown, Unreachable
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ShuttingDown, Unreachable
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn, WalRate, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
-from cdc_outbox.relay.feedback import GRACE_SECONDS
+from cdc_outbox.relay.server_shutdown import ServerShutdown
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,13 @@ PAUSED_WATCH_SECONDS: Final = 5.0
 class CatalogWatch:
     """One generation's watch. `running()` around the relay, `raise_findings` inside its loop."""
 
-    def __init__(self, settings: Settings, counters: Counters, table_oids: dict[int, TableName]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        counters: Counters,
+        table_oids: dict[int, TableName],
+        server_shutdown: ServerShutdown,
+    ) -> None:
         self._settings = settings
         self._counters = counters
         self._table_oids = table_oids
@@ -51,7 +57,7 @@ class CatalogWatch:
         self._over = False
         self._paused = False
         self._finding: CdcOutboxError | None = None
-        self._stopping_since: float | None = None
+        self._server_shutdown = server_shutdown
 
     def raise_findings(self, paused: bool) -> None:
         """Raise what was found. `paused`: reading is."""
@@ -61,12 +67,6 @@ class CatalogWatch:
                 self._wake.set()
         if self._finding is not None:
             raise self._finding
-        since = self._stopping_since
-        if paused and since is not None and time.monotonic() - since > GRACE_SECONDS:
-            raise ConnectionLost(
-                f"PostgreSQL is shutting down, and Kafka has taken nothing for {GRACE_SECONDS:.0f} s: letting go",
-                cure="what is not delivered comes again after the reconnect; see the kafka.* lines for what holds Kafka up",
-            )
 
     @contextmanager
     def running(self) -> Iterator[CatalogWatch]:
@@ -83,9 +83,10 @@ class CatalogWatch:
         while not self._over and self._finding is None:
             try:
                 self._look()
-                self._stopping_since, suspected = None, False
+                self._server_shutdown.connection_accepted()
+                suspected = False
             except ShuttingDown:
-                self._stopping_since = self._stopping_since or time.monotonic()
+                self._server_shutdown.connection_refused()
             except Unreachable as error:
                 log.debug("watch.failed", error=error)
             except ConfigurationError as error:

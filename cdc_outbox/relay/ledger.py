@@ -1,13 +1,13 @@
-"""The ledger: which transactions are delivered, and so how far the server may forget. A pure state machine.
+"""The ledger: which transactions are delivered, and so which LSN may be confirmed. A pure state machine.
 
-In: begins, records handed to Kafka, delivery reports, commits, keepalives. Out: the flush LSN.
-Never: a maximum, an addition to an LSN, a position inside a transaction, anything from an earlier connection. A ledger lives
-as long as one connection; a late report from before marks a transaction that no ledger holds any more.
+In: begins, records handed to Kafka, delivery reports, commits, keepalives. Out: the received LSN and the flush LSN.
+Never: a flush LSN that is a maximum, an addition to an LSN, a position inside a transaction, anything from an earlier
+connection. A ledger lives as long as one connection; a late delivery report counts down a transaction that no ledger holds.
 
-One queue holds transactions and keepalives in the order in which they came. The flush LSN is the end of the longest prefix
-of it that is delivered: a transaction whose last record is delivered waits for those before it.
-PostgreSQL manual: 47.2.3 Replication Slots (what is confirmed is not sent again), 54.4 (keepalives promise that everything
-below `wal_end` was sent).
+One queue holds transactions and keepalives in the order in which they came. The flush LSN is the end of its longest delivered
+prefix: a transaction whose last record is delivered waits for those before it.
+PostgreSQL manual: 47.2.3 Replication Slots (what is confirmed is not sent again), 54.4 (a keepalive means that everything
+below its `wal_end` was sent).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 
 
 class Transaction:
-    """One transaction on its way. The delivery reports of its records count `outstanding` down."""
+    """A transaction that is being delivered. The delivery reports of its records count `outstanding` down."""
 
     __slots__ = ("commit_time", "end_lsn", "events", "isolated", "lsn", "outstanding", "sequence")
 
     def __init__(self, commit_time: int, lsn: Lsn = UNSET) -> None:
         self.lsn = lsn
-        """Its commit LSN, as its Begin announced it: the same in every generation. Names it, and is never confirmed."""
+        """Its commit LSN, from its Begin: the same in every connection. Identifies it, and is never confirmed."""
         self.commit_time = commit_time
         """When it was committed, Unix milliseconds."""
         self.end_lsn = UNSET
-        """Unset until its Commit has come: till then it is never delivered, whatever the reports say."""
+        """Unset before its Commit: until then it is not delivered, whatever the reports count."""
         self.events = 0
-        """How many records it became."""
+        """Records handed to Kafka."""
         self.outstanding = 0
-        """Records handed to Kafka whose delivery is not yet reported."""
+        """Those of them whose delivery is not yet reported."""
         self.sequence = 0
         """The number of its last event that was numbered."""
         self.isolated = False
@@ -43,33 +43,35 @@ class Transaction:
 class AckLedger:
     """The transactions and keepalives of one connection, oldest first.
 
-    `confirmed`: where the slot stands. The first keepalives of a connection lie before it, where decoding begins; a claim
-    below it would say nothing, and older servers take it for a wish to go back.
+    `confirmed`: the slot's confirmed flush LSN at the start. The first keepalives of a connection lie before it, where decoding
+    begins. Reporting a lower LSN is pointless, and older servers move the slot backwards.
     """
 
     def __init__(self, confirmed: Lsn = UNSET) -> None:
         self._confirmed = confirmed
         self._queue: deque[Transaction] = deque()
-        self.open: Transaction | None = None
-        """The one whose Begin has come, and whose Commit has not."""
-        self.last = UNSET
+        self._last_end = UNSET
         """The highest end of a transaction, or position of a keepalive between two of them."""
+        self.open: Transaction | None = None
+        """The transaction whose Begin has come, and whose Commit has not."""
+        self.received_lsn = UNSET
+        """The highest position that the server has sent, the keepalives inside a transaction included."""
         self.flush_lsn = UNSET
-        """Everything that ends at or below it is delivered. Unset: no statement yet."""
+        """Everything that ends at or below it is delivered. Unset: nothing to report yet."""
 
     @property
     def in_transaction(self) -> bool:
-        """Whether one is open."""
+        """Whether a transaction is open."""
         return self.open is not None
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is waiting."""
+        """Whether everything received is delivered."""
         return not self._queue
 
     @property
     def oldest_commit_time(self) -> int | None:
-        """When the oldest transaction that is not delivered was committed, Unix milliseconds; None when there is none."""
+        """When the oldest undelivered transaction was committed, Unix milliseconds; None when everything is delivered."""
         for entry in self._queue:
             if entry.outstanding or entry.end_lsn == UNSET:
                 return entry.commit_time
@@ -84,22 +86,30 @@ class AckLedger:
         return self.open
 
     def commit(self, end_lsn: Lsn) -> None:
-        """Close it with the Commit's end LSN, as is. Raises ProtocolError without a Begin, or when the LSN goes back."""
+        """Close the open transaction with its Commit's end LSN, as is.
+
+        Raises ProtocolError without a Begin, or when the LSN is not higher than the last one.
+        """
         if self.open is None:
             raise ProtocolError("a Commit without a Begin", lsn=format_lsn(end_lsn))
-        if end_lsn <= self.last:
-            raise ProtocolError(f"a Commit that ends at or before {format_lsn(self.last)}", lsn=format_lsn(end_lsn))
-        self.open.end_lsn = self.last = end_lsn
+        if end_lsn <= self._last_end:
+            raise ProtocolError(
+                f"a Commit that ends at or before {format_lsn(self._last_end)}", lsn=format_lsn(end_lsn)
+            )
+        self.open.end_lsn = self._last_end = end_lsn
         self.open = None
+        self.received_lsn = max(self.received_lsn, end_lsn)
 
     def keepalive(self, wal_end: Lsn) -> None:
-        """Note that all below `wal_end` was sent. Inside a transaction that says nothing about its end, so it is left.
+        """Note that everything below `wal_end` was sent.
 
-        So is one that lies before what came last, or before what is confirmed.
+        One inside a transaction, whose end is not known yet, moves the received LSN only; so does one at or before the last
+        end, and one before the confirmed LSN.
         """
-        if self.open is not None or wal_end <= self.last or wal_end < self._confirmed:
+        self.received_lsn = max(self.received_lsn, wal_end)
+        if self.open is not None or wal_end <= self._last_end or wal_end < self._confirmed:
             return
-        self.last = wal_end
+        self._last_end = wal_end
         if not self._queue:
             self.flush_lsn = wal_end
             return
@@ -110,11 +120,11 @@ class AckLedger:
         last.end_lsn = wal_end
 
     def advance(self) -> list[Transaction]:
-        """Take off the delivered prefix, move `flush_lsn` to its end, and give what was taken."""
-        taken: list[Transaction] = []
+        """Remove the delivered prefix, move `flush_lsn` to its end, and return the removed entries."""
+        delivered: list[Transaction] = []
         queue = self._queue
         while queue and not queue[0].outstanding and queue[0].end_lsn != UNSET:
-            taken.append(queue.popleft())
-        if taken:
-            self.flush_lsn = taken[-1].end_lsn
-        return taken
+            delivered.append(queue.popleft())
+        if delivered:
+            self.flush_lsn = delivered[-1].end_lsn
+        return delivered

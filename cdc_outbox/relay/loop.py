@@ -33,6 +33,7 @@ from cdc_outbox.relay.ledger import AckLedger
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.progress import Progress
 from cdc_outbox.relay.sender import RecordSender
+from cdc_outbox.relay.server_shutdown import ServerShutdown
 from cdc_outbox.shutdown import Stop
 
 log = structlog.get_logger(__name__)
@@ -56,8 +57,8 @@ FLUSH_WAIT_SECONDS: Final = 0.002
 HELD_WAIT_SECONDS: Final = 0.05
 """One wait for delivery reports while an event is held."""
 
-CATCH_UP_ASK_SECONDS: Final = 0.2
-"""How often `--until caught-up` asks the server how far it is."""
+CATCH_UP_REQUEST_SECONDS: Final = 0.2
+"""How often `--until caught-up` requests a keepalive: its `wal_end` is how the end of a backlog is seen."""
 
 CLOSE_RESERVE_SECONDS: Final = 1.0
 """Of the time that a stop may take, at most half of it: for the last status and the end of the stream, measured below 0.1 s."""
@@ -99,7 +100,8 @@ class SessionParams:
     isolated_lsns: frozenset[Lsn] = field(default=frozenset())
     """Commit LSNs of transactions whose records go alone."""
     raise_findings: Callable[[bool], None] = lambda _paused: None
-    """Called each turn, with whether reading is paused; raises what somebody else found out meanwhile."""
+    """Called each turn, with whether reading is paused; raises what the catalog watch found meanwhile."""
+    server_shutdown: ServerShutdown = field(default_factory=ServerShutdown)
 
 
 class StreamLoop:
@@ -124,8 +126,10 @@ class StreamLoop:
         self._progress = Progress(counters, self._ledger, publisher)
         self._sender = RecordSender(publisher, params.policy)
         self._send = self._sender.send
-        ask_seconds = None if params.target is None else CATCH_UP_ASK_SECONDS
-        self._feedback = Feedback(stream, self._ledger, counters, ask_seconds=ask_seconds)
+        request_seconds = None if params.target is None else CATCH_UP_REQUEST_SECONDS
+        self._feedback = Feedback(
+            stream, self._ledger, counters, params.server_shutdown, request_seconds=request_seconds
+        )
         self._relations: dict[int, pgoutput.Relation] = {}
         self._row_mappings: dict[bytes, RowMapping] = {}
         self._messages = mappings.messages(counters)
@@ -159,7 +163,7 @@ class StreamLoop:
         self._drain()
         if not self._close() or not self._ledger.idle:
             raise Undelivered(
-                "stopped before everything that was read is delivered and confirmed: it will be sent again by the next start",
+                "stopped with undelivered events; they will be sent again on the next start",
                 in_flight=self._publisher.in_flight,
                 lsn=format_lsn(self._ledger.flush_lsn),
             )
@@ -167,7 +171,7 @@ class StreamLoop:
     @property
     def settled(self) -> bool:
         """Whether all that was read is delivered, and the server has been told so."""
-        return self._ledger.idle and self._feedback.told_flush == self._ledger.flush_lsn
+        return self._ledger.idle and self._feedback.sent_flush == self._ledger.flush_lsn
 
     def _finished(self) -> bool:
         target = self._params.target
@@ -189,8 +193,8 @@ class StreamLoop:
         self._publisher.serve()
         self._check_failures()
         self._advance()
-        self._feedback.tell()
-        self._feedback.release_stopping_server()
+        self._feedback.send_if_due()
+        self._params.server_shutdown.release(idle=self._ledger.idle, paused=self._sender.holds)
 
     def _wait(self) -> None:
         """Sleep until there is something to do: the socket, a report, the next status update."""
@@ -212,7 +216,7 @@ class StreamLoop:
         if self._inbox_empty:
             messages = self._stream.receive(MESSAGES_PER_TURN)
             if not messages:
-                self._check_silence()
+                self._stream.require_data_since()
                 return
             self._inbox = iter(messages)
             self._few = len(messages) <= SMALL_READ_MESSAGES
@@ -325,12 +329,7 @@ class StreamLoop:
     def _where(self) -> str:
         """Name the transaction that is being read, by its commit LSN."""
         transaction = self._ledger.open
-        return format_lsn(self._feedback.received if transaction is None else transaction.lsn)
-
-    def _check_silence(self) -> None:
-        silence = time.monotonic() - self._stream.last_received
-        if silence > self._stream.wal_sender_timeout:
-            raise ConnectionLost(f"PostgreSQL has been silent for {silence:.0f} s, though asked: the wire is dead")
+        return format_lsn(self._ledger.received_lsn if transaction is None else transaction.lsn)
 
     def _check_failures(self) -> None:
         """Raise BatchRejected when Kafka refused records, with all that were in the same batches; Kafka's own error if no
@@ -343,7 +342,7 @@ class StreamLoop:
         while self._publisher.in_flight and time.monotonic() < until:
             self._publisher.serve(HELD_WAIT_SECONDS)
             self._advance()
-            self._feedback.tell()
+            self._feedback.send_if_due()
         for failure in failures:
             self._counters.count_delivery_error(failure.topic, failure.error.name())
         caused = caused_by_record(failures)
@@ -356,7 +355,7 @@ class StreamLoop:
 
     def _advance(self) -> None:
         """Take off the ledger what is delivered, and let it be seen."""
-        self._progress.turned(self._feedback.received)
+        self._progress.update(self._ledger.advance())
         self._count_received()
 
     def _drain(self) -> None:
@@ -372,7 +371,7 @@ class StreamLoop:
             while self._publisher.in_flight and not self._publisher.failures and time.monotonic() < deadline:
                 self._publisher.serve(HELD_WAIT_SECONDS)
                 self._advance()
-                self._feedback.tell()
+                self._feedback.send_if_due()
             self._check_failures()
         except CdcOutboxError as error:
             log.warning("drain.failed", error=error)
@@ -387,7 +386,7 @@ class StreamLoop:
         """
         try:
             self._advance()
-            self._feedback.tell(last=True)
+            self._feedback.send()
         except CdcOutboxError as error:
             log.warning("drain.failed", error=error)
             self._stream.abandon()

@@ -1,7 +1,7 @@
-"""What the loop tells of its progress: counters brought up to date once a turn, and a line when Kafka takes nothing.
+"""Counters of the loop's progress, brought up to date once a turn, and log lines when Kafka takes no records.
 
-In: what the ledger took off, the mappings, the publisher. Out: plain numbers in `Counters`, two log events.
-Never: anything per event. A transaction costs a few additions, when it is delivered.
+In: delivered transactions, the ledger, the mappings, the publisher. Out: plain numbers in `Counters`, two log events.
+Never: a change to the ledger, or anything per event. A transaction costs a few additions, when it is delivered.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ import structlog
 
 from cdc_outbox.counters import LATENCY_BOUNDS, Counters
 from cdc_outbox.kafka.producer import Publisher
-from cdc_outbox.lsn import Lsn
 from cdc_outbox.records.mapping import RecordMapping
 from cdc_outbox.relay.ledger import AckLedger, Transaction
 
 log = structlog.get_logger(__name__)
 
 STALLED_SECONDS: Final = 5.0
-"""An event that is held for this long is worth a log line: Kafka takes nothing."""
+"""How long an event is held before a log line reports that Kafka takes no records."""
 
 
 class Progress:
-    """One generation's."""
+    """Updates the counters for one connection."""
 
     def __init__(self, counters: Counters, ledger: AckLedger, publisher: Publisher) -> None:
         self._counters = counters
@@ -35,22 +34,21 @@ class Progress:
         self._held_since: float | None = None
         self._stalled = False
 
-    def turned(self, received: Lsn) -> None:
-        """Take the delivered prefix off the ledger, and bring the counters up to date. `received`: how far we have read."""
+    def update(self, delivered: list[Transaction]) -> None:
+        """Count the transactions that were delivered since the last update, and copy the present figures."""
         counters = self._counters
         now = time.monotonic()
         counters.last_turn_monotonic = now  # a drain may last longer than a turn of the loop may
-        taken = self._ledger.advance()
-        if taken:
-            self._delivered(taken)
+        if delivered:
+            self._count(delivered)
         oldest = self._ledger.oldest_commit_time
         counters.oldest_unacknowledged_timestamp = None if oldest is None else oldest / 1000
         publisher = self._publisher
         counters.note_in_flight(publisher.in_flight, publisher.in_flight_bytes, publisher.delivered_bytes, now)
-        counters.received_lsn = max(received, counters.received_lsn)
+        counters.received_lsn = max(self._ledger.received_lsn, counters.received_lsn)
 
     def received(self, mappings: Collection[RecordMapping[Never]]) -> None:
-        """Add what came by these mappings since the last time."""
+        """Add the events that came through these mappings since the last call."""
         received = self._counters.received
         for mapping in mappings:
             if mapping.received:
@@ -58,7 +56,7 @@ class Progress:
                 mapping.received = 0
 
     def held(self, since: float) -> None:
-        """Note that an event is held, and that we waited for it from `since` (time.monotonic) to now. Says so once."""
+        """Count the time from `since` (time.monotonic) to now as backpressure. Logs once when it lasts."""
         now = time.monotonic()
         self._counters.backpressure_seconds += now - since
         if self._held_since is None:
@@ -72,18 +70,18 @@ class Progress:
             )
 
     def released(self) -> None:
-        """Note that nothing is held any more."""
+        """Note that no event is held any more."""
         if self._held_since is not None:
             if self._stalled:
                 log.info("backpressure.ended", seconds=round(time.monotonic() - self._held_since, 1))
             self._held_since, self._stalled = None, False
 
-    def _delivered(self, taken: list[Transaction]) -> None:
+    def _count(self, delivered: list[Transaction]) -> None:
         counters = self._counters
         buckets = counters.latency_buckets
         now = time.time()
         transactions, seconds = 0, 0.0
-        for transaction in taken:
+        for transaction in delivered:
             events = transaction.events
             if events:
                 transactions += 1

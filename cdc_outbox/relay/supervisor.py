@@ -40,6 +40,7 @@ from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.relay.catalog_watch import CatalogWatch
 from cdc_outbox.relay.loop import BatchRejected, SessionParams, StreamLoop
 from cdc_outbox.relay.poison import PoisonPolicy
+from cdc_outbox.relay.server_shutdown import ServerShutdown
 from cdc_outbox.relay.snapshot import FirstStart, somebody_else_was_first
 from cdc_outbox.shutdown import Stop, Stopped
 
@@ -184,7 +185,8 @@ class Supervisor:
             self._drop_broken_publisher()
             raise
         self._connected()
-        watch = CatalogWatch(self._settings, self._counters, around.table_oids)
+        server_shutdown = ServerShutdown()
+        watch = CatalogWatch(self._settings, self._counters, around.table_oids, server_shutdown)
         params = SessionParams(
             table_oids=around.table_oids,
             looked_at=around.lsn,
@@ -194,6 +196,7 @@ class Supervisor:
             target=self._target,
             isolated_lsns=self._isolated_lsns,
             raise_findings=watch.raise_findings,
+            server_shutdown=server_shutdown,
         )
         relay = StreamLoop(stream, publisher, self._row_mappings, self._counters, self._stop, params)
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from cdc_outbox.relay.catalog_watch import PAUSED_WATCH_SECONDS
-from cdc_outbox.relay.feedback import GRACE_SECONDS
+from cdc_outbox.relay.server_shutdown import GRACE_SECONDS
 from tests.faults.acts import QUICK_RECONNECT, STATUS_BYTES, commit_one_by_one, down, judged, metric, through, up
 from tests.plugins.oracle import Witness
 from tests.plugins.outbox import Outbox
@@ -93,7 +93,7 @@ def test_with_kafka_down_a_fast_shutdown_waits_the_grace_and_is_not_stormed_with
     assert sent / STATUS_BYTES > seconds, "the server is answered"
     assert (sent - (wire.accepted - connections) * CONNECT_BYTES) / STATUS_BYTES < STATUS_A_SECOND * seconds + 1
     lost = running.wait_for_log("postgres.disconnected")
-    assert "PostgreSQL is shutting down, and Kafka has not taken everything" in lost["error"]
+    assert "PostgreSQL is shutting down; disconnecting, because Kafka did not confirm" in lost["error"]
     start_again(server, shop, running, witness)
 
 

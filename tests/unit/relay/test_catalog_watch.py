@@ -9,6 +9,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres.slot import SlotInfo
 from cdc_outbox.relay import catalog_watch
+from cdc_outbox.relay.server_shutdown import ServerShutdown
 from tests.plugins.scripted import Clock
 
 
@@ -17,7 +18,7 @@ def test_the_slot_s_figures_are_left_also_those_of_a_lost_one_with_the_rate_of_w
 ) -> None:
     clock, counters = Clock(), Counters()
     monkeypatch.setattr(catalog_watch, "time", clock)
-    looks = catalog_watch.CatalogWatch(Settings(brokers="b"), counters, {})
+    looks = catalog_watch.CatalogWatch(Settings(brokers="b"), counters, {}, ServerShutdown())
     info = SlotInfo(
         name="cdc_outbox",
         plugin="pgoutput",

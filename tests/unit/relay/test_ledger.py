@@ -48,6 +48,7 @@ class Ledger(RuleBasedStateMachine):
         self.transactions: list[tuple[Transaction, Entry]] = []
         self.open: Entry | None = None
         self.highest = 0
+        self.received = 0
         self.events = 0
         self.events_taken = 0
         self.flushed = 0
@@ -76,11 +77,13 @@ class Ledger(RuleBasedStateMachine):
         self.ledger.commit(Lsn(self.highest))
         self.open.end = self.highest
         self.open = None
+        self.received = max(self.received, self.highest)
 
     @rule(further=st.integers(-50, 100))
     def keepalive(self, further: int) -> None:
         wal_end = max(0, self.highest + further)
         self.ledger.keepalive(Lsn(wal_end))
+        self.received = max(self.received, wal_end)
         if self.open is None and wal_end > self.highest:
             self.highest = wal_end
             self.entries.append(Entry(wal_end))
@@ -130,6 +133,11 @@ class Ledger(RuleBasedStateMachine):
     @invariant()
     def nothing_undelivered_is_passed(self) -> None:
         assert self.ledger.flush_lsn <= flush_of(self.entries)
+
+    @invariant()
+    def the_received_lsn_is_the_highest_of_all_commits_and_keepalives(self) -> None:
+        assert self.ledger.received_lsn == self.received
+        assert self.ledger.flush_lsn <= self.ledger.received_lsn
 
     @invariant()
     def the_flush_lsn_only_grows(self) -> None:
