@@ -2,7 +2,7 @@
 
 In: settings (those of `run`), a selection of rows, a rate. Out: the same records as the relay makes of these rows, in the order
 of `seq`, with the header `outbox.replay`: when the replay began. How many rows there are and what they look like, before.
-Never: a second way from a row to a record (`first_start.RowSender` is the one), or a touch of the slot.
+Never: a second way from a row to a record (`row_sender.RowSender` is the one), or a touch of the slot.
 
 A replay goes around the order of the stream: a record of today comes behind, before or between the live ones of its key.
 All rows are read in one transaction, as long as the replay itself.
@@ -30,7 +30,8 @@ from cdc_outbox.records.mapping import Mappings, SnapshotMapping
 from cdc_outbox.records.router import InFlight, KafkaRecord
 from cdc_outbox.relay.ledger import Transaction
 from cdc_outbox.relay.poison import PoisonPolicy
-from cdc_outbox.relay.snapshot import RowSender, mapping_of, row_order
+from cdc_outbox.relay.row_sender import RowSender
+from cdc_outbox.relay.snapshot import mapping_of, row_order
 from cdc_outbox.shutdown import Stop
 
 HEADER: Final = "outbox.replay"

@@ -1,0 +1,231 @@
+"""Rows of a table to Kafka, for a first start and for replay: delivered, in order, a bounded number of them on their way.
+
+In: rows that were fetched together, and their mapping. Out: all of them delivered, in order.
+Never: a row given up that Kafka refused: what it refuses is sent again from the first batch that is not delivered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
+from cdc_outbox.kafka.producer import Publisher
+from cdc_outbox.lsn import UNSET
+from cdc_outbox.postgres import table_rows
+from cdc_outbox.records.mapping import SnapshotMapping
+from cdc_outbox.relay.poison import PoisonPolicy
+from cdc_outbox.relay.sender import RecordSender
+from cdc_outbox.shutdown import Stop, Stopped
+
+log = structlog.get_logger(__name__)
+
+PROGRESS_SECONDS: Final = 10.0
+"""Between two progress lines."""
+
+SERVE_SECONDS: Final = 0.05
+"""One wait for delivery reports while the producer's queue is full."""
+
+WINDOW_ROWS: Final = 16_000
+"""Rows on their way at once: enough to keep a broker busy, and what a refusal sends again."""
+
+WINDOW_BYTES: Final = 16 * 1024 * 1024
+"""And no more than this of them, since they are kept till then; but always one batch."""
+
+
+class Batch:
+    """Rows that were fetched together, kept until Kafka has them: what it refuses is sent again from here."""
+
+    __slots__ = (
+        "cells",
+        "commit_time",
+        "events",
+        "first",
+        "isolated",
+        "lsn",
+        "mapping",
+        "outstanding",
+        "sequence",
+        "size",
+        "whole",
+    )
+
+    def __init__(
+        self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells], *, lsn: Lsn, time: int, first: int
+    ) -> None:
+        """`lsn`: of the snapshot; `time`: of the records, Unix milliseconds; `first`: how many rows came before these."""
+        self.mapping = mapping
+        self.cells = cells
+        self.size = table_rows.size_of(cells)
+        self.lsn = lsn
+        self.commit_time = time
+        self.first = first
+        self.restart(isolated=False)
+
+    def restart(self, *, isolated: bool) -> None:
+        """Nothing of it is sent (any more)."""
+        self.outstanding = 0
+        self.events = 0
+        self.sequence = self.first
+        self.isolated = isolated
+        self.whole = False
+        """Whether all of them have been handed over: before that, nothing outstanding does not mean delivered."""
+
+
+class Refused(Exception):
+    """Kafka refused records of some batch."""
+
+
+class RowSender:
+    """The way of rows of a table to Kafka: delivered, in order, a bounded number of them on their way.
+
+    `told` hears every `told_seconds` how many are delivered. Raises as `FirstStart.run` does.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        policy: PoisonPolicy,
+        counters: Counters,
+        stop: Stop,
+        told: Callable[[int], None],
+        *,
+        told_seconds: float = PROGRESS_SECONDS,
+    ) -> None:
+        self._publisher = publisher
+        self._policy = policy
+        self._sender = RecordSender(publisher, policy)
+        self._counters = counters
+        self._stop = stop
+        self._told = told
+        self._told_seconds = told_seconds
+        self._told_at = time.monotonic() + told_seconds
+        self._window: deque[Batch] = deque()
+        self.sent = 0
+        """Rows handed to Kafka."""
+        self.time = 0
+        """Unix milliseconds: the records' time, since a row of the table does not have the time of its commit."""
+        self.lsn = UNSET
+        """Where the snapshot was taken, if that is known."""
+        self._rows = 0
+        """Rows taken."""
+
+    def send(self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells]) -> None:
+        """Send rows that were fetched together, and wait for a place for the next."""
+        batch = Batch(mapping, cells, lsn=self.lsn, time=self.time, first=self._rows)
+        self._rows += len(cells)
+        self._window.append(batch)
+        self._deliver(batch)
+        self._counters.received[mapping.name] = self._counters.received.get(mapping.name, 0) + len(cells)
+
+    def finish(self) -> None:
+        """Wait until all that was sent is delivered."""
+        self._deliver(None)
+
+    def pause(self, until: float) -> None:
+        """Serve reports until `until` (time.monotonic)."""
+        try:
+            self._wait(
+                until=lambda: self._stop.wait(min(SERVE_SECONDS, until - time.monotonic())) or time.monotonic() >= until
+            )
+        except Refused:
+            self._mend()
+
+    def _deliver(self, batch: Batch | None) -> None:
+        """Send a batch, and wait for a place for the next one; None: wait for all that are on their way."""
+        try:
+            if batch is not None:
+                self._send(batch)
+            self._wait(until=self._has_room if batch is not None else self._is_empty)
+        except Refused:
+            self._mend()
+        self._counters.last_turn_monotonic = None  # what comes next is PostgreSQL's to give: a sort may take long
+
+    def _send(self, batch: Batch) -> None:
+        for cells in batch.cells:
+            if not self._sender.send(batch.mapping, cells, batch):
+                self._serve(SERVE_SECONDS)
+                while not self._sender.retry():
+                    self._serve(SERVE_SECONDS)
+        batch.whole = True
+        self.sent += len(batch.cells)
+        self._serve()
+
+    def _wait(self, until: Callable[[], bool]) -> None:
+        while not until():
+            self._serve(SERVE_SECONDS)
+
+    def _has_room(self) -> bool:
+        window = self._window
+        rows_kept = sum(len(batch.cells) for batch in window)
+        return len(window) <= 1 or (rows_kept <= WINDOW_ROWS and sum(batch.size for batch in window) <= WINDOW_BYTES)
+
+    def _is_empty(self) -> bool:
+        return not self._window
+
+    def _mend(self) -> None:
+        """Kafka refused records, and some behind them may be delivered: send all again from the first batch that is not
+        delivered, suspected batches one by one. So each key's order holds for whoever takes the last of an id.
+        """
+        suspected: set[Batch] = set()
+        while self._window:
+            self._settle()
+            suspected.update(batch for batch in self._window if batch.outstanding or not batch.whole)
+            try:
+                for batch in list(self._window):
+                    self.sent -= len(batch.cells) if batch.whole else 0
+                    batch.restart(isolated=batch in suspected)
+                    self._send(batch)
+                self._wait(until=self._is_empty)
+            except Refused:
+                continue
+
+    def _settle(self) -> None:
+        """Wait for the reports of everything in flight, say what was refused, and begin afresh. Raises Kafka's own error if no
+        record is to blame.
+        """
+        failures = self._publisher.failures
+        while self._publisher.in_flight:
+            self._publisher.serve(SERVE_SECONDS)
+            self._look()
+        caused = caused_by_record(failures)
+        failed = failed_delivery((caused or failures)[0])
+        log.warning("delivery.failed", error=failed, refused=len(failures))
+        if not caused:
+            raise failed
+        failures.clear()
+        self._sender = RecordSender(self._publisher, self._policy)
+        self._forget_delivered()
+
+    def _serve(self, seconds: float = 0.0) -> None:
+        """Serve reports; raise Refused when Kafka refused records, Stopped when a stop is wanted."""
+        self._publisher.serve(seconds if self._publisher.in_flight else 0.0)
+        if self._publisher.failures and not self._sender.isolated:
+            raise Refused
+        self._look()
+        self._forget_delivered()
+
+    def _forget_delivered(self) -> None:
+        while self._window and self._window[0].whole and not self._window[0].outstanding:
+            self._window.popleft()
+
+    def _look(self) -> None:
+        if self._stop.requested:
+            raise Stopped
+        self._count()
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        counters = self._counters
+        counters.last_turn_monotonic = now
+        counters.snapshot_rows = self.sent - self._publisher.in_flight
+        publisher = self._publisher
+        counters.note_in_flight(publisher.in_flight, publisher.in_flight_bytes, publisher.delivered_bytes, now)
+        if now >= self._told_at:
+            self._told_at = now + self._told_seconds
+            self._told(counters.snapshot_rows)
