@@ -135,10 +135,10 @@ def _show(found: Preview, *, rows: bool) -> None:
 def _send(replay: Replay, rows: int, rate: int | None) -> int:
     """With a bar on a terminal, a line now and then elsewhere."""
     if not sys.stderr.isatty():
-        return replay.run(rate, lambda sent: _say(f"{sent:,} of {rows:,} rows"), told_seconds=LINE_SECONDS)
+        return replay.run(rate, lambda sent: _say(f"{sent:,} of {rows:,} rows"), report_seconds=LINE_SECONDS)
     bar: Any
     with click.progressbar(length=rows, label="replay", file=sys.stderr, show_pos=True) as bar:
-        sent = replay.run(rate, lambda sent: bar.update(sent - bar.pos), told_seconds=BAR_SECONDS)
+        sent = replay.run(rate, lambda sent: bar.update(sent - bar.pos), report_seconds=BAR_SECONDS)
         bar.update(sent - bar.pos)
     return sent
 

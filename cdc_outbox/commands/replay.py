@@ -97,8 +97,8 @@ class Replay:
                     shown += [_sample(table, mapping, cells) for cells in first[:wanted]]
         return Preview(counts, shown)
 
-    def run(self, rate: float | None, told: Callable[[int], None], *, told_seconds: float) -> int:
-        """Send them, at most `rate` a second; `told` hears every so often how many are delivered. Gives how many rows.
+    def run(self, rate: float | None, report: Callable[[int], None], *, report_seconds: float) -> int:
+        """Send them, at most `rate` a second; `report` gets the rows delivered, every `report_seconds`. Returns the rows sent.
 
         Raises Stopped, PoisonEvent (--on-poison stop), AccessRefused, ConfigurationError or Unreachable.
         """
@@ -112,7 +112,7 @@ class Replay:
         publisher = Publisher(self._properties, self.counters, reread=settings.kafka)
         try:
             publisher.reach()
-            sender = RowSender(publisher, policy, self.counters, self._stop, told, told_seconds=told_seconds)
+            sender = RowSender(publisher, policy, self.counters, self._stop, report, report_seconds=report_seconds)
             sender.time = int(time.time() * 1000)
             stamp = datetime.fromtimestamp(sender.time / 1000, UTC).isoformat(timespec="milliseconds").encode()
             with self._snapshot() as snapshot:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from cdc_outbox.config.java_properties import parse_properties
+from cdc_outbox.config.librdkafka import ALIASES
 from cdc_outbox.config.redaction import is_secret_property, remember
 from cdc_outbox.config.secret_files import SecretFile
 from cdc_outbox.config.settings import OPTIONS
@@ -37,26 +38,17 @@ _OPTION_VARIABLES: Final = frozenset(
 )
 """Variables of options that begin like a property's: CDC_OUTBOX_KAFKA_CONFIG is --kafka-config."""
 
-_SERVICE_LINK: Final = re.compile(r"(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
-"""What Kubernetes puts into every pod's environment when a service is named cdc-outbox-kafka."""
+_SERVICE_LINK: Final = re.compile(
+    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+"""Variables that Kubernetes sets in every pod for each service of the namespace. They begin like ours when the service is named
+cdc-outbox-kafka or cdc-outbox-kafka-bootstrap (Strimzi's name). No property of librdkafka ends like one."""
 
 _ENDS_IN_FILE: Final = frozenset(
     {"sasl.oauthbearer.assertion.file", "sasl.oauthbearer.assertion.private.key.file"}
     | {"sasl.oauthbearer.assertion.jwt.template.file"}
 )
 """The properties whose own name ends like that of a variable that names a file."""
-
-_SAME: Final = {
-    "metadata.broker.list": SERVERS,
-    "request.required.acks": "acks",
-    "sasl.mechanism": "sasl.mechanisms",
-    "queue.buffering.max.ms": "linger.ms",
-    "delivery.timeout.ms": "message.timeout.ms",
-    "retries": "message.send.max.retries",
-    "compression.codec": "compression.type",
-    "max.in.flight": "max.in.flight.requests.per.connection",
-}
-"""librdkafka's aliases, and the name that is kept: the source counts, not the spelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +88,7 @@ class KafkaProperties:
 def _as_chosen(properties: Mapping[str, str], origin: str, place: str) -> dict[str, Chosen]:
     where = place or "the command line"
     translated = _from_java(dict(properties), where)
-    return {_SAME.get(name, name): Chosen(value, origin, place) for name, value in translated.items()}
+    return {ALIASES.get(name, name): Chosen(value, origin, place) for name, value in translated.items()}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:

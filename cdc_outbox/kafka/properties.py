@@ -14,6 +14,7 @@ from typing import Final
 
 import confluent_kafka
 
+from cdc_outbox.config.librdkafka import ALIASES
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
 
@@ -30,17 +31,6 @@ DEFAULTS: Final[Mapping[str, str]] = {
 }
 """Ours, where the user says nothing. `message.timeout.ms` 0: never give up on a record that could still be delivered.
 `linger.ms` in milliseconds; `message.max.bytes` is librdkafka's own default, written down since the queue must hold one."""
-
-_ALIASES: Final[Mapping[str, str]] = {
-    "request.required.acks": "acks",
-    "compression.codec": "compression.type",
-    "delivery.timeout.ms": "message.timeout.ms",
-    "queue.buffering.max.ms": "linger.ms",
-    "max.in.flight": "max.in.flight.requests.per.connection",
-    "retries": "message.send.max.retries",
-    "metadata.broker.list": "bootstrap.servers",
-}
-"""Two names for one property: the canonical one is kept, so that the last word wins and not the last name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +80,7 @@ def effective(user: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """Merge the user's properties into ours. Raises ConfigurationError for one that would break a promise."""
     merged = dict(DEFAULTS)
     for given, value in user.items():
-        name = _ALIASES.get(given, given)
+        name = ALIASES.get(given, given)
         if name in _NO_TEXT or name.endswith(("_cb", "_callback")):
             raise _refusal(given, value, _Rule((), "it is an object of a program, which no text can be"))
         rule = _RULES.get(name)
@@ -135,5 +125,5 @@ def _check_one_fits(merged: Mapping[str, str], settings: Settings) -> None:
         raise ConfigurationError(
             f"message.max.bytes={largest} is more than --max-in-flight-bytes={settings.max_in_flight_bytes}: "
             "a record of that size could never be queued",
-            cure=f"--max-in-flight-bytes {largest * 4}, or a shrink_dead_letter message.max.bytes",
+            cure=f"--max-in-flight-bytes {largest * 4}, or a smaller message.max.bytes",
         )

@@ -3,8 +3,8 @@
 In: a PoisonEvent and the event it is about. Out: nothing (skipped), a dead letter to send instead, or the error itself (stop).
 Never: silence. What is left out is counted and logged with its id, key, table and LSN; the payload is never logged.
 
-A dead letter is acknowledged like any record: when Kafka has it. It has the event's key and id always, its headers where they
-can be read, its payload where that fits, and `outbox.*` headers that say what it is and where it came from.
+A dead letter is acknowledged like any record: when Kafka has it. It carries the event's key and id always, its headers if they
+can be read, its payload where that fits, and `outbox.*` headers: the reason, and where it came from.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ENVELOPE_BYTES: Final = 16 * 1024
 """Room that a dead letter's own headers may need beside the payload."""
 
 REASON_HEADER: Final = "outbox.error.reason"
-"""Every dead letter has it, and tells by it why it is one."""
+"""Every dead letter has it: the reason why it is one."""
 
-TOLD_EVENTS: Final = 10_000
-"""Poison events remembered, so that each is counted once: about a megabyte."""
+REPORTED_EVENTS: Final = 10_000
+"""Poison events remembered, so that each is counted and logged once: about a megabyte."""
 
 WAYS_OUT: Final = (
     "correct what the application writes; raise the topic's limit or make the topic; or leave this event out on purpose: "
@@ -38,10 +38,10 @@ WAYS_OUT: Final = (
 
 
 class RejectedRecord(NamedTuple):
-    """An event on its way, and the record it became, if it got so far."""
+    """An event, and the record it became, if it became one."""
 
     table: str
-    """Or what stands in its place: message:prefix."""
+    """Or, for a logical message, `message:prefix`."""
     event: OutboxEvent
     record: KafkaRecord | None
     transaction: InFlight
@@ -50,7 +50,7 @@ class RejectedRecord(NamedTuple):
 class PoisonPolicy:
     """`--on-poison`. `limit`: the largest record, in bytes, that the producer takes.
 
-    Raises ConfigurationError when the dead letters' topic is none.
+    Raises ConfigurationError when the topic for dead letters names a column.
     """
 
     def __init__(self, policy: str, dead_letter_topic: str | None, limit: int, counters: Counters) -> None:
@@ -63,8 +63,8 @@ class PoisonPolicy:
             )
         self._limit = limit
         self._counters = counters
-        self._told: set[tuple[Lsn, bytes]] = set()
-        """Events that are counted and logged already: a search for another culprit, or a reconnect, brings them again."""
+        self._reported: set[tuple[Lsn, bytes]] = set()
+        """Events that are counted and logged already: they come again after a reconnect, or when records are isolated."""
 
     @property
     def stops(self) -> bool:
@@ -72,7 +72,7 @@ class PoisonPolicy:
         return self._policy == "stop"
 
     def is_dead_letter(self, record: KafkaRecord) -> bool:
-        """Whether this is a dead letter already. An event may name the dead letters' topic for its own: it is none."""
+        """Whether this is a dead letter already. An event that names the topic for dead letters as its own is none."""
         return record.topic == self._topic and any(name == REASON_HEADER for name, _ in record.headers)
 
     def apply(self, error: CdcOutboxError, rejected: RejectedRecord) -> KafkaRecord | None:
@@ -80,33 +80,33 @@ class PoisonPolicy:
 
         A ConfigurationError or AccessRefused here is about the event's topic: unknown, or not ours to write to.
         """
-        told = _told(error, rejected)
+        described = _described(error, rejected)
         reason = str(error.where.get("reason") or _REASONS.get(type(error), "undeliverable"))
         if self.stops or (rejected.record is not None and self.is_dead_letter(rejected.record)):
-            raise told
-        self._tell(told, reason, rejected)
+            raise described
+        self._report(described, reason, rejected)
         if self._topic is None:
             return None
         return dead_letter(self._topic, error, reason, rejected, self._limit - ENVELOPE_BYTES)
 
-    def _tell(self, told: CdcOutboxError, reason: str, rejected: RejectedRecord) -> None:
+    def _report(self, described: CdcOutboxError, reason: str, rejected: RejectedRecord) -> None:
         """Count and log it, once as long as this process remembers; one without an id each time."""
         event_id = rejected.event.id
         if event_id is not None:
-            if (rejected.transaction.lsn, event_id) in self._told:
+            if (rejected.transaction.lsn, event_id) in self._reported:
                 return
-            if len(self._told) >= TOLD_EVENTS:
-                self._told.clear()
-            self._told.add((rejected.transaction.lsn, event_id))
+            if len(self._reported) >= REPORTED_EVENTS:
+                self._reported.clear()
+            self._reported.add((rejected.transaction.lsn, event_id))
         counts = self._counters.skipped if self._topic is None else self._counters.dead_lettered
         counts[reason] = counts.get(reason, 0) + 1
-        log.warning("poison", policy=self._policy, error=told.what, **told.where)
+        log.warning("poison", policy=self._policy, error=described.what, **described.where)
 
 
 def dead_letter(
     topic: str, error: CdcOutboxError, reason: str, rejected: RejectedRecord, largest_payload: int
 ) -> KafkaRecord:
-    """Make the record that goes out instead."""
+    """Make the record that is sent in place of the rejected one."""
     event, record = rejected.event, rejected.record
     headers: Headers = list(record.headers) if record is not None else [("id", event.id), ("type", event.type)]
     payload = event.payload
@@ -126,15 +126,15 @@ def dead_letter(
     return KafkaRecord(topic, event.key, payload, headers, rejected.transaction.commit_time, UNASSIGNED)
 
 
-def shrink_dead_letter(letter: KafkaRecord) -> KafkaRecord | None:
+def shrink_dead_letter(dead_letter: KafkaRecord) -> KafkaRecord | None:
     """Make a smaller dead letter, for a topic whose limit is below the producer's: first without the payload, then without the
     event's own headers except its id. None when nothing is left to remove.
     """
-    if letter.value is not None:
-        size = str(len(letter.value)).encode()
-        return letter._replace(value=None, headers=[*letter.headers, ("outbox.payload.bytes", size)])
-    ours = [letter.headers[0], *(header for header in letter.headers[1:] if header[0].startswith("outbox."))]
-    return letter._replace(headers=ours) if len(ours) < len(letter.headers) else None
+    if dead_letter.value is not None:
+        size = str(len(dead_letter.value)).encode()
+        return dead_letter._replace(value=None, headers=[*dead_letter.headers, ("outbox.payload.bytes", size)])
+    ours = [dead_letter.headers[0], *(header for header in dead_letter.headers[1:] if header[0].startswith("outbox."))]
+    return dead_letter._replace(headers=ours) if len(ours) < len(dead_letter.headers) else None
 
 
 _REASONS: Final[dict[type[CdcOutboxError], str]] = {
@@ -143,8 +143,8 @@ _REASONS: Final[dict[type[CdcOutboxError], str]] = {
 }
 
 
-def _told(error: CdcOutboxError, rejected: RejectedRecord) -> CdcOutboxError:
-    """The same error, with everything that is known of the event."""
+def _described(error: CdcOutboxError, rejected: RejectedRecord) -> CdcOutboxError:
+    """The same error, with all that is known of the event."""
     event, record = rejected.event, rejected.record
     where = {
         **error.where,

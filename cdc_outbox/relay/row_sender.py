@@ -16,7 +16,7 @@ import structlog
 from cdc_outbox.counters import Counters
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
-from cdc_outbox.lsn import UNSET
+from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.records.mapping import SnapshotMapping
 from cdc_outbox.relay.poison import PoisonPolicy
@@ -84,7 +84,7 @@ class Refused(Exception):
 class RowSender:
     """The way of rows of a table to Kafka: delivered, in order, a bounded number of them on their way.
 
-    `told` hears every `told_seconds` how many are delivered. Raises as `FirstStart.run` does.
+    `report` is called every `report_seconds` with the rows delivered. Raises as `FirstStart.run` does.
     """
 
     def __init__(
@@ -93,18 +93,18 @@ class RowSender:
         policy: PoisonPolicy,
         counters: Counters,
         stop: Stop,
-        told: Callable[[int], None],
+        report: Callable[[int], None],
         *,
-        told_seconds: float = PROGRESS_SECONDS,
+        report_seconds: float = PROGRESS_SECONDS,
     ) -> None:
         self._publisher = publisher
         self._policy = policy
         self._sender = RecordSender(publisher, policy)
         self._counters = counters
         self._stop = stop
-        self._told = told
-        self._told_seconds = told_seconds
-        self._told_at = time.monotonic() + told_seconds
+        self._report = report
+        self._report_seconds = report_seconds
+        self._report_at = time.monotonic() + report_seconds
         self._window: deque[Batch] = deque()
         self.sent = 0
         """Rows handed to Kafka."""
@@ -170,24 +170,24 @@ class RowSender:
 
     def _mend(self) -> None:
         """Kafka refused records, and some behind them may be delivered: send all again from the first batch that is not
-        delivered, suspected batches one by one. So each key's order holds for whoever takes the last of an id.
+        delivered, rejected batches record by record. So the order of a key holds for a consumer that keeps the last of an id.
         """
-        suspected: set[Batch] = set()
+        rejected: set[Batch] = set()
         while self._window:
             self._settle()
-            suspected.update(batch for batch in self._window if batch.outstanding or not batch.whole)
+            rejected.update(batch for batch in self._window if batch.outstanding or not batch.whole)
             try:
                 for batch in list(self._window):
                     self.sent -= len(batch.cells) if batch.whole else 0
-                    batch.restart(isolated=batch in suspected)
+                    batch.restart(isolated=batch in rejected)
                     self._send(batch)
                 self._wait(until=self._is_empty)
             except Refused:
                 continue
 
     def _settle(self) -> None:
-        """Wait for the reports of everything in flight, say what was refused, and begin afresh. Raises Kafka's own error if no
-        record is to blame.
+        """Wait for the reports of everything in flight, log what was refused, and begin afresh. Raises Kafka's own error if
+        it is not about a record.
         """
         failures = self._publisher.failures
         while self._publisher.in_flight:
@@ -226,6 +226,6 @@ class RowSender:
         counters.snapshot_rows = self.sent - self._publisher.in_flight
         publisher = self._publisher
         counters.note_in_flight(publisher.in_flight, publisher.in_flight_bytes, publisher.delivered_bytes, now)
-        if now >= self._told_at:
-            self._told_at = now + self._told_seconds
-            self._told(counters.snapshot_rows)
+        if now >= self._report_at:
+            self._report_at = now + self._report_seconds
+            self._report(counters.snapshot_rows)

@@ -1,15 +1,16 @@
-"""Where events leave: route, produce, hold what finds the queue full, and deal with what can never be delivered.
+"""Where events leave: route, produce, hold what finds no room, and deal with what can never be delivered.
 
 In: the events of one transaction after the other. Out: records handed to the publisher, counted on their transaction.
-Never: an event dropped or overtaken. While one is held, or tried alone, nothing else is taken.
+Never: an event dropped or overtaken. While one is held, or sent in isolation, nothing else is taken.
 
-librdkafka fails a whole batch for one record that the broker rejects, so a failed delivery does not say which record caused it.
-The records of every rejected transaction are sent again, one at a time, with nothing else in flight: then a failure is about
-that record.
+librdkafka fails a whole batch for one record that the broker rejects, so a failed delivery does not identify the record that
+caused it. The records of every rejected transaction are sent again, one at a time, with nothing else in flight: then a failure
+is about that record.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, ProtocolError
@@ -19,22 +20,31 @@ from cdc_outbox.records.mapping import RecordMapping, Source
 from cdc_outbox.records.router import InFlight, KafkaRecord
 from cdc_outbox.relay.poison import PoisonPolicy, RejectedRecord, shrink_dead_letter
 
-_CULPRIT: Final = (PoisonEvent, ConfigurationError, AccessRefused)
-"""What `produce` raises about this very record: too large, of an unknown topic or partition, or of a topic that is not ours."""
+_ABOUT_THE_RECORD: Final = (PoisonEvent, ConfigurationError, AccessRefused)
+"""Raised by `produce` about this record: too large, or of a topic or partition that is unknown or may not be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRecord:
+    """A record that waits for its place, or for its own delivery report."""
+
+    record: KafkaRecord
+    event: RejectedRecord
+    """The event it is about, should it be rejected."""
+    isolated: bool = False
+    """Sent with nothing else in flight: its transaction is isolated, or it is a dead letter."""
+    in_flight: bool = False
+    """Isolated, and handed over: a failure now is about this record."""
 
 
 class RecordSender:
-    """The way out of one session: `send` events; while `send` or `retry` returns False, call `retry`."""
+    """Sends the events of one session: `send` them; while `send` or `retry` returns False, call `retry`."""
 
     def __init__(self, publisher: Publisher, policy: PoisonPolicy) -> None:
         self._publisher = publisher
         self._produce = publisher.produce
         self._policy = policy
-        self._held: RejectedRecord | None = None
-        """The record that waits for its place."""
-        self._held_isolated = False
-        """Whether it goes alone: its transaction is isolated, or it is a dead letter."""
-        self._isolated = False
+        self._held: HeldRecord | None = None
 
     @property
     def holds(self) -> bool:
@@ -43,8 +53,8 @@ class RecordSender:
 
     @property
     def isolated(self) -> bool:
-        """Whether a record is on its way alone: a failure now is about that record, and is dealt with by `retry`."""
-        return self._isolated
+        """Whether a record is in flight alone: a failure now is about that record, and `retry` deals with it."""
+        return self._held is not None and self._held.in_flight
 
     def send(self, mapping: RecordMapping[Source], source: Source, transaction: InFlight | None) -> bool:
         """Send one event of `transaction`; False when it is held: nothing more until `retry` returns True.
@@ -58,50 +68,50 @@ class RecordSender:
         except PoisonEvent as error:
             return self._apply_policy(error, _rejected(mapping, source, transaction, None))
         if transaction.isolated:
-            return self._hold(_rejected(mapping, source, transaction, record))
+            return self._hold(HeldRecord(record, _rejected(mapping, source, transaction, record), isolated=True))
         try:
             if self._produce(record, transaction):
                 return True
-        except _CULPRIT as error:
+        except _ABOUT_THE_RECORD as error:
             return self._apply_policy(error, _rejected(mapping, source, transaction, record))
-        self._held, self._held_isolated = _rejected(mapping, source, transaction, record), False
+        self._held = HeldRecord(record, _rejected(mapping, source, transaction, record))
         return False
 
     def retry(self) -> bool:
-        """Try again with what is held. True when it is on its way, and the next may come. Raises by the policy."""
+        """Try again with the held record. True when it is handed over, and the next may come. Raises by the policy."""
         held = self._held
-        if held is None or held.record is None:
+        if held is None:
             return True
-        if self._held_isolated:
-            return self._send_isolated(held.record, held)
+        if held.isolated:
+            return self._send_isolated(held)
         try:
-            if not self._publisher.produce(held.record, held.transaction):
+            if not self._publisher.produce(held.record, held.event.transaction):
                 return False
-        except _CULPRIT as error:
-            return self._apply_policy(error, held)
+        except _ABOUT_THE_RECORD as error:
+            return self._apply_policy(error, held.event)
         self._held = None
         return True
 
-    def _hold(self, rejected: RejectedRecord) -> bool:
-        self._held, self._held_isolated, self._isolated = rejected, True, False
+    def _hold(self, held: HeldRecord) -> bool:
+        self._held = held
         return self.retry()
 
-    def _send_isolated(self, record: KafkaRecord, rejected: RejectedRecord) -> bool:
+    def _send_isolated(self, held: HeldRecord) -> bool:
         """Send one record with nothing else in flight, and wait for its own report."""
-        publisher, transaction = self._publisher, rejected.transaction
+        publisher, transaction = self._publisher, held.event.transaction
         if publisher.in_flight:
             publisher.flush()
             return False
-        if not self._isolated:
-            if publisher.failures:  # of records before this one: whoever served their reports deals with them first
+        if not held.in_flight:
+            if publisher.failures:  # of records before this one: the loop deals with them first
                 return False
             try:
-                self._isolated = publisher.produce(record, transaction)
-            except _CULPRIT as error:
-                return self._apply_policy(error, rejected)
+                self._held = replace(held, in_flight=publisher.produce(held.record, transaction))
+            except _ABOUT_THE_RECORD as error:
+                return self._apply_policy(error, held.event)
             publisher.flush()
             return False
-        self._held, self._isolated = None, False
+        self._held = None
         if not publisher.failures:
             return True
         failure = publisher.failures.pop()
@@ -113,19 +123,19 @@ class RecordSender:
             raise found
         if found.where.get("reason") == TOO_LARGE:
             found.where["limit"] = publisher.topic_limit(failure.topic)
-        return self._apply_policy(found, rejected)
+        return self._apply_policy(found, held.event)
 
     def _apply_policy(self, error: CdcOutboxError, rejected: RejectedRecord) -> bool:
-        """Apply the policy to a culprit. A dead letter goes alone too: whether Kafka takes it must be known."""
-        self._held, self._isolated = None, False
+        """Apply the policy to a rejected record. A dead letter is isolated too: whether Kafka takes it must be known."""
+        self._held = None
         refused = rejected.record
-        letter = None
+        dead_letter = None
         if refused is not None and self._policy.is_dead_letter(refused) and error.where.get("reason") == TOO_LARGE:
-            letter = shrink_dead_letter(refused)
-        letter = letter or self._policy.apply(error, rejected)
-        if letter is None:
+            dead_letter = shrink_dead_letter(refused)
+        dead_letter = dead_letter or self._policy.apply(error, rejected)
+        if dead_letter is None:
             return True
-        return self._hold(rejected._replace(record=letter))
+        return self._hold(HeldRecord(dead_letter, rejected._replace(record=dead_letter), isolated=True))
 
 
 def _rejected(

@@ -55,7 +55,7 @@ class FirstStart:
         self._row_mappings = mappings
         self._counters = counters
         self._stop = stop
-        self._rows = RowSender(publisher, policy, counters, stop, self._tell)
+        self._rows = RowSender(publisher, policy, counters, stop, self._report)
         self.expected = 0
         """Rows of the snapshot, once they are counted."""
         self.begins_at = UNSET
@@ -136,7 +136,7 @@ class FirstStart:
         moments = [snapshot.first_kept(snapshot.shape(table)) for table in self._settings.tables]
         return max((moment for moment in moments if moment is not None), default=None)
 
-    def _tell(self, delivered: int) -> None:
+    def _report(self, delivered: int) -> None:
         log.info("snapshot.progress", slot=self._settings.slot, rows=delivered, of=self.expected)
 
 

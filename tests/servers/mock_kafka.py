@@ -10,6 +10,7 @@ interface experimental: where the wheel does not bring it, `MockUnavailable` say
 from __future__ import annotations
 
 import ctypes
+import tempfile
 from enum import IntEnum
 from pathlib import Path
 from typing import Final, Self
@@ -129,3 +130,32 @@ def _library() -> ctypes.CDLL:
         function = getattr(library, f"rd_kafka_{name}")
         function.restype, function.argtypes = result, list(arguments)
     return library
+
+
+def installed_properties() -> dict[str, str | None]:
+    """The properties that this librdkafka documents, and the hidden ones that have a default, with their defaults."""
+    library = _library()
+    found: dict[str, str | None] = dict.fromkeys(_documented(library))
+    pointer, count = ctypes.c_void_p, ctypes.c_size_t()
+    for kind in ("conf", "topic_conf"):
+        new, dump = getattr(library, f"rd_kafka_{kind}_new"), getattr(library, f"rd_kafka_{kind}_dump")
+        new.restype, dump.restype, dump.argtypes = pointer, ctypes.POINTER(ctypes.c_char_p), [pointer, pointer]
+        pairs = dump(new(), ctypes.byref(count))
+        for at in range(0, count.value, 2):
+            value = pairs[at + 1]
+            found[pairs[at].decode()] = None if value is None else value.decode()
+    return found
+
+
+def _documented(library: ctypes.CDLL) -> list[str]:
+    """Names in the table that librdkafka prints, which is its CONFIGURATION.md."""
+    libc, pointer = ctypes.CDLL(None), ctypes.c_void_p
+    libc.fopen.restype, libc.fopen.argtypes, libc.fclose.argtypes = pointer, [ctypes.c_char_p] * 2, [pointer]
+    library.rd_kafka_conf_properties_show.argtypes = [pointer]
+    with tempfile.NamedTemporaryFile() as file:
+        stream = libc.fopen(file.name.encode(), b"w")
+        library.rd_kafka_conf_properties_show(stream)
+        libc.fclose(stream)
+        lines = file.read().decode().splitlines()
+    names = [line.split("|")[0].strip() for line in lines if line.count("|") > 4]
+    return [name for name in names if name and name != "Property" and not name.startswith("-")]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from cdc_outbox.config import kafka_properties
 from cdc_outbox.config.kafka_properties import KafkaProperties, read_properties
 from cdc_outbox.config.sources import Chosen
 from cdc_outbox.errors import ConfigurationError
+from tests.servers.mock_kafka import installed_properties
 
 
 @pytest.fixture
@@ -32,17 +34,32 @@ def test_the_variable_of_the_properties_file_is_not_a_property() -> None:
         KafkaProperties(environ={"CDC_OUTBOX_KAFKA_CONFIG_FILE": "/x"})()
 
 
-def test_what_kubernetes_sets_for_a_service_of_that_name_is_left_alone() -> None:
-    links = [
-        "SERVICE_HOST",
-        "SERVICE_PORT",
-        "SERVICE_PORT_HTTP",
-        "PORT",
-        "PORT_9092_TCP",
-        "PORT_9092_TCP_ADDR",
-        "PORT_9092_TCP_PROTO",
-    ]
-    assert KafkaProperties(environ={f"CDC_OUTBOX_KAFKA_{name}": "tcp://10.0.0.1:9092" for name in links})() == {}
+LINKS = (
+    "SERVICE_HOST",
+    "SERVICE_PORT",
+    "SERVICE_PORT_HTTP",
+    "PORT",
+    "PORT_9092_TCP",
+    "PORT_9092_TCP_ADDR",
+    "PORT_9092_TCP_PORT",
+    "PORT_9092_TCP_PROTO",
+    "PORT_53_UDP",
+    "PORT_3868_SCTP_ADDR",
+)
+
+
+@pytest.mark.parametrize(
+    "service", ["kafka", "kafka-bootstrap", "kafka-kafka-brokers", "kafka-config", "kafka-sasl-password", "http", ""]
+)
+def test_the_variables_that_kubernetes_sets_for_a_service_are_left_out(service: str) -> None:
+    prefix = f"cdc-outbox-{service}".rstrip("-").upper().replace("-", "_")
+    assert KafkaProperties(environ={f"{prefix}_{name}": "tcp://10.0.0.1:9092" for name in LINKS})() == {}
+
+
+def test_no_property_is_taken_for_a_service_link() -> None:
+    for name in installed_properties():
+        variable = f"CDC_OUTBOX_KAFKA_{name.upper().replace('.', '_')}"
+        assert not kafka_properties._SERVICE_LINK.fullmatch(variable.removeprefix(kafka_properties.PREFIX)), name
 
 
 def test_a_secret_is_read_from_the_file_that_a_variable_names_at_each_use(tmp_path) -> None:
