@@ -7,23 +7,19 @@ source.py         tables, publication, slot
 kept_rows.py      rows that stay: whether they may be pruned, whether the slot is younger
 recent.py         the newest rows as records: which topics, how large
 cluster.py        Kafka: brokers, topics, privileges, limits
-probe.py          one real event, timed to its delivery
 platforms.py      the same cure on PostgreSQL itself and at those who run it for others
 
-In: `Settings`, as `run` takes them. Out: `Report`. Never: an end at the first thing that is wrong, or a change of anything
-(but for the probe's own row, when one is asked for).
+In: `Settings`, as `run` takes them. Out: `Report`. Never: an end at the first thing that is wrong, or a change of anything.
 What stands in the way of a relay is found by the functions that the relay itself asks before it streams.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from cdc_outbox.check import cluster, configuration, database, kept_rows, platforms, probe, recent, source
+from cdc_outbox.check import cluster, configuration, database, kept_rows, platforms, recent, source
 from cdc_outbox.check.report import Report
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.postgres import connect, publication, server, slot, table_rows
+from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.shutdown import Stop
 
 _BEHIND_THE_CONNECTION = (
@@ -52,50 +48,32 @@ _BEHIND_THE_CONNECTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What was found in PostgreSQL."""
-
-    shapes: list[table_rows.TableShape]
-    """Tables whose rows can become events."""
-    recent: recent.Recent
-
-
-def run_check(
-    settings: Settings, stop: Stop, *, offline: bool = False, probed: bool = False, shared_topic: bool = False
-) -> Report:
-    """Look at everything; `offline`: at the settings only. `probed`: send an event, with `shared_topic` to any topic.
-
-    Raises Stopped when a stop comes first.
-    """
+def run_check(settings: Settings, stop: Stop, *, offline: bool = False) -> Report:
+    """Check everything; `offline`: the settings only. Raises Stopped."""
     report = Report()
     properties = configuration.check_configuration(settings, report)
     if offline:
         return report
-    found = _check_postgres(settings, stop, report)
-    kafka = _check_kafka(settings, properties, found, report)
-    if probed:
-        shapes = [] if found is None else found.shapes
-        probe.check_probe(kafka, settings, properties or {}, shapes, stop, report, shared_topic=shared_topic)
+    newest = _check_postgres(settings, stop, report)
+    _check_kafka(settings, properties, newest, report)
     return report
 
 
 def _check_kafka(
-    settings: Settings, properties: dict[str, str] | None, found: Source | None, report: Report
-) -> cluster.Cluster | None:
+    settings: Settings, properties: dict[str, str] | None, newest: recent.Recent | None, report: Report
+) -> None:
     if properties is None:
         report.not_checked("librdkafka does not take its settings", "kafka.reach", *cluster.CHECKS)
-        return None
+        return
     kafka = cluster.reach(settings, properties, report)
     if kafka is None:
         report.not_checked("Kafka cannot be reached", *cluster.CHECKS)
     else:
-        cluster.check_topics(kafka, settings, properties, None if found is None else found.recent, report)
-    return kafka
+        cluster.check_topics(kafka, settings, properties, newest, report)
 
 
-def _check_postgres(settings: Settings, stop: Stop, report: Report) -> Source | None:
-    """All that PostgreSQL is asked, over one connection."""
+def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Recent | None:
+    """Run all checks of PostgreSQL over one connection. Returns the newest rows; None without a connection."""
     try:
         dsn = settings.dsn.reveal()
         with connect.open_connection(dsn, stop, lock_timeout=publication.LOCK_SECONDS) as connection:
@@ -112,7 +90,7 @@ def _check_postgres(settings: Settings, stop: Stop, report: Report) -> Source | 
             kept_rows.check_kept_rows(connection, settings, shapes, around, report)
             newest = recent.read_recent(connection, settings, shapes)
             recent.check_events(newest, report)
-            return Source(shapes, newest)
+            return newest
     except CdcOutboxError as error:
         report.fail_with("database.connection", error)
         told = {finding.check for finding in report.findings}

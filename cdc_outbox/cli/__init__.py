@@ -17,6 +17,7 @@ import click
 
 from cdc_outbox.cli.options import CONTEXT
 from cdc_outbox.errors import CdcOutboxError
+from cdc_outbox.shutdown import Stopped
 
 COMMANDS: Final = {
     "run": "Relay events from PostgreSQL to Kafka until told to stop.",
@@ -92,8 +93,8 @@ def exit_code(call: Callable[[], object]) -> int:
         return _report(error)
     except click.ClickException as error:
         return _report_usage(error)
-    except (KeyboardInterrupt, click.Abort) as error:
-        interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
+    except (KeyboardInterrupt, Stopped, click.Abort) as error:
+        interrupted = not isinstance(error, click.Abort) or isinstance(error.__cause__, KeyboardInterrupt)
         if not interrupted:
             _say("error: stopped before anything was done")
         return INTERRUPTED if interrupted else 1

@@ -17,19 +17,10 @@ from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose
 if TYPE_CHECKING:
     from cdc_outbox.check.report import Report
 
-INTERRUPTED = 130
-"""128 + SIGINT, as shells report it."""
-
 
 @click.command("check", cls=SettingsCommand, context_settings=CONTEXT)
 @click.option("--offline", is_flag=True, help="Look at the settings only; connect to nothing.")
 @click.option("--strict", is_flag=True, help="What is only warned of counts as a failure, too.")
-@click.option("--probe", is_flag=True, help="Also send one real event, timed to its delivery; not delivered: exit 1.")
-@click.option(
-    "--probe-shared-topic",
-    is_flag=True,
-    help="Let --probe send although --topic names no column, into the topic that everybody reads.",
-)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @all_options
 @click.pass_context
@@ -39,8 +30,6 @@ def command(
     *,
     offline: bool,
     strict: bool,
-    probe: bool,
-    probe_shared_topic: bool,
     as_json: bool,
     **_options: object,
 ) -> int:
@@ -51,23 +40,15 @@ def command(
     the service that runs it (Amazon RDS and Aurora, Cloud SQL, Azure, Supabase, Neon). Changes nothing. Exit code 1 when
     something failed, else 0.
 
-    --probe commits one row in the outbox table (type cdc-outbox.probe, header outbox.probe, a topic of its own:
-    outbox.event.cdc-outbox-probe), reads it by a temporary slot through the publication, sends it to Kafka and deletes it. A
-    relay that runs sends it, too, and has to confirm it. It takes a role that may INSERT, or execute outbox_emit.
+    To test a running relay with one real event: cdc-outbox emit --wait 10s.
     """
-    if probe and offline:
-        raise click.UsageError("--probe needs the servers that --offline leaves alone", ctx)
     settings = settings_of(ctx)
     _quiet(ctx, settings.log_format, settings.log_level)
     from cdc_outbox.check import run_check
     from cdc_outbox.commands.interrupts import stop_on_signals
-    from cdc_outbox.shutdown import Stopped
 
-    try:
-        with stop_on_signals() as stop:
-            report = run_check(settings, stop, offline=offline, probed=probe, shared_topic=probe_shared_topic)
-    except Stopped:
-        return INTERRUPTED
+    with stop_on_signals() as stop:
+        report = run_check(settings, stop, offline=offline)
     _print(report, as_json=as_json)
     return 0 if report.passed(strict=strict) else 1
 

@@ -1,6 +1,6 @@
 """`cdc-outbox emit`: one event through the emit function, for try-outs and smoke tests.
 
-stdout is the event's id. No logic: `operate.emit` has it.
+stdout is the event's id; with --wait, stderr is the time until the slot has confirmed it. No logic: see `commands.emit`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cdc_outbox.cli.options import CONTEXT, dsn_option, reveal, table_option
+from cdc_outbox.cli.options import CONTEXT, ParsedText, dsn_option, reveal, slot_option, table_option
+from cdc_outbox.config.value_types import SECONDS
 
 if TYPE_CHECKING:
+    from cdc_outbox.commands.emit import Confirmation, NewEvent
     from cdc_outbox.config.value_types import Secret
     from cdc_outbox.identifiers import TableName
 
-
 _EXAMPLE: Final = """\b
-cdc-outbox emit --aggregate-type order --aggregate-id 42 --type OrderPlaced --payload '{"total": 99}'"""
+cdc-outbox emit --aggregate-type order --aggregate-id 42 --type OrderPlaced --payload '{"total": 99}' --wait 10s"""
 
 
 @click.command("emit", context_settings=CONTEXT, epilog=_EXAMPLE)
@@ -38,6 +39,12 @@ cdc-outbox emit --aggregate-type order --aggregate-id 42 --type OrderPlaced --pa
 )
 @click.option("--tombstone", is_flag=True, help="A null value, in place of --payload.")
 @click.option("--headers", metavar="JSON", help="A JSON object; each of its members becomes a header.")
+@click.option(
+    "--wait",
+    type=ParsedText(SECONDS),
+    help="Wait at most this long until the slot has confirmed the event, and print the time it took; else end with 1.",
+)
+@slot_option
 @table_option
 @dsn_option
 def command(
@@ -50,8 +57,13 @@ def command(
     payload: str | None,
     tombstone: bool,
     headers: str | None,
-) -> None:
-    """Write one event into the outbox table and print its id."""
+    wait: float | None,
+    slot: str,
+) -> int:
+    """Write one event with the emit function of the outbox table, and print its id.
+
+    With --wait: a test of the whole way. The slot confirms the event when Kafka has acknowledged its record.
+    """
     from cdc_outbox.commands.emit import NewEvent, emit_event
 
     if not aggregate_type:
@@ -60,7 +72,34 @@ def command(
         raise click.UsageError("give either --payload or --tombstone")
     value = None if payload is None else _payload(payload)
     event = NewEvent(aggregate_type, aggregate_id, event_type, value, _headers(headers))
-    click.echo(emit_event(reveal(dsn), table, event))
+    if wait is None:
+        click.echo(emit_event(reveal(dsn), table, event))
+        return 0
+    return _emit_and_wait(reveal(dsn), table, event, slot, wait)
+
+
+def _emit_and_wait(dsn: str, table: TableName, event: NewEvent, slot: str, seconds: float) -> int:
+    from cdc_outbox.commands.emit import emit_and_wait
+    from cdc_outbox.commands.interrupts import stop_on_signals
+
+    with stop_on_signals() as stop:
+        found = emit_and_wait(dsn, table, event, slot, seconds, stop, click.echo)
+    click.echo(_result(found, seconds), err=True)
+    return 1 if found.seconds is None else 0
+
+
+def _result(found: Confirmation, seconds: float) -> str:
+    from cdc_outbox.lsn import UNSET, format_lsn
+
+    slot = found.slot
+    if found.seconds is not None:
+        return f"confirmed by slot {slot.name} {found.seconds * 1000:.0f} ms after the commit"
+    position = (
+        f"it has confirmed {format_lsn(slot.confirmed_flush_lsn or UNSET)}, the event ends at {format_lsn(found.lsn)}"
+    )
+    reader = f"server process {slot.active_pid} streams from it" if slot.active else "no relay streams from it"
+    late = f"not confirmed by slot {slot.name} within {seconds:g} s"
+    return f"{late}: {reader}; {position}\ncure: cdc-outbox status; cdc-outbox check"
 
 
 def _payload(given: str) -> bytes:

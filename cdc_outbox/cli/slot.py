@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from cdc_outbox.config.settings import Settings
     from cdc_outbox.config.value_types import Secret
 
-INTERRUPTED = 130
-"""128 + SIGINT, as shells report it."""
-
 
 @click.group("slot", context_settings=CONTEXT)
 def command() -> None:
@@ -61,8 +58,8 @@ def create(dsn: Secret | None, slot: str, publication: str, *, failover: bool) -
         with stop_on_signals() as stop:
             created = create_slot(reveal(dsn), slot, publication, stop, _say, failover=failover)
     except Stopped:
-        _say("stopped while waiting: no slot was made")
-        return INTERRUPTED
+        _say("stopped while waiting: no slot was created")
+        raise
     click.echo(format_lsn(created.consistent_point))
     _say(
         f"slot {created.name} begins here. Rows already in the table are not sent by it. To have them sent: "

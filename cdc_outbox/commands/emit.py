@@ -1,18 +1,26 @@
-"""One event, written through the emit function of an outbox table.
+"""One event, written through the emit function of an outbox table, and its confirmation by the relay's slot.
 
-In: a DSN, the table, the event's parts. Out: the event's id, committed.
-Never: an INSERT. The function is all that a writer may use, so this proves what an application can do.
+In: a DSN, the table, the event's parts. Out: the event's id, committed; the time until the slot has confirmed its commit.
+Never: an INSERT. The function is all that a writer may execute, so this shows what an application can do.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from cdc_outbox.commands.install import emit_function
 from cdc_outbox.errors import AccessRefused, ConfigurationError
 from cdc_outbox.identifiers import TableName, quote_identifier
-from cdc_outbox.postgres import connect
+from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.postgres import connect, server, slot
+from cdc_outbox.postgres.errors import translated
+from cdc_outbox.shutdown import Stop, Stopped
+
+POLL_SECONDS: Final = 0.02
+"""Between two reads of the slot: the resolution of the measured time. One read takes the server less than 1 ms."""
 
 _FUNCTION: Final = """
 SELECT format_type(p.proargtypes[3], NULL), current_user,
@@ -22,12 +30,12 @@ WHERE n.nspname = %s AND p.proname = %s AND p.pronargs IN (5, 6)
 """
 
 _DATA_CLASSES: Final = ("22", "23")
-"""SQLSTATE classes: a value that its type does not take, a check that it does not pass."""
+"""SQLSTATE classes of values that a type or a constraint refuses: data exception, integrity constraint violation."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """What the caller decides of an event; the database adds id and time."""
+    """The event's parts that the caller chooses; the database adds id and time."""
 
     aggregate_type: str
     aggregate_id: str | None
@@ -37,29 +45,85 @@ class NewEvent:
     """A JSON object, as text."""
 
 
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The slot when the wait ended."""
+
+    seconds: float | None
+    """From the commit to the confirmation; None if it did not come in time."""
+    lsn: Lsn
+    """Position to confirm: at or after the end of the event's commit."""
+    slot: slot.SlotInfo
+
+
 def emit_event(dsn: str, table: TableName, event: NewEvent) -> str:
     """Write `event`, commit, return its id.
 
-    Raises ConfigurationError: no function (`sql install` has not been run), or a value that the table does not take;
-    AccessRefused: no EXECUTE, with the GRANT; and what a connection can raise.
+    Raises ConfigurationError: no function (`sql install` has not been run), or a value that the table does not accept;
+    AccessRefused: no EXECUTE, with the GRANT; and the errors of a connection.
     """
+    with connect.open_connection(dsn) as connection:
+        return _emit(connection, table, event)
+
+
+def emit_and_wait(
+    dsn: str,
+    table: TableName,
+    event: NewEvent,
+    slot_name: str,
+    seconds: float,
+    stop: Stop,
+    on_emitted: Callable[[str], None],
+) -> Confirmation:
+    """Write `event`, pass its id to `on_emitted`, and wait until the slot has confirmed it, at most `seconds`.
+
+    Raises the errors of `emit_event`; ConfigurationError if the slot does not exist or cannot be used (nothing is written if
+    so before); Stopped.
+    """
+    with connect.open_connection(dsn, stop) as connection:
+        _usable_slot(connection, slot_name)
+        event_id = _emit(connection, table, event)
+        committed = time.monotonic()
+        lsn = server.current_lsn(connection)
+        on_emitted(event_id)
+        while True:
+            found = _usable_slot(connection, slot_name)
+            elapsed = time.monotonic() - committed
+            if (found.confirmed_flush_lsn or UNSET) >= lsn:
+                return Confirmation(elapsed, lsn, found)
+            if elapsed >= seconds:
+                return Confirmation(None, lsn, found)
+            if stop.wait(POLL_SECONDS):
+                raise Stopped
+
+
+def _usable_slot(connection: connect.Connection, name: str) -> slot.SlotInfo:
+    found = slot.inspect(connection, name)
+    if found is None:
+        raise ConfigurationError(
+            f"slot {name} does not exist, so no relay can confirm the event",
+            cure="cdc-outbox run creates the slot; or name the relay's slot with --slot",
+            slot=name,
+        )
+    slot.require_usable(found)
+    return found
+
+
+def _emit(connection: connect.Connection, table: TableName, event: NewEvent) -> str:
+    function = emit_function(table)
+    payload = _payload(event.payload, _payload_type(connection, function))
+    call = f"SELECT {function.quoted}(%s, %s, %s, %s, %s)".encode()
     try:
-        with connect.open_connection(dsn) as connection:
-            return _emit(connection, emit_function(table), event)
+        with translated():
+            row = connection.execute(
+                call, [event.aggregate_type, event.aggregate_id, event.type, payload, event.headers]
+            ).fetchone()
     except ConfigurationError as error:
         if str(error.where.get("sqlstate", ""))[:2] not in _DATA_CLASSES:
             raise
         raise ConfigurationError(
             error.what, cure="check payload and headers against the column types of the table", **error.where
         ) from None
-
-
-def _emit(connection: connect.Connection, function: TableName, event: NewEvent) -> str:
-    payload = _payload(event.payload, _payload_type(connection, function))
-    call = f"SELECT {function.quoted}(%s, %s, %s, %s, %s)".encode()
-    row = connection.execute(
-        call, [event.aggregate_type, event.aggregate_id, event.type, payload, event.headers]
-    ).fetchone()
     assert row is not None, "SELECT of a function that returns no set gives one row"
     return str(row[0])
 
@@ -82,7 +146,7 @@ def _payload_type(connection: connect.Connection, function: TableName) -> str:
 
 
 def _payload(payload: bytes | None, payload_type: str) -> bytes | str | None:
-    """As the driver must get it: bytes for a bytea, else text, whose type the server takes from the function."""
+    """The payload for the driver: bytes for a bytea, else text that the server converts to the argument's type."""
     if payload is None or payload_type == "bytea":
         return payload
     try:

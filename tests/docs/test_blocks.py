@@ -173,9 +173,12 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ("docs/how-to/replay.md", "cdc-outbox replay --id"): (REPLAY, "test_the_page_in_order"),
     ("docs/how-to/prune.md", 'cdc-outbox run --brokers "$BROKERS" --prune-after 7d'): (PRUNE, "test_the_relay_prunes"),
     ("docs/how-to/check.md", 'cdc-outbox check --brokers "$BROKERS"\n'): (CHECK, "test_the_page_in_order"),
-    ("docs/how-to/check.md", 'cdc-outbox check --brokers "$BROKERS" --probe'): (CHECK, "test_the_page_in_order"),
+    (
+        "docs/how-to/check.md",
+        "cdc-outbox emit --aggregate-type smoke-test --aggregate-id 1 --type SmokeTest --payload '{}' --wait 10s",
+    ): (CHECK, "test_the_page_in_order"),
     ("docs/how-to/check.md", "ok    config.postgres-tls"): (CHECK, "test_the_page_in_order"),
-    ("docs/how-to/check.md", "ok    probe.delivery"): (CHECK, "test_the_page_in_order"),
+    ("docs/how-to/check.md", "18d1a1a0-5b0c-4a6c-a0f5-f4b9d6a0c3de"): (CHECK, "test_the_page_in_order"),
     **{
         ("docs/how-to/outbox-without-a-table.md", beginning): (WITHOUT_A_TABLE, "test_the_page_in_order")
         for beginning in ["cdc-outbox sql install", "cdc-outbox run", "BEGIN;", "SELECT pg_logical_emit_message"]

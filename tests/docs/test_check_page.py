@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = "docs/how-to/check.md"
 CHECK: Final = 'cdc-outbox check --brokers "$BROKERS"'
-PROBE: Final = 'cdc-outbox check --brokers "$BROKERS" --probe'
+EMIT: Final = "cdc-outbox emit --aggregate-type smoke-test --aggregate-id 1 --type SmokeTest --payload '{}' --wait 10s"
 
 
 def shape(line: str) -> str:
@@ -41,18 +41,19 @@ def test_the_page_in_order(outbox: Outbox, shell: Callable[..., subprocess.Compl
         assert shape(line) in printed, line
 
     shell("cdc-outbox sql install --apply", **variables)
-    probed = shell(block(PAGE, PROBE).text, **variables).stdout
-    printed = {shape(line) for line in probed.splitlines()}
-    [shown] = [each for each in _blocks() if each.startswith("ok    probe.delivery")]
-    for line in shown.splitlines():
-        assert shape(line) in printed, line
+    outbox.streaming()
+    done = shell(block(PAGE, EMIT).text, **variables)
+    [shown] = [each for each in _blocks() if "confirmed by slot" in each]
+    id_shown, confirmed = shown.splitlines()
+    assert len(done.stdout.strip()) == len(id_shown)
+    assert shape(done.stderr.strip()) == shape(confirmed)
 
 
 def test_every_check_is_in_the_table_and_no_other() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cdc_outbox/check").glob("*.py"))
-    made = set(re.findall(r'"((?:config|database|table|publication|slot|kafka|probe)\.[a-z-]+)"', source))
+    made = set(re.findall(r'"((?:config|database|table|publication|slot|kafka)\.[a-z-]+)"', source))
     table = (ROOT / PAGE).read_text(encoding="utf-8").partition("## What it looks at")[2]
-    assert set(re.findall(r"`((?:config|database|table|publication|slot|kafka|probe)\.[a-z-]+)`", table)) == made
+    assert set(re.findall(r"`((?:config|database|table|publication|slot|kafka)\.[a-z-]+)`", table)) == made
 
 
 def test_the_document_has_the_members_that_are_shown(

@@ -98,9 +98,8 @@ class Bench:
         )
         apply_install(database.dsn, InstallOptions(), lambda _warning: None)
 
-    def check(self, *, probed: bool = False, shared_topic: bool = False, **changes: Any) -> Checked:
-        settings = replace(self.settings, **changes)
-        return Checked(run_check(settings, Stop(), probed=probed, shared_topic=shared_topic))
+    def check(self, **changes: Any) -> Checked:
+        return Checked(run_check(replace(self.settings, **changes), Stop()))
 
     def create_slot(self, plugin: str = "pgoutput") -> None:
         self.database.execute("SELECT pg_create_logical_replication_slot(%s, %s)", [self.settings.slot, plugin])
