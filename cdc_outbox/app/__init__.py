@@ -16,10 +16,21 @@ database is what `cdc-outbox sql install` (`emit`) and `cdc-outbox sql consumer`
 from __future__ import annotations
 
 from .captures import capture
+from .encoding import PayloadType
 from .errors import OutboxUsageError
-from .event import Event, PayloadType
+from .event import Event
 from .identity import uuid7
 from .inbox import once
-from .outbox import emit
+from .outbox import Outbox, emit, emit_many
 
-__all__ = ["Event", "OutboxUsageError", "PayloadType", "capture", "emit", "once", "uuid7"]
+__all__ = [
+    "Event",
+    "Outbox",
+    "OutboxUsageError",
+    "PayloadType",
+    "capture",
+    "emit",
+    "emit_many",
+    "once",
+    "uuid7",
+]

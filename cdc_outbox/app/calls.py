@@ -1,31 +1,32 @@
-"""Calls of the functions in the database, as SQL text for each driver's way of writing parameters.
+"""Statements as SQL text for each driver's way of writing parameters.
 
-Each parameter is cast twice: to text (or bytea), which is what is sent, and from there to what the function takes. So no
+In: names, types, values. Out: `Statement`: a call of a function in the database, or rows that are inserted.
+Never: a value in the text of a statement; a name that is not quoted.
+
+A parameter of a function is cast twice: to text (or bytea), which is what is sent, and from there to the function's type. So no
 driver guesses a type, no codec that an application has registered for JSON meets text that is JSON already, and a payload
-column of another type than the one that was said is an error of the server and never a payload that is read in another way.
+column of another type than the configured one is an error of the server, never a payload that is read in another way.
 
-PostgreSQL manual: 4.1.1 Identifiers and Key Words, 4.2.9 Type Casts, 10.3 Functions.
+PostgreSQL manual: 4.1.1 Identifiers and Key Words, 4.2.9 Type Casts, 10.3 Functions, 9.19 Array Functions (unnest).
 """
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .errors import OutboxUsageError
-
-Argument: TypeAlias = str | bytes | None
 
 Style: TypeAlias = Callable[[int], str]
 """The n-th parameter (from 1), as a driver writes it."""
 
 _PART: Final = re.compile(r'"((?:[^"]|"")+)"|([^\W\d][\w$]*)')
 _FOLD: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-_MEANT_OTHERWISE: Final = re.compile(r"[%:?\\\x00-\x1f]")
+_DRIVERS_OWN: Final = re.compile(r"[%:?\\\x00-\x1f]")
 """What a driver may take for a parameter, also inside quotes."""
 
 
@@ -45,72 +46,149 @@ def colon(number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """`SELECT function(…)`: its name, quoted; the types of its parameters; what goes in."""
+class Statement:
+    """SQL with parameters: one stands between each two of `pieces`."""
 
-    function: str
-    types: tuple[str, ...]
-    arguments: tuple[Argument, ...]
+    pieces: tuple[str, ...]
+    arguments: tuple[Any, ...]
+    relation: str
+    """The function or table that it needs, quoted: for errors."""
     cure: str
-    """What to do when there is no such function."""
+    """What to do when that does not exist."""
 
     def sql(self, style: Style) -> str:
         """The text, with parameters in a driver's style."""
-        return _sql(self.function, self.types, style)
+        first, *rest = self.pieces
+        return first + "".join(f"{style(number)}{piece}" for number, piece in enumerate(rest, start=1))
 
 
 @lru_cache(maxsize=64)
-def _sql(function: str, types: tuple[str, ...], style: Style) -> str:
-    return f"SELECT {function}({', '.join(_cast(style(number), name) for number, name in enumerate(types, start=1))})"
+def _call_pieces(function: str, types: tuple[str, ...]) -> tuple[str, ...]:
+    return _joined(f"SELECT {function}(", [_cast(name) for name in types], ")")
 
 
-def _cast(parameter: str, name: str) -> str:
-    if name in {"text", "bytea"}:
-        return f"CAST({parameter} AS {name})"
-    return f"CAST(CAST({parameter} AS text) AS {name})"
+@lru_cache(maxsize=64)
+def _call_each_pieces(function: str, types: tuple[str, ...]) -> tuple[str, ...]:
+    columns = [f"e{number}" for number in range(len(types))]
+    calls = ", ".join(f"CAST({column} AS {name})" for column, name in zip(columns, types, strict=True))
+    arrays = [("CAST(", f" AS {_sent_as(name)}[])") for name in types]
+    end = f") WITH ORDINALITY AS e({', '.join(columns)}, place) ORDER BY place"
+    return _joined(f"SELECT {function}({calls}) FROM unnest(", arrays, end)  # noqa: S608 - quoted names only
+
+
+def function_call(function: str, types: tuple[str, ...], arguments: Sequence[Any], cure: str) -> Statement:
+    """`SELECT function(…)`. `function` is quoted; `types` are those of its parameters."""
+    return Statement(_call_pieces(function, types), tuple(arguments), function, cure)
+
+
+def function_call_each(function: str, types: tuple[str, ...], rows: Sequence[Sequence[Any]], cure: str) -> Statement:
+    """One call for each row, in the order of the rows, in one statement: volatile functions of a SELECT's list run after its
+    ORDER BY (PostgreSQL 9.6 and later).
+    """
+    arrays = tuple([list(column) for column in zip(*rows, strict=True)])
+    return Statement(_call_each_pieces(function, types), arrays, function, cure)
+
+
+def insert(
+    table: str, columns: Sequence[str], types: Sequence[str | None], rows: Sequence[Sequence[Any]], cure: str
+) -> Statement:
+    """`INSERT INTO table (columns) VALUES …`. A column without a type in `types` takes the driver's own form of its value."""
+    row = [("", "") if name is None else _cast(name) for name in types]
+    pieces = [f"INSERT INTO {table} ({', '.join(columns)}) VALUES "]  # noqa: S608 - quoted names only
+    for number, _ in enumerate(rows):
+        inner = _joined("(" if number == 0 else ", (", row, ")")
+        pieces[-1] += inner[0]
+        pieces += inner[1:]
+    return Statement(tuple(pieces), tuple(value for values in rows for value in values), table, cure)
+
+
+def _joined(start: str, around: Iterable[tuple[str, str]], end: str) -> tuple[str, ...]:
+    """Pieces with a parameter in each pair of `around`, separated by commas."""
+    pieces = [start]
+    for number, (before, after) in enumerate(around):
+        pieces[-1] += ("" if number == 0 else ", ") + before
+        pieces.append(after)
+    pieces[-1] += end
+    return tuple(pieces)
+
+
+def _sent_as(name: str) -> str:
+    return "bytea" if name == "bytea" else "text"
+
+
+def _cast(name: str) -> tuple[str, str]:
+    if name == _sent_as(name):
+        return "CAST(", f" AS {name})"
+    return "CAST(CAST(", f" AS text) AS {name})"
 
 
 @lru_cache(maxsize=64)
 def function_of(table: str, suffix: str) -> str:
-    """The function of a table, quoted: `"public"."outbox_emit"`. Raises OutboxUsageError when it is no table's name.
+    """The function of a table, quoted: `"public"."outbox_emit"`. Raises OutboxUsageError as `parse_table` does."""
+    schema, name = parse_table(table)
+    return f"{quoted(schema)}.{quoted(name + suffix)}"
 
-    As in SQL, what is not quoted is folded to lower case; a schema that is not named is `public`.
+
+@lru_cache(maxsize=64)
+def table_of(table: str) -> str:
+    """The table, quoted. Raises OutboxUsageError as `parse_table` does."""
+    return ".".join(map(quoted, parse_table(table)))
+
+
+def parse_table(table: str) -> tuple[str, str]:
+    """Schema and name. Raises OutboxUsageError when `table` is not a table's name.
+
+    As in SQL, a part without quotes is folded to lower case; without a schema it is in `public`.
     """
     if not isinstance(table, str):
-        raise OutboxUsageError(f"table must be a text, not {table!r}")
+        raise OutboxUsageError(f"table must be a str, not {table!r}")
     parts: list[str] = []
     at = 0
     while match := _PART.match(table, at):
-        quoted, plain = match[1], match[2]
-        parts.append(quoted.replace('""', '"') if quoted is not None else plain.translate(_FOLD))
+        inner, plain = match[1], match[2]
+        parts.append(inner.replace('""', '"') if inner is not None else plain.translate(_FOLD))
         at = match.end()
         if table[at : at + 1] != ".":
             break
         at += 1
-    if at != len(table) or len(parts) not in {1, 2} or table.endswith(".") or _MEANT_OTHERWISE.search(table):
+    if at != len(table) or len(parts) not in {1, 2} or table.endswith(".") or _DRIVERS_OWN.search(table):
         raise OutboxUsageError(
             f'not a table that can be named here: {table!r} (write schema.table or "Schema"."Table")'
         )
-    schema, name = parts if len(parts) == 2 else ("public", parts[0])
-    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name + suffix))
+    return (parts[0], parts[1]) if len(parts) == 2 else ("public", parts[0])
 
 
-_NO_FUNCTION: Final = "42883"
-_NO_SCHEMA: Final = "3F000"
-_NOT_ALLOWED: Final = "42501"
+def column(name: object) -> str:
+    """A column's name, quoted. Raises OutboxUsageError for what cannot be one, or what a driver would take for a parameter."""
+    if not isinstance(name, str) or not name or _DRIVERS_OWN.search(name):
+        raise OutboxUsageError(f"not a column that can be named here: {name!r}")
+    return quoted(name)
 
 
-def explain(error: Exception, call: Call) -> None:
-    """Add to a driver's error what to do about it, where the server's SQLSTATE says that the function is not to be had."""
+def quoted(name: str) -> str:
+    """An identifier in double quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+_MISSING: Final = frozenset({"42883", "42P01", "42703", "3F000"})
+"""SQLSTATEs: undefined function, table, column, schema (PostgreSQL manual, appendix A)."""
+
+_REFUSED: Final = "42501"
+"""SQLSTATE: insufficient privilege."""
+
+
+def explain(error: Exception, statement: Statement) -> None:
+    """Add the cure to a driver's error, where the server's SQLSTATE shows that the function or table cannot be used."""
     state = _sqlstate(error)
-    if state in {_NO_FUNCTION, _NO_SCHEMA}:
-        error.add_note(f"cdc-outbox: there is no {call.function} with these parameters here. {call.cure}")
-    elif state == _NOT_ALLOWED:
-        error.add_note(f"cdc-outbox: the role needs USAGE on the schema, and EXECUTE on {call.function}.")
+    if state in _MISSING:
+        error.add_note(f"cdc-outbox: {statement.relation} does not exist here in this form. {statement.cure}")
+    elif state == _REFUSED:
+        right = "EXECUTE" if statement.pieces[0].startswith("SELECT") else "INSERT"
+        error.add_note(f"cdc-outbox: the role needs USAGE on the schema, and {right} on {statement.relation}.")
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    """The server's: of the driver's error, or of the one that a framework has put around it."""
+    """The server's SQLSTATE, in the driver's error or in one that a framework has raised from it."""
     found: BaseException | None = error
     while found is not None:
         for name in ("sqlstate", "pgcode"):

@@ -58,11 +58,11 @@ class Recorder:
         """Whether the event is to be written: no capture says otherwise."""
         return all(capture.write for capture in self.captures)
 
-    def record(self, event: Event) -> UUID:
-        """Tell them. Returns the event's id."""
+    def record(self, events: list[Event]) -> list[UUID]:
+        """Add the events to each capture. Returns their ids."""
         for each in self.captures:
-            each.events.append(event)
-        return event.id
+            each.events.extend(events)
+        return [event.id for event in events]
 
 
 def recorder_for(connection: object) -> Recorder:

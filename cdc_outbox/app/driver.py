@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
-from .calls import Call
+from .calls import Statement
 from .errors import OutboxUsageError
 
 
@@ -51,12 +51,12 @@ class Driver(ABC):
         """Raise OutboxUsageError where a statement would be committed alone."""
 
     @abstractmethod
-    def run(self, call: Call) -> None:
-        """Call the function."""
+    def run(self, statement: Statement) -> None:
+        """Run the statement."""
 
     @abstractmethod
-    def ask(self, call: Call) -> bool:
-        """Call the function and return what it returns."""
+    def ask(self, statement: Statement) -> bool:
+        """Run the statement and return its one value."""
 
     @abstractmethod
     def transaction(self, *, nested: bool) -> AbstractContextManager[object]:
@@ -74,11 +74,11 @@ class AsyncDriver(ABC):
         """As of `Driver`."""
 
     @abstractmethod
-    async def run(self, call: Call) -> None:
+    async def run(self, statement: Statement) -> None:
         """As of `Driver`."""
 
     @abstractmethod
-    async def ask(self, call: Call) -> bool:
+    async def ask(self, statement: Statement) -> bool:
         """As of `Driver`."""
 
     @abstractmethod

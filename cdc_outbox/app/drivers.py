@@ -19,7 +19,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
-from .calls import Call, colon, dollar, percent
+from .calls import Statement, colon, dollar, percent
 from .driver import AsyncDriver, Driver, inside, is_a, outside
 from .errors import OutboxUsageError
 
@@ -67,16 +67,16 @@ class Psycopg(Driver):
         if _commits_each(self._target):
             raise outside(_BLOCK)
 
-    def run(self, call: Call) -> None:
-        self._execute(call)
+    def run(self, statement: Statement) -> None:
+        self._execute(statement)
 
-    def ask(self, call: Call) -> bool:
-        return bool(self._execute(call).fetchone()[0])
+    def ask(self, statement: Statement) -> bool:
+        return bool(self._execute(statement).fetchone()[0])
 
-    def _execute(self, call: Call) -> Any:
+    def _execute(self, statement: Statement) -> Any:
         psycopg = sys.modules["psycopg"]
         cursor = psycopg.Cursor(self._target, row_factory=psycopg.rows.tuple_row)
-        return cursor.execute(call.sql(percent), call.arguments)
+        return cursor.execute(statement.sql(percent), statement.arguments)
 
     @contextlib.contextmanager
     def transaction(self, *, nested: bool) -> Iterator[None]:
@@ -96,16 +96,16 @@ class PsycopgAsync(AsyncDriver):
         if _commits_each(self._target):
             raise outside(_BLOCK.replace("with", "async with"))
 
-    async def run(self, call: Call) -> None:
-        await self._execute(call)
+    async def run(self, statement: Statement) -> None:
+        await self._execute(statement)
 
-    async def ask(self, call: Call) -> bool:
-        return bool((await (await self._execute(call)).fetchone())[0])
+    async def ask(self, statement: Statement) -> bool:
+        return bool((await (await self._execute(statement)).fetchone())[0])
 
-    async def _execute(self, call: Call) -> Any:
+    async def _execute(self, statement: Statement) -> Any:
         psycopg = sys.modules["psycopg"]
         cursor = psycopg.AsyncCursor(self._target, row_factory=psycopg.rows.tuple_row)
-        return await cursor.execute(call.sql(percent), call.arguments)
+        return await cursor.execute(statement.sql(percent), statement.arguments)
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
@@ -125,11 +125,11 @@ class Asyncpg(AsyncDriver):
         if not (self._target.is_in_transaction() or self._target.is_closed()):
             raise outside("Put it into `async with connection.transaction():`, together with the change.")
 
-    async def run(self, call: Call) -> None:
-        await self._target.execute(call.sql(dollar), *call.arguments)
+    async def run(self, statement: Statement) -> None:
+        await self._target.execute(statement.sql(dollar), *statement.arguments)
 
-    async def ask(self, call: Call) -> bool:
-        return bool(await self._target.fetchval(call.sql(dollar), *call.arguments))
+    async def ask(self, statement: Statement) -> bool:
+        return bool(await self._target.fetchval(statement.sql(dollar), *statement.arguments))
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
@@ -142,9 +142,9 @@ class Asyncpg(AsyncDriver):
 # --- SQLAlchemy --------------------------------------------------------------------------------------------------------
 
 
-def _statement(call: Call) -> tuple[Any, dict[str, Any]]:
-    arguments = {f"p{number}": argument for number, argument in enumerate(call.arguments, start=1)}
-    return sys.modules["sqlalchemy"].text(call.sql(colon)), arguments
+def _text_of(statement: Statement) -> tuple[Any, dict[str, Any]]:
+    arguments = {f"p{number}": argument for number, argument in enumerate(statement.arguments, start=1)}
+    return sys.modules["sqlalchemy"].text(statement.sql(colon)), arguments
 
 
 def _require_ours(connection: Any, raw: Any) -> None:
@@ -174,11 +174,11 @@ class Sqlalchemy(Driver):
         connection = self._connection()
         _require_ours(connection, connection.connection)
 
-    def run(self, call: Call) -> None:
-        self._connection().execute(*_statement(call))
+    def run(self, statement: Statement) -> None:
+        self._connection().execute(*_text_of(statement))
 
-    def ask(self, call: Call) -> bool:
-        return bool(self._connection().execute(*_statement(call)).scalar())
+    def ask(self, statement: Statement) -> bool:
+        return bool(self._connection().execute(*_text_of(statement)).scalar())
 
     @contextlib.contextmanager
     def transaction(self, *, nested: bool) -> Iterator[None]:
@@ -203,11 +203,11 @@ class SqlalchemyAsync(AsyncDriver):
         connection = await self._connection()
         _require_ours(connection, await connection.get_raw_connection())
 
-    async def run(self, call: Call) -> None:
-        await (await self._connection()).execute(*_statement(call))
+    async def run(self, statement: Statement) -> None:
+        await (await self._connection()).execute(*_text_of(statement))
 
-    async def ask(self, call: Call) -> bool:
-        return bool((await (await self._connection()).execute(*_statement(call))).scalar())
+    async def ask(self, statement: Statement) -> bool:
+        return bool((await (await self._connection()).execute(*_text_of(statement))).scalar())
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
@@ -238,12 +238,13 @@ class Django(Driver):
         if self._target.get_autocommit():
             raise outside("Put it into `with transaction.atomic():`, together with the change.")
 
-    def run(self, call: Call) -> None:
-        self.ask(call)
-
-    def ask(self, call: Call) -> bool:
+    def run(self, statement: Statement) -> None:
         with self._target.cursor() as cursor:
-            cursor.execute(call.sql(percent), call.arguments)
+            cursor.execute(statement.sql(percent), statement.arguments)
+
+    def ask(self, statement: Statement) -> bool:
+        with self._target.cursor() as cursor:
+            cursor.execute(statement.sql(percent), statement.arguments)
             return bool(cursor.fetchone()[0])
 
     @contextlib.contextmanager

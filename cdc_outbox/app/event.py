@@ -1,7 +1,7 @@
 """An event as it is written: checked, its payload as text or bytes.
 
-In: what the application says. Out: `Event`, or OutboxUsageError that says what would not have worked.
-Never: a payload that is changed. Text and bytes go out as they are; of a dict or a list the JSON text is made here.
+In: the arguments of `emit`. Out: `Event`, or OutboxUsageError with the reason, before anything is written.
+Never: a payload that is changed. Text and bytes go out as they are; everything else becomes JSON text (`encoding`).
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, get_args
+from enum import Enum
+from typing import Any, TypeAlias
 from uuid import UUID
 
+from .encoding import Default, Encoder, PayloadType, encode_payload, header_text, kind_of, require_text
 from .errors import OutboxUsageError
 from .identity import uuid7
 from .trace import trace_headers
 
-PayloadType: TypeAlias = Literal["json", "jsonb", "text", "bytea"]
-"""What the payload column can be (`cdc-outbox sql install --payload-type`)."""
+Payload: TypeAlias = object
+"""A str or bytes as they are; a mapping, list, tuple, dataclass, attrs or pydantic object as JSON; None: a tombstone."""
 
-Payload: TypeAlias = Mapping[str, Any] | list[Any] | str | bytes | None
-
-SEPARATORS: Final = (",", ":")
-"""Of JSON: no spaces, which would travel with every record."""
+HeaderValue: TypeAlias = object
+"""A str, or a value with a plain text: int, float, bool, Decimal, UUID, Enum, date, datetime; None: a null header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,67 +52,61 @@ def make_event(
     aggregate_id: str | int | UUID | None,
     type: str,  # noqa: A002 - the outbox's word for it
     payload: Payload,
-    headers: Mapping[str, str | None] | None,
+    headers: Mapping[str, HeaderValue] | None,
     table: str,
     payload_type: PayloadType,
+    id: UUID | str | None = None,  # noqa: A002 - likewise
+    default: Default | None = None,
+    encoder: Encoder | None = None,
 ) -> Event:
-    """Check and encode. Raises OutboxUsageError."""
+    """Check and encode. `id`: None for a new one. Raises OutboxUsageError."""
     return Event(
-        id=uuid7(),
+        id=uuid7() if id is None else _event_id(id),
         aggregate_type=_name("aggregate_type", aggregate_type),
         aggregate_id=_aggregate_id(aggregate_id),
         type=_name("type", type),
-        payload=_encode(payload, payload_type),
+        payload=encode_payload(payload, payload_type, default=default, encoder=encoder),
         headers=_with_trace({} if headers is None else headers),
         table=table,
     )
 
 
+def _event_id(value: object) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value if isinstance(value, str) else "")
+    except ValueError:
+        raise OutboxUsageError(f"id must be a UUID or its text, not {value!r}") from None
+
+
 def _name(what: str, value: object) -> str:
-    """Not everybody has a type checker."""
+    """Not every caller has a type checker."""
     if not isinstance(value, str) or not value:
         raise OutboxUsageError(f"{what} must be a text that is not empty, not {value!r}")
-    return _text(what, value)
+    return require_text(what, value)
 
 
 def _aggregate_id(value: object) -> str | None:
     """As text. Of a member of an Enum its value, as in all the rest, and not its name, which is what `str` would give."""
+    if isinstance(value, Enum) and not isinstance(value, str | int):
+        value = value.value
     if value is None:
         return None
     if not isinstance(value, str | int | UUID) or isinstance(value, bool):
-        raise OutboxUsageError(f"aggregate_id must be a str, an int, a UUID or None, not {_kind(value)}")
+        raise OutboxUsageError(f"aggregate_id must be a str, an int, a UUID or None, not {kind_of(value)}")
     if isinstance(value, str):
-        return _text("aggregate_id", value)
+        return require_text("aggregate_id", value)
     try:
         return int.__repr__(value) if isinstance(value, int) else str(value)
     except ValueError as error:
         raise OutboxUsageError(f"aggregate_id is too long an int: {error}") from None
 
 
-def _text(what: str, text: str) -> str:
-    """A plain str. Raises OutboxUsageError for what PostgreSQL has no text of: NUL, and a surrogate without the other."""
-    _require_utf8(what, text)
-    if "\0" in text:
-        raise OutboxUsageError(
-            f"{what} has a NUL (U+0000) at character {text.index(chr(0))}, which no text can have here"
-        )
-    return str.__str__(text)
-
-
-def _require_utf8(what: str, text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise OutboxUsageError(
-            f"{what} has half of a surrogate pair (U+{ord(text[error.start]):04X}) at character {error.start}, which"
-            " UTF-8 cannot say"
-        ) from None
-
-
 def _with_trace(headers: object) -> dict[str, str | None]:
     """Those given, and the current span's. A `traceparent` that was given stays, and then neither is added."""
     if not isinstance(headers, Mapping):
-        raise OutboxUsageError(f"headers must be a dict or None, not {_kind(headers)}")
+        raise OutboxUsageError(f"headers must be a dict or None, not {kind_of(headers)}")
     given = dict(_header(name, value) for name, value in headers.items())
     if any(name.lower() == "traceparent" for name in given):
         return given
@@ -120,46 +114,6 @@ def _with_trace(headers: object) -> dict[str, str | None]:
 
 
 def _header(name: object, value: object) -> tuple[str, str | None]:
-    if not isinstance(name, str) or not isinstance(value, str | None):
-        raise OutboxUsageError(
-            f"a header is a text with a text, or with None for a null header: {name!r} has {_kind(value)}"
-        )
-    return _text("the name of a header", name), None if value is None else _text(f"header {name!r}", value)
-
-
-def _encode(payload: Payload, payload_type: PayloadType) -> str | bytes | None:
-    """As the column takes it."""
-    if payload_type not in get_args(PayloadType):
-        raise OutboxUsageError(f"payload_type is one of {', '.join(get_args(PayloadType))}, not {payload_type!r}")
-    if payload is None:
-        return None
-    if not isinstance(payload, str | bytes):
-        payload = _json(payload)
-    if isinstance(payload, str):
-        return _require_utf8("the payload", payload) if payload_type == "bytea" else _text("the payload", payload)
-    if payload_type == "bytea":
-        return payload
-    try:
-        return _text("the payload", payload.decode())
-    except UnicodeDecodeError as error:
-        raise OutboxUsageError(
-            f"the payload is not UTF-8 text ({error.reason} at byte {error.start}), and payload_type is {payload_type!r}: "
-            "a table for other bytes has a payload of type bytea"
-        ) from None
-
-
-def _json(payload: object) -> str:
-    """JSON text of a dict or list. Raises OutboxUsageError for what JSON cannot say, NaN included."""
-    if not isinstance(payload, Mapping | list):
-        raise OutboxUsageError(
-            f"the payload must be a dict, a list, a str, bytes or None, not {_kind(payload)}: turn it into JSON text first"
-        )
-    try:
-        payload = dict(payload) if isinstance(payload, Mapping) else payload
-        return json.dumps(payload, separators=SEPARATORS, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise OutboxUsageError(f"the payload cannot be made JSON: {error}. Turn it into JSON text first") from None
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    if not isinstance(name, str):
+        raise OutboxUsageError(f"the name of a header is a str, not {kind_of(name)}")
+    return require_text("the name of a header", name), header_text(name, value)

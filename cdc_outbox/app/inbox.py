@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Final, overload
 from uuid import UUID
 
-from .calls import Call, explain, function_of
+from .calls import Statement, explain, function_call, function_of
 from .driver import AsyncDriver, AsyncTarget, Driver, Target
 from .drivers import driver_for
 from .errors import OutboxUsageError
@@ -70,16 +70,16 @@ def once(
 
     Raises OutboxUsageError for that, and for a name or an id that is none.
     """
-    call = Call(
-        function=function_of(table, "_claim"),
-        types=("text", "text"),
-        arguments=(_text("consumer", consumer), _text("message_id", message_id)),
-        cure=_CURE,
+    claim = function_call(
+        function_of(table, "_claim"),
+        ("text", "text"),
+        (_text("consumer", consumer), _text("message_id", message_id)),
+        _CURE,
     )
     driver = driver_for(connection)
     if isinstance(driver, AsyncDriver):
-        return _once_async(driver, call, nested=nested)
-    return _once(driver, call, nested=nested)
+        return _once_async(driver, claim, nested=nested)
+    return _once(driver, claim, nested=nested)
 
 
 def _text(name: str, given: object) -> str:
@@ -93,22 +93,22 @@ def _text(name: str, given: object) -> str:
 
 
 @contextlib.contextmanager
-def _once(driver: Driver, call: Call, *, nested: bool) -> Iterator[bool]:
+def _once(driver: Driver, claim: Statement, *, nested: bool) -> Iterator[bool]:
     with driver.transaction(nested=nested):
         try:
-            first = driver.ask(call)
+            first = driver.ask(claim)
         except Exception as error:
-            explain(error, call)
+            explain(error, claim)
             raise
         yield first
 
 
 @contextlib.asynccontextmanager
-async def _once_async(driver: AsyncDriver, call: Call, *, nested: bool) -> AsyncIterator[bool]:
+async def _once_async(driver: AsyncDriver, claim: Statement, *, nested: bool) -> AsyncIterator[bool]:
     async with driver.transaction(nested=nested):
         try:
-            first = await driver.ask(call)
+            first = await driver.ask(claim)
         except Exception as error:
-            explain(error, call)
+            explain(error, claim)
             raise
         yield first

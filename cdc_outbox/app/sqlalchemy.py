@@ -13,8 +13,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import conv
 from sqlalchemy.types import TypeEngine
 
+from .encoding import PayloadType
 from .errors import OutboxUsageError
-from .event import PayloadType
 
 SQL_VERSION: Final = 2
 """What `sql/outbox.sql` of this release writes into the comment of the table."""

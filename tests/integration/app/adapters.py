@@ -38,6 +38,10 @@ class Adapter:
     def emit(self, **event: Any) -> UUID:
         return emit(self.target, **event)
 
+    def call(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        """Call a method of an `Outbox`, or `emit_many`, with this connection; wait for it where it is for asyncio."""
+        return method(self.target, *arguments, **more)
+
     def execute(self, query: str) -> None:
         """The application's own statement."""
         self._execute(query)
@@ -60,6 +64,12 @@ class AsyncAdapter(Adapter):
     def emit(self, **event: Any) -> UUID:
         async def run() -> UUID:
             return await emit(self.target, **event)
+
+        return self._runner.run(run())
+
+    def call(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        async def run() -> Any:
+            return await method(self.target, *arguments, **more)
 
         return self._runner.run(run())
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cdc_outbox.app.calls import Call, colon, dollar, explain, function_of, percent
+from cdc_outbox.app.calls import colon, dollar, explain, function_call, function_of, percent
 from cdc_outbox.identifiers import TableName, parse_table
 
-CALL = Call('"public"."outbox_emit"', ("text", "json", "bytea"), ("order", "{}", b""), "Install it.")
+CALL = function_call('"public"."outbox_emit"', ("text", "json", "bytea"), ("order", "{}", b""), "Install it.")
 
 
 def test_each_parameter_is_sent_as_text_or_bytea_in_the_style_of_the_driver() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime as dt
+import decimal
 import enum
 import json
 import math
 import types
+import typing
 import uuid
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_outbox.app import Event, OutboxUsageError, capture, emit
+from cdc_outbox.app import Event, Outbox, OutboxUsageError, capture, emit, emit_many
 
 ORDER: dict[str, Any] = {"aggregate_type": "order", "aggregate_id": "42", "type": "OrderPlaced", "payload": {}}
 
@@ -64,8 +67,11 @@ def test_any_json_document_comes_out_as_it_went_in(document: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("payload", "said"),
     [
-        ({"at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}, "datetime is not JSON serializable"),
+        ({"at": dt.timedelta(1)}, "timedelta has no JSON form"),
         ({"total": math.nan}, "Out of range float"),
+        ({"total": decimal.Decimal("NaN")}, "not a JSON number"),
+        ({"a": b"x"}, "bytes has no JSON form"),
+        ({("a", 1): 2}, "name is a str"),
         (5, "not int"),
         (object(), "not object"),
         ({"a"}, "not set"),
@@ -75,6 +81,113 @@ def test_any_json_document_comes_out_as_it_went_in(document: dict[str, Any]) -> 
 def test_what_cannot_be_json_is_refused_with_the_reason(payload: Any, said: str) -> None:
     with pytest.raises(OutboxUsageError, match=said):
         emitted(payload=payload)
+
+
+MOMENT = dt.datetime(2026, 11, 29, 8, 30, tzinfo=dt.UTC)
+KEY = uuid.UUID(int=7)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Line:
+    sku: uuid.UUID
+    price: decimal.Decimal
+
+
+class Size(enum.Enum):
+    SMALL = "s"
+
+
+class Point(typing.NamedTuple):
+    x: int
+    y: int
+
+
+class Attrs:
+    """As attrs makes its classes: it is recognised by this attribute."""
+
+    __attrs_attrs__ = (types.SimpleNamespace(name="a"), types.SimpleNamespace(name="b"))
+    a, b = 1, (2, 3)
+
+
+class Model:
+    """As pydantic's are recognised."""
+
+    def model_dump_json(self) -> str:
+        return '{"a":1}'
+
+    def model_dump(self, mode: str) -> dict[str, Any]:
+        assert mode == "json"
+        return {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        (Line(KEY, decimal.Decimal("9.90")), f'{{"sku":"{KEY}","price":9.90}}'),
+        ({"lines": [Line(KEY, decimal.Decimal("1E+3"))]}, f'{{"lines":[{{"sku":"{KEY}","price":1E+3}}]}}'),
+        ({"n": decimal.Decimal("12345678901234567890.123456789")}, '{"n":12345678901234567890.123456789}'),
+        ({"n": 2**200}, f'{{"n":{2**200}}}'),
+        ({"at": MOMENT, "day": MOMENT.date()}, '{"at":"2026-11-29T08:30:00+00:00","day":"2026-11-29"}'),
+        ({"size": Size.SMALL, Size.SMALL: 1, KEY: 2, 5: 3}, f'{{"size":"s","s":1,"{KEY}":2,"5":3}}'),
+        ((1, "a", None), '[1,"a",null]'),
+        (Point(1, 2), "[1,2]"),
+        (Attrs(), '{"a":1,"b":[2,3]}'),
+        (Model(), '{"a":1}'),
+        ({"model": Model()}, '{"model":{"a":1}}'),
+        ([decimal.Decimal("0.10"), decimal.Decimal("0.10")], "[0.10,0.10]"),
+    ],
+)
+def test_a_payload_of_python_objects_becomes_json_with_every_digit(payload: Any, text: str) -> None:
+    assert emitted(payload=payload).payload == text
+
+
+def test_default_and_encoder_serve_what_has_no_json_here() -> None:
+    assert emitted(payload={"tags": {"b"}}, default=sorted).payload == '{"tags":["b"]}'
+    assert emitted(payload=object(), default=lambda _: {"a": 1}).payload == '{"a":1}'
+    assert emitted(payload=object(), encoder=lambda _: b"\x00\xff", payload_type="bytea").payload == b"\x00\xff"
+    with pytest.raises(OutboxUsageError, match="encoder= must return"):
+        emitted(payload={}, encoder=lambda _: 5)
+
+
+def test_header_values_become_their_text() -> None:
+    given = {
+        "s": "a",
+        "i": 5,
+        "u": KEY,
+        "b": True,
+        "d": decimal.Decimal("1.50"),
+        "e": Size.SMALL,
+        "t": MOMENT,
+        "n": None,
+    }
+    text = ["a", "5", str(KEY), "true", "1.50", "s", "2026-11-29T08:30:00+00:00", None]
+    assert list(emitted(headers=given).headers.values()) == text
+
+
+def test_an_id_of_the_callers_is_kept() -> None:
+    assert emitted(id=KEY).id == emitted(id=str(KEY)).id == KEY
+
+
+def test_many_events_keep_their_order_and_a_wrong_one_is_named_by_its_place() -> None:
+    with capture(write=False) as events:
+        ids = emit_many(None, [{**ORDER, "aggregate_id": number} for number in range(3)])
+
+    assert [event.aggregate_id for event in events] == ["0", "1", "2"]
+    assert ids == [event.id for event in events]
+    with capture(write=False) as events, pytest.raises(OutboxUsageError, match=r"event 1: .*type"):
+        emit_many(None, [ORDER, {**ORDER, "type": ""}])
+    assert events == []
+
+
+def test_a_misspelt_part_is_refused() -> None:
+    with capture(write=False), pytest.raises(OutboxUsageError, match="agregate_id"):
+        emit_many(None, [{**ORDER, "agregate_id": 5}])
+
+
+@pytest.mark.parametrize("columns", ["other", {"key": "x"}, {"id": "a:b"}, {"id": ""}])
+def test_columns_that_cannot_be_named_so_are_refused(columns: Any) -> None:
+    with pytest.raises(OutboxUsageError):
+        Outbox(columns=columns)
 
 
 def test_bytes_that_are_no_text_are_for_a_bytea() -> None:
@@ -154,9 +267,11 @@ def test_a_document_without_end_is_refused() -> None:
         {"aggregate_type": None},
         {"type": ""},
         {"type": 5},
+        {"id": "not-a-uuid"},
+        {"id": 5},
+        {"columns": ["tenant"]},
         {"aggregate_id": 1.5},
         {"aggregate_id": True},
-        {"headers": {"a": 5}},
         {"headers": {5: "a"}},
         {"headers": {"a": b"x"}},
         {"headers": [("a", "b")]},
