@@ -6,6 +6,7 @@ stdout is the table or the document; words go to stderr. No logic: `operate.stat
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cdc_outbox.commands.status import Limit, Look, Observer
     from cdc_outbox.config.value_types import Secret
     from cdc_outbox.identifiers import TableName
+    from cdc_outbox.observe.status_document import StatusDocument
     from cdc_outbox.shutdown import Stop
 
 WATCH_SECONDS: Final = 2.0
@@ -72,7 +74,8 @@ def command(
     """How the relay and its slot are doing: state, lag, and the WAL that the server keeps for it.
 
     Asks the database, which needs no privilege, and the relay at --http, if it answers: only the relay that streams knows its
-    lag in seconds. Needs no Kafka. Ends with 1 when a limit is exceeded, with 78 when there is no such slot or it is lost.
+    lag in seconds. Needs no Kafka. Ends with 1 when a limit is exceeded, or when the slot is lost or about to be
+    (wal_status unreserved); with 78 when there is no such slot.
     """
     from cdc_outbox.commands.interrupts import stop_on_signals
     from cdc_outbox.commands.status import Limit, Observer, Question
@@ -120,22 +123,58 @@ def _watch(observer: Observer, stop: Stop, limits: list[Limit], *, as_json: bool
 
 
 def _judge(look: Look, limits: list[Limit]) -> int:
-    from cdc_outbox.commands.status import exceeded
+    from cdc_outbox.commands.status import exceeded, unsafe
 
     sentences = exceeded(look, limits)
     for sentence in sentences:
         click.echo(f"exceeded: {sentence}", err=True)
-    return 1 if sentences else 0
+    return 1 if sentences or unsafe(look.document) else 0
 
 
 def _shown(look: Look, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(look.document.members())
-    return "\n".join(f"{what:<16}{words}" for what, words in _lines(look))
+    colors = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    marks = {line: reason.level for reason in reversed(look.document.reasons) for line in _CONCERNS[reason.code]}
+    return "\n".join(_line(name, text, marks.get(name, ""), colors) for name, text in [*_health(look), *_lines(look)])
+
+
+_COLORS: Final = {"ok": "32", "warning": "33", "critical": "1;31"}
+"""SGR parameters (ECMA-48)."""
+
+_CONCERNS: Final = {
+    "loop-stuck": ("state",),
+    "slot-lost": ("WAL kept", "until lost"),
+    "slot-unreserved": ("WAL kept", "until lost"),
+    "slot-endangered": ("until lost",),
+    "postgres-disconnected": ("state",),
+    "not-started": ("state",),
+    "stopped": ("state",),
+    "kafka-unconfirmed": ("in flight",),
+    "kafka-unreachable": ("Kafka",),
+    "slot-unused": ("slot",),
+}
+"""The lines that a reason is about."""
+
+
+def _line(name: str, text: str, level: str, colors: bool) -> str:
+    """One fact. What is wrong is marked with the level, and on a terminal with its color."""
+    shown = f"{text}  [{level}]" if level else text
+    color = _COLORS.get(level or (text.partition(":")[0] if name == "health" else ""))
+    return f"{name:<16}\x1b[{color}m{shown}\x1b[0m" if colors and color else f"{name:<16}{shown}"
+
+
+def _health(look: Look) -> list[tuple[str, str]]:
+    """The judgement: its reasons, each with its cure."""
+    lines: list[tuple[str, str]] = []
+    for reason in look.document.reasons:
+        lines.append(("" if lines else "health", f"{reason.level}: {_printable(reason.text)}"))
+        lines += [("", f"cure: {_printable(reason.cure)}")] if reason.cure else []
+    return lines or [("health", str(look.document.health))]
 
 
 def _lines(look: Look) -> list[tuple[str, str]]:
-    """Each fact's name and its words."""
+    """Each fact's name and its text."""
     document = look.document
     use = {True: "in use", False: "not in use", None: "whether it is in use is not known"}[document.slot_active]
     lag = "unknown" if document.lag_seconds is None else f"{document.lag_seconds:,.1f} s"
@@ -144,7 +183,8 @@ def _lines(look: Look) -> list[tuple[str, str]]:
         ("relay", _printable(look.relay)),
         ("slot", f"{document.slot}, {use}; publication {document.publication} of {', '.join(document.tables)}"),
         ("lag", f"{lag}; {_size(document.lag_bytes)} of WAL"),
-        ("in flight", _events(document.in_flight_events)),
+        ("in flight", _in_flight(document)),
+        ("Kafka", _kafka(document)),
         ("WAL kept", f"{_size(document.retained_wal_bytes)}, {document.wal_status or 'status unknown'}"),
         ("until lost", _until_lost(look)),
         ("confirmed", document.confirmed_flush_lsn or "unknown"),
@@ -153,22 +193,35 @@ def _lines(look: Look) -> list[tuple[str, str]]:
     ]
 
 
+def _in_flight(document: StatusDocument) -> str:
+    if document.in_flight_events is None:
+        return "unknown"
+    count = document.in_flight_events
+    text = f"{count:,} event{'' if count == 1 else 's'}, {_size(document.in_flight_bytes)}"
+    return (
+        f"{text}; nothing confirmed for {document.unconfirmed_seconds:.0f} s" if document.unconfirmed_seconds else text
+    )
+
+
+def _kafka(document: StatusDocument) -> str:
+    if document.kafka_connected is None:
+        return "unknown"
+    since = f" since {document.kafka_since}" if document.kafka_since else ""
+    error = f"; last error: {_printable(document.kafka_error)}" if document.kafka_error else ""
+    return f"{'connected' if document.kafka_connected else 'not connected'}{since}{error}"
+
+
 def _until_lost(look: Look) -> str:
     safe, seconds = look.document.safe_wal_bytes, look.document.seconds_until_lost
     if look.document.wal_status == "lost":
         return "it is lost"
     if safe is None:
         return "unknown" if look.document.wal_status is None else "no limit is set (max_slot_wal_keep_size)"
-    rate = (
-        "nothing is written now" if seconds is None else f"{_duration(seconds)} at the present rate, if it stood still"
-    )
+    if seconds is not None:
+        rate = f"{_duration(seconds)} at the present rate, if it stood still"
+    else:
+        rate = "the rate is not known yet" if look.document.wal_bytes_per_second is None else "nothing is written now"
     return f"{_size(max(0, safe))} of WAL; {rate}"
-
-
-def _events(count: int | None) -> str:
-    if count is None:
-        return "unknown"
-    return f"{count:,} event{'' if count == 1 else 's'}"
 
 
 def _size(count: int | None) -> str:

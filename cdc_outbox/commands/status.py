@@ -20,6 +20,7 @@ from cdc_outbox.counters import SlotCounters, State
 from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import WalRate
+from cdc_outbox.observe.health import judged
 from cdc_outbox.observe.status_document import StatusDocument, with_slot
 from cdc_outbox.postgres.slot import require_usable
 from cdc_outbox.shutdown import Stop
@@ -96,9 +97,10 @@ class Observer:
             if rate_is_wanted and self._rate.bytes_per_second is None and not self._stop.wait(SECOND_LOOK_SECONDS):
                 found = self._read()
             document = self._with_slot(document, found)
-            require_usable(found.slot)
+            require_usable(found.slot, lost_is_fine=True)  # a slot that is lost is the judgement's business
         except CdcOutboxError as error:
             problem = error
+        document = judged(document)
         return Look(document, answer.words, answer.members is not None, problem)
 
     def _read(self) -> SlotStatus:
@@ -109,7 +111,7 @@ class Observer:
     def _with_slot(self, document: StatusDocument, found: SlotStatus) -> StatusDocument:
         """What the database says of the slot, in place of what the relay said."""
         info = found.slot
-        told = document.seconds_until_lost
+        told, rate = document.seconds_until_lost, document.wal_bytes_per_second
         document = with_slot(
             document,
             SlotCounters(
@@ -124,10 +126,15 @@ class Observer:
             ),
         )
         if document.seconds_until_lost is None and document.safe_wal_bytes is not None:
-            document = replace(document, seconds_until_lost=told)
+            document = replace(document, seconds_until_lost=told, wal_bytes_per_second=rate)
         if document.state is None and info.active:
             document = replace(document, state=State.STREAMING)  # whoever it is
         return document
+
+
+def unsafe(document: StatusDocument) -> bool:
+    """Whether the slot is lost, or is lost at the next checkpoint: then `status` ends with 1."""
+    return document.wal_status in {"unreserved", "lost"}
 
 
 def exceeded(look: Look, limits: Sequence[Limit]) -> list[str]:
@@ -189,6 +196,7 @@ def _of_relay(question: Question, answer: RelayAnswer) -> StatusDocument:
     if answer.members is None:
         return document
     known = {name: value for name, value in answer.members.items() if name in document.members()}
+    known.pop("reasons", None)  # they are judged again, with what the database says of the slot
     tables = known.pop("tables", None)
     if isinstance(tables, list):
         known["tables"] = tuple(map(str, tables))

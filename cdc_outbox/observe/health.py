@@ -1,6 +1,6 @@
-"""What a relay can say about itself without asking anybody: alive, ready, and the status document.
+"""What the relay knows of itself: alive, ready, the status document. And the judgement of health, which every screen shows.
 
-In: `Counters`, `Settings`, and the clock as an argument. Out: judgements and plain dictionaries.
+In: `Counters`, `Settings`, and the clocks as arguments. Out: checks, the document, and `Health` of a document.
 Never: SQL, a socket. Liveness depends neither on Kafka nor on PostgreSQL: a restart cures neither, and each one makes
 duplicates. Readiness does not depend on Kafka: a native sidecar's readiness is the whole pod's, and a broker outage
 must not take the application out of service.
@@ -8,14 +8,16 @@ must not take the application out of service.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Final
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters, State
 from cdc_outbox.lsn import format_lsn
 from cdc_outbox.observe.mask import mask
-from cdc_outbox.observe.status_document import StatusDocument, with_slot
+from cdc_outbox.observe.status_document import Reason, StatusDocument, with_slot
 
 STUCK_AFTER_SECONDS: Final = 30.0
 """The loop turns several times a second, also while it waits; half a minute without a turn is a hang, not a pause."""
@@ -23,7 +25,24 @@ STUCK_AFTER_SECONDS: Final = 30.0
 SLOT_STALE_SECONDS: Final = 90.0
 """The slot is looked at every 30 s. Three looks that failed: what the last one saw may be wrong by now."""
 
+UNCONFIRMED_SECONDS: Final = 5.0
+"""A broker confirms within milliseconds; a leader that changes takes about as long as this."""
+
+ENDANGERED_SECONDS: Final = 3600.0
+"""An hour: time for a person to wake up and to act."""
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+CRITICAL: Final = "critical"
+LEVELS: Final = (OK, WARNING, CRITICAL)
+"""Of health, from good to worst."""
+
 READY_STATES: Final = (State.STREAMING, State.STANDBY)
+
+_SERVING_STATES: Final = (State.STARTING, State.STREAMING, State.DRAINING)
+"""In which delivery reports are served."""
+
+_NOTHING_LOST: Final = "events wait in PostgreSQL, none is lost, and the relay goes on by itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +66,17 @@ def liveness(counters: Counters, monotonic: float) -> list[Check]:
     return [Check("loop", ok=age <= STUCK_AFTER_SECONDS, says=f"turned {age:.1f} s ago")]
 
 
-def readiness(counters: Counters) -> list[Check]:
-    """Whether the relay does what it was started for: streams, or stands by for the one that does."""
-    state = counters.state
+def readiness(counters: Counters, now: float, monotonic: float) -> list[Check]:
+    """Whether the relay does what it was started for: streams, or stands by for the one that does. Health is shown, and decides
+    nothing.
+    """
+    state, found = counters.state, health(counters, now, monotonic)
     return [
         Check("state", ok=state in READY_STATES, says=state),
         _connected("postgres", connected=counters.postgres_connected),
         _connected("kafka", connected=counters.kafka_connected),
         Check("last_error", ok=counters.last_error is None, says=mask(counters.last_error or "none"), decides=False),
+        Check("health", ok=found.level == OK, says=f"{found.level}: {found.headline}", decides=False),
     ]
 
 
@@ -93,29 +115,196 @@ def slot_figures(counters: Counters, now: float) -> SlotCounters | None:
     )
 
 
-def status(counters: Counters, settings: Settings, now: float) -> StatusDocument:
-    """The document of `/status`. None where the relay itself does not know: probes run no SQL.
+def status(counters: Counters, settings: Settings, now: float, monotonic: float) -> StatusDocument:
+    """The document of `/status`, judged. None where the relay itself does not know: probes run no SQL.
 
-    `confirmed_flush_lsn` is what this relay last claimed; the server's own is at most one status update behind.
+    `confirmed_flush_lsn` is what this relay last claimed; the server's own is at most one status update behind. `now` as of
+    `time.time()`, `monotonic` as of `time.monotonic()`.
     """
-    streams = _streams(counters)
+    return judged(
+        replace(
+            _document(counters, now, monotonic),
+            slot=settings.slot,
+            publication=settings.publication,
+            tables=tuple(str(table) for table in settings.tables),
+        )
+    )
+
+
+def _document(counters: Counters, now: float, monotonic: float) -> StatusDocument:
+    """What the counters know, without the names of the settings and without a judgement."""
     document = StatusDocument(
         state=counters.state,
-        slot=settings.slot,
-        publication=settings.publication,
-        tables=tuple(str(table) for table in settings.tables),
-        slot_active=True if streams else None,
+        slot="",
+        publication="",
+        tables=(),
+        slot_active=True if _streams(counters) else None,
         confirmed_flush_lsn=format_lsn(counters.confirmed_lsn) if counters.confirmed_lsn else None,
         lag_seconds=known_lag(counters, now),
         in_flight_events=counters.in_flight_events,
-        last_error=None if counters.last_error is None else mask(counters.last_error),
+        in_flight_bytes=counters.in_flight_bytes,
+        alive=passed(liveness(counters, monotonic)),
+        kafka_connected=counters.kafka_connected,
+        kafka_since=utc(counters.kafka_since_timestamp),
+        kafka_error=_masked(counters.kafka_error),
+        unconfirmed_seconds=unconfirmed_seconds(counters, monotonic),
+        last_error=_masked(counters.last_error),
     )
     slot = slot_figures(counters, now)
     return document if slot is None else with_slot(document, slot)
 
 
+def unconfirmed_seconds(counters: Counters, monotonic: float) -> float | None:
+    """For how long Kafka has confirmed nothing while records are in flight, 0 when none is; None while no loop serves its
+    delivery reports: it is not known then what Kafka has confirmed.
+    """
+    if counters.state not in _SERVING_STATES:
+        return None
+    since = counters.unconfirmed_since_monotonic
+    return 0.0 if since is None else round(max(0.0, monotonic - since), 1)
+
+
+def health(counters: Counters, now: float, monotonic: float) -> Health:
+    """The judgement of a running relay."""
+    return judge(_document(counters, now, monotonic))
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A judgement. `headline`: the worst reason, or else what the relay does, as one sentence."""
+
+    level: str
+    headline: str
+    reasons: tuple[Reason, ...]
+
+
+def judged(document: StatusDocument) -> StatusDocument:
+    """The document with its own judgement in it."""
+    found = judge(document)
+    return replace(document, health=found.level, reasons=found.reasons)
+
+
+def judge(document: StatusDocument) -> Health:
+    """The one judgement of health. Everything that is not known is not held against the relay."""
+    found = [reason for rule in _RULES if (reason := rule(document)) is not None]
+    reasons = tuple(sorted(found, key=lambda reason: LEVELS.index(reason.level), reverse=True))
+    if reasons:
+        return Health(reasons[0].level, reasons[0].text, reasons)
+    return Health(OK, _DOING.get(document.state or "", "No relay answers"), ())
+
+
+_DOING: Final[dict[str, str]] = {
+    State.STARTING: "Connecting, or sending the rows that the table already has",
+    State.STANDBY: "Another relay streams from the slot; this one takes over when that one ends",
+    State.STREAMING: "Rows become records as they are committed",
+    State.RECONNECTING: "Connecting to PostgreSQL again",
+    State.DRAINING: "A stop was requested; what is in flight is being delivered",
+    State.STOPPED: "The relay has ended",
+}
+"""What a relay in good health does."""
+
+
+def _stuck(document: StatusDocument) -> Reason | None:
+    if document.alive is not False:
+        return None
+    text = f"The loop has not turned for more than {STUCK_AFTER_SECONDS:.0f} s"
+    return Reason("loop-stuck", CRITICAL, text, "restart the relay: what is not confirmed is sent again")
+
+
+def _slot_lost(document: StatusDocument) -> Reason | None:
+    if document.wal_status != "lost":
+        return None
+    text = "The slot is lost: PostgreSQL has removed WAL that it needed"
+    return Reason("slot-lost", CRITICAL, text, f"cdc-outbox slot recover --slot {document.slot}")
+
+
+def _slot_unreserved(document: StatusDocument) -> Reason | None:
+    if document.wal_status != "unreserved":
+        return None
+    text = "The slot is lost at the next checkpoint: it keeps more WAL than max_slot_wal_keep_size allows"
+    return Reason("slot-unreserved", CRITICAL, text, _buy_time(document))
+
+
+def _slot_endangered(document: StatusDocument) -> Reason | None:
+    left = document.seconds_until_lost
+    if left is None or left >= ENDANGERED_SECONDS or document.wal_status in {"lost", "unreserved"}:
+        return None
+    text = f"The slot is lost in {left / 60:.0f} min if it stands still, at the present rate of WAL"
+    return Reason("slot-endangered", CRITICAL, text, _buy_time(document))
+
+
+def _buy_time(document: StatusDocument) -> str:
+    """SQL that doubles what the server may keep for slots."""
+    kept = (document.retained_wal_bytes or 0) + max(0, document.safe_wal_bytes or 0)
+    megabytes = max(64, 2 * kept >> 20)
+    return (
+        "mend what holds the relay up; this SQL buys time, if the disk has room: "
+        f"ALTER SYSTEM SET max_slot_wal_keep_size = '{megabytes}MB'; SELECT pg_reload_conf();"
+    )
+
+
+def _kafka_unconfirmed(document: StatusDocument) -> Reason | None:
+    seconds = document.unconfirmed_seconds
+    if not seconds or seconds < UNCONFIRMED_SECONDS:
+        return None
+    count = document.in_flight_events or 0
+    text = f"Kafka has confirmed nothing for {seconds:.0f} s, with {count:,} event{'' if count == 1 else 's'} in flight"
+    error = f"; the last error was: {document.kafka_error}" if document.kafka_error else ""
+    return Reason("kafka-unconfirmed", WARNING, text + error, f"look at the brokers; {_NOTHING_LOST}")
+
+
+def _kafka_unreachable(document: StatusDocument) -> Reason | None:
+    if document.kafka_connected is not False or document.state not in {State.STREAMING, State.DRAINING}:
+        return None
+    error = f": {document.kafka_error}" if document.kafka_error else ""
+    return Reason(
+        "kafka-unreachable", WARNING, f"Kafka does not answer{error}", f"look at the brokers; {_NOTHING_LOST}"
+    )
+
+
+def _not_streaming(document: StatusDocument) -> Reason | None:
+    error = f": {document.last_error}" if document.last_error else ""
+    if document.state == State.RECONNECTING:
+        return Reason("postgres-disconnected", WARNING, f"The connection to PostgreSQL was lost{error}", _NOTHING_LOST)
+    if document.state == State.STARTING and document.last_error:
+        return Reason("not-started", WARNING, f"The relay has not streamed yet{error}", "")
+    if document.state == State.STOPPED and document.last_error:
+        return Reason("stopped", CRITICAL, f"The relay has ended{error}", "cdc-outbox run, when that is mended")
+    return None
+
+
+def _slot_unused(document: StatusDocument) -> Reason | None:
+    if document.state is not None or document.slot_active is not False or document.wal_status == "lost":
+        return None
+    text = "No relay streams from the slot, and PostgreSQL keeps WAL for it"
+    cure = f"start the relay; if there is to be none: cdc-outbox slot drop --slot {document.slot}"
+    return Reason("slot-unused", WARNING, text, cure)
+
+
+_RULES: Final[tuple[Callable[[StatusDocument], Reason | None], ...]] = (
+    _stuck,
+    _slot_lost,
+    _slot_unreserved,
+    _slot_endangered,
+    _not_streaming,
+    _kafka_unconfirmed,
+    _kafka_unreachable,
+    _slot_unused,
+)
+"""Of equal level the first is the headline: what PostgreSQL does explains what Kafka does not get."""
+
+
+def utc(timestamp: float | None) -> str | None:
+    """Unix time as ISO 8601 in UTC, to the second."""
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _masked(text: str | None) -> str | None:
+    return None if text is None else mask(text)
+
+
 def _streams(counters: Counters) -> bool:
-    return counters.state in {State.STREAMING, State.DRAINING} and counters.postgres_connected
+    return counters.state in {"streaming", "draining"} and counters.postgres_connected
 
 
 def _connected(component: str, *, connected: bool) -> Check:

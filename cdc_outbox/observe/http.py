@@ -78,7 +78,7 @@ class Views:
         return _probe(liveness(self._counters, self._monotonic()), query)
 
     def _readyz(self, query: str, _accept: str) -> Answer:
-        return _probe(readiness(self._counters), query)
+        return _probe(readiness(self._counters, self._wall(), self._monotonic()), query)
 
     def _metrics(self, _query: str, accept: str) -> Answer:
         # The client's negotiation repeats the version that was asked for; ours is one of two constants.
@@ -86,7 +86,7 @@ class Views:
         return HTTPStatus.OK, content_type, encode(self._registry)
 
     def _status(self, _query: str, _accept: str) -> Answer:
-        document = status(self._counters, self._settings, self._wall())
+        document = status(self._counters, self._settings, self._wall(), self._monotonic())
         return HTTPStatus.OK, "application/json", orjson.dumps(document.members()) + b"\n"
 
     def _page(self, _query: str, _accept: str) -> Answer:

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from cdc_outbox.counters import LATENCY_BOUNDS, MAX_TOPICS, OTHER_TOPICS, Counters, State
 from cdc_outbox.observe import Versions
-from cdc_outbox.observe.health import lag_seconds, slot_figures
+from cdc_outbox.observe.health import LEVELS, health, lag_seconds, slot_figures, unconfirmed_seconds
 
 PREFIX: Final = "cdc_outbox_"
 
@@ -31,11 +31,15 @@ WAL_STATUSES: Final = ("reserved", "extended", "unreserved", "lost")
 
 
 def build_registry(
-    counters: Counters, versions: Versions, *, clock: Callable[[], float] = time.time
+    counters: Counters,
+    versions: Versions,
+    *,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> CollectorRegistry:
     """A registry of our own: the relay's metrics, the process's, the garbage collector's. `clock` as `time.time`."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(RelayCollector(counters, versions, clock))
+    registry.register(RelayCollector(counters, versions, clock, monotonic))
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
@@ -44,10 +48,17 @@ def build_registry(
 class RelayCollector(Collector):
     """Reads the counters at each scrape. Safe in any thread."""
 
-    def __init__(self, counters: Counters, versions: Versions, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        versions: Versions,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._counters = counters
         self._versions = versions
         self._clock = clock
+        self._monotonic = monotonic
         self._labelled: dict[str, None] = {}
 
     def collect(self) -> Iterable[Metric]:
@@ -71,6 +82,11 @@ class RelayCollector(Collector):
         for each in State:
             state.add_metric([each.value], int(counters.state is each))
         yield state
+        judged = _gauge("health", "1 for the judgement of the relay's health, 0 for the others.", ["level"])
+        level = health(counters, self._clock(), self._monotonic()).level
+        for name in LEVELS:
+            judged.add_metric([name], int(level == name))
+        yield judged
         connected = _gauge("connected", "Whether the component answers: 1 or 0.", ["component"])
         connected.add_metric(["postgres"], int(counters.postgres_connected))
         connected.add_metric(["kafka"], int(counters.kafka_connected))
@@ -146,6 +162,11 @@ class RelayCollector(Collector):
             "lag_seconds",
             "Age of the oldest commit that is not acknowledged; 0 when there is none.",
             lag_seconds(counters, self._clock()),
+        )
+        yield _known(
+            "unconfirmed_seconds",
+            "For how long Kafka has confirmed nothing while events are in flight; 0 when none is.",
+            unconfirmed_seconds(counters, self._monotonic()),
         )
         yield _known("in_flight_events", "Events handed to the producer, not yet confirmed.", counters.in_flight_events)
         yield _known("in_flight_bytes", "Bytes of the events in flight.", counters.in_flight_bytes)

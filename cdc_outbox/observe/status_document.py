@@ -15,6 +15,20 @@ from cdc_outbox.lsn import format_lsn
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why health is not `ok`."""
+
+    code: str
+    """A stable name, in small letters and hyphens."""
+    level: str
+    """`warning` or `critical`."""
+    text: str
+    """A sentence."""
+    cure: str
+    """What to do, or empty where the relay does it by itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class StatusDocument:
     """One look. Sizes in bytes, times in seconds, LSNs as PostgreSQL writes them; None where it is not known."""
 
@@ -32,8 +46,17 @@ class StatusDocument:
     retained_wal_bytes: int | None = None
     safe_wal_bytes: int | None = None
     seconds_until_lost: float | None = None
+    wal_bytes_per_second: float | None = None
     in_flight_events: int | None = None
+    in_flight_bytes: int | None = None
+    alive: bool | None = None
+    kafka_connected: bool | None = None
+    kafka_since: str | None = None
+    kafka_error: str | None = None
+    unconfirmed_seconds: float | None = None
     last_error: str | None = None
+    health: str | None = None
+    reasons: tuple[Reason, ...] = ()
 
     def members(self) -> dict[str, object]:
         """As JSON is to have them, in their order."""
@@ -53,6 +76,7 @@ def with_slot(document: StatusDocument, slot: SlotCounters) -> StatusDocument:
         retained_wal_bytes=slot.retained_wal_bytes,
         safe_wal_bytes=slot.safe_wal_bytes,
         seconds_until_lost=seconds_until_lost(slot.safe_wal_bytes, slot.wal_bytes_per_second),
+        wal_bytes_per_second=slot.wal_bytes_per_second and round(slot.wal_bytes_per_second, 1),
     )
 
 

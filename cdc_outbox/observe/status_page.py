@@ -17,7 +17,7 @@ from typing import Final
 from cdc_outbox import __version__
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.observe.health import liveness, passed, status
+from cdc_outbox.observe.health import judge, status
 from cdc_outbox.observe.history import History, published
 from cdc_outbox.observe.recent import RecentWarnings
 
@@ -45,13 +45,14 @@ def document(
     counters: Counters, settings: Settings, history: History, warnings: RecentWarnings, monotonic: float, now: float
 ) -> dict[str, object]:
     """What the page shows. For the page alone: unlike the status document, its members may change."""
+    shown = status(counters, settings, now, monotonic)
     return {
         "now": now,
         "version": __version__,
-        "alive": passed(liveness(counters, monotonic)),
+        "headline": judge(shown).headline,
         "connected": {"postgres": counters.postgres_connected, "kafka": counters.kafka_connected},
         "published": published(counters),
-        "status": status(counters, settings, now).members(),
+        "status": shown.members(),
         "history": history.columns(),
         "warnings": warnings.newest_first(),
     }

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from cdc_outbox.counters import Counters
-from cdc_outbox.observe.health import lag_seconds
+from cdc_outbox.observe.health import OK, health, lag_seconds
 
 INTERVAL_SECONDS: Final = 60.0
 """1,440 lines a day: enough to see when something began, little enough to keep."""
@@ -50,12 +50,16 @@ class Summary:
     def _log(self, now: float) -> None:
         counters = self._counters
         total, elapsed = self._published(), now - self._logged_at
+        wall = self._wall()
+        found = health(counters, wall, now)
         log.info(
             "summary",
             state=counters.state,
+            health=found.level,
+            problem=None if found.level == OK else found.headline,
             events_per_second=round((total - self._logged_total) / elapsed, 1) if elapsed > 0 else 0.0,
             events_published=total,
-            lag_seconds=round(lag_seconds(counters, self._wall()), 3),
+            lag_seconds=round(lag_seconds(counters, wall), 3),
             in_flight_events=counters.in_flight_events,
             confirmed_lsn=counters.confirmed_lsn,
             received_lsn=counters.received_lsn,

@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 
 from cdc_outbox.counters import Counters, State
-from cdc_outbox.observe.health import READY_STATES, lag_seconds, liveness, passed
+from cdc_outbox.observe.health import OK, READY_STATES, Health, health, lag_seconds, liveness, passed
 from cdc_outbox.observe.mask import mask
 from cdc_outbox.shutdown import Stop
 
@@ -60,7 +60,7 @@ class Systemd:
         self._ready = False
         self._stopping = False
         self._status_at: float | None = None
-        self._status_state = ""
+        self._shown = ("", "")
         self._published = 0
 
     def tick(self, now: float) -> None:
@@ -72,8 +72,10 @@ class Systemd:
         if self._keepalive_is_due(now) and passed(liveness(self._counters, now)) and self._send("WATCHDOG=1"):
             self._keepalive_at = now
         state = State.DRAINING if self._stopping else self._counters.state
-        if self._status_at is None or state != self._status_state or now - self._status_at >= STATUS_SECONDS:
-            self._tell_status(state, now)
+        found = health(self._counters, self._wall(), now)
+        shown = (str(state), found.level)
+        if self._status_at is None or shown != self._shown or now - self._status_at >= STATUS_SECONDS:
+            self._send_status(shown, found, now)
 
     def end(self) -> None:
         """The relay is about to end, whether told to or for an error of its own."""
@@ -85,17 +87,18 @@ class Systemd:
     def _keepalive_is_due(self, now: float) -> bool:
         return self._keepalive_every is not None and now - self._keepalive_at >= self._keepalive_every
 
-    def _tell_status(self, state: str, now: float) -> None:
+    def _send_status(self, shown: tuple[str, str], found: Health, now: float) -> None:
         counters = self._counters
         published = sum(topic.delivered for topic in counters.topics.copy().values())
         elapsed = 0.0 if self._status_at is None else now - self._status_at
         rate = (published - self._published) / elapsed if elapsed > 0 else 0.0
         lag = lag_seconds(counters, self._wall())
+        state, level = shown
         text = f"{state}, {rate:.0f} events/s, lag {lag:.1f} s"
-        if state not in READY_STATES and counters.last_error:
-            text = f"{state}: {counters.last_error}"
+        if level != OK:
+            text = f"{level}: {found.headline}; {text}"
         if self._send(_one_line(text)):
-            self._status_at, self._status_state, self._published = now, state, published
+            self._status_at, self._shown, self._published = now, shown, published
 
 
 def from_environment(environ: Mapping[str, str], counters: Counters, stop: Stop) -> Systemd | None:

@@ -74,7 +74,7 @@ def set_apart(line: MutableMapping[str, Any]) -> list[str]:
 
 def test_the_fields_of_the_status_document_are_those_that_are_listed() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", section("docs/reference/status.md", "The document"), re.MULTILINE)
-    assert listed == list(health.status(Counters(), Settings(brokers=""), 0.0).members())
+    assert listed == list(health.status(Counters(), Settings(brokers=""), 0.0, 0.0).members())
 
 
 def test_the_changelog_names_the_version_that_is_built_or_what_comes_after_it() -> None:

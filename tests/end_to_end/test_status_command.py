@@ -30,7 +30,7 @@ def test_without_a_relay_the_database_says_what_the_slot_costs_and_limits_are_ju
     assert done.returncode == 0, done.stderr
 
     document = json.loads(done.stdout)
-    assert list(document) == list(health.status(Counters(), Settings(brokers=""), 0.0).members())
+    assert list(document) == list(health.status(Counters(), Settings(brokers=""), 0.0, 0.0).members())
     assert (document["slot"], document["slot_active"], document["wal_status"]) == (slot, False, "reserved")
     assert document["retained_wal_bytes"] >= document["lag_bytes"] >= 0
     assert (document["state"], document["lag_seconds"]) == (None, None)

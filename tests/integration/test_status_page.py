@@ -129,7 +129,7 @@ def test_a_relay_that_is_well_state_charts_facts_and_warnings(
             "PostgreSQL cannot be reached",
         ),
         ({"state": State.RECONNECTING}, "warn", "The connection to PostgreSQL was lost"),
-        ({"last_turn_monotonic": -31.0}, "bad", "The loop does not turn"),
+        ({"last_turn_monotonic": -31.0}, "bad", "The loop has not turned for more than 30 s"),
     ],
 )
 def test_a_relay_that_is_not_says_so_first(

@@ -14,8 +14,8 @@ import pytest
 
 from cdc_outbox.commands import status
 from cdc_outbox.commands.slots import SlotStatus
-from cdc_outbox.commands.status import Limit, Look, Observer, Question, ask_relay, exceeded
-from cdc_outbox.errors import ConfigurationError, Unreachable
+from cdc_outbox.commands.status import Limit, Look, Observer, Question, ask_relay, exceeded, unsafe
+from cdc_outbox.errors import Unreachable
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.observe.status_document import StatusDocument
@@ -157,12 +157,31 @@ def test_the_rate_that_the_relay_knows_is_not_taken_again(database: Callable[...
         assert look(replace(QUESTION, http=address)).document.seconds_until_lost == 77.0
 
 
-def test_a_lost_slot_is_shown_and_is_a_problem(database: Callable[..., None]) -> None:
-    database(SlotStatus(replace(SLOT, active=False, wal_status="lost", restart_lsn=None), Lsn(100 * MIB)))
+@pytest.mark.parametrize("wal_status", ["lost", "unreserved"])
+def test_a_slot_that_is_lost_or_about_to_be_is_critical_and_unsafe(
+    database: Callable[..., None], wal_status: str
+) -> None:
+    database(SlotStatus(replace(SLOT, active=False, wal_status=wal_status, restart_lsn=None), Lsn(100 * MIB)))
     found = look()
 
-    assert found.document.wal_status == "lost"
-    assert isinstance(found.problem, ConfigurationError)
+    assert (found.document.health, found.document.reasons[0].code) == ("critical", f"slot-{wal_status}")
+    assert found.problem is None
+    assert unsafe(found.document)
+
+
+def test_the_judgement_is_made_again_with_what_the_database_knows(database: Callable[..., None]) -> None:
+    database(SlotStatus(replace(SLOT, wal_status="unreserved"), Lsn(100 * MIB)))
+    told = {**STREAMING, "health": "ok", "reasons": [{"code": "of the future"}]}
+    with answering(json.dumps(told).encode()) as address:
+        found = look(replace(QUESTION, http=address))
+
+    assert [reason.code for reason in found.document.reasons] == ["slot-unreserved"]
+
+
+def test_a_relay_whose_loop_is_stuck_is_critical(database: Callable[..., None]) -> None:
+    database(SlotStatus(SLOT, Lsn(100 * MIB)))
+    with answering(json.dumps({**STREAMING, "alive": False}).encode()) as address:
+        assert "loop-stuck" in [reason.code for reason in look(replace(QUESTION, http=address)).document.reasons]
 
 
 @pytest.mark.parametrize(

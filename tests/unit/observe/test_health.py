@@ -22,7 +22,8 @@ SETTINGS = Settings(brokers="kafka:9092")
 KEYS = [
     "state", "slot", "publication", "tables", "slot_active", "wal_status", "confirmed_flush_lsn", "restart_lsn",
     "current_lsn", "lag_bytes", "lag_seconds", "retained_wal_bytes", "safe_wal_bytes", "seconds_until_lost",
-    "in_flight_events", "last_error",
+    "wal_bytes_per_second", "in_flight_events", "in_flight_bytes", "alive", "kafka_connected", "kafka_since",
+    "kafka_error", "unconfirmed_seconds", "last_error", "health", "reasons",
 ]  # fmt: skip
 
 
@@ -60,24 +61,25 @@ def test_liveness_depends_neither_on_kafka_nor_on_postgres() -> None:
     ],
 )
 def test_streaming_and_standby_are_the_ready_states(state: State, ready: bool) -> None:
-    assert passed(readiness(Counters(state=state))) is ready
+    assert passed(readiness(Counters(state=state), 0.0, 0.0)) is ready
 
 
 def test_a_kafka_outage_alone_does_not_make_it_unready() -> None:
     counters = Counters(state=State.STREAMING, postgres_connected=True, kafka_connected=False, last_error="broker down")
 
-    assert passed(readiness(counters))
+    assert passed(readiness(counters, 0.0, 0.0))
 
 
 def test_the_status_document_has_the_promised_keys_in_the_promised_order() -> None:
-    assert list(status(Counters(), SETTINGS, 0.0).members()) == KEYS
+    assert list(status(Counters(), SETTINGS, 0.0, 0.0).members()) == KEYS
 
 
 def test_what_is_not_known_yet_is_null() -> None:
-    document = status(Counters(), SETTINGS, 0.0).members()
+    document = status(Counters(), SETTINGS, 0.0, 0.0).members()
 
     assert [name for name, value in document.items() if value is not None] == [
-        "state", "slot", "publication", "tables", "in_flight_events",
+        "state", "slot", "publication", "tables", "in_flight_events", "in_flight_bytes", "alive", "kafka_connected",
+        "unconfirmed_seconds", "health", "reasons",
     ]  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def test_the_status_of_a_streaming_relay() -> None:
         in_flight_events=5,
         last_error="cannot reach postgresql://relay:s3cr3t@db/shop",
     )
-    document = status(counters, SETTINGS, 101.5).members()
+    document = status(counters, SETTINGS, 101.5, 0.0).members()
 
     assert document["slot_active"] is True
     assert document["confirmed_flush_lsn"] == "0/16B3748"
@@ -119,7 +121,7 @@ LOOK = SlotCounters(
 
 
 def test_the_last_look_at_the_slot_fills_the_rest_of_the_document() -> None:
-    document = status(Counters(state=State.STREAMING, postgres_connected=True, slot=LOOK), SETTINGS, 1010.0)
+    document = status(Counters(state=State.STREAMING, postgres_connected=True, slot=LOOK), SETTINGS, 1010.0, 0.0)
 
     assert document.slot_active is True
     assert document.wal_status == "extended"
@@ -136,7 +138,7 @@ def test_between_two_looks_the_stream_itself_tells_how_far_both_are() -> None:
     counters = Counters(
         state=State.STREAMING, postgres_connected=True, slot=LOOK, received_lsn=110 * MIB, confirmed_lsn=109 * MIB
     )
-    document = status(counters, SETTINGS, 1010.0)
+    document = status(counters, SETTINGS, 1010.0, 0.0)
 
     assert (document.current_lsn, document.confirmed_flush_lsn) == ("0/6E00000", "0/6D00000")
     assert document.lag_bytes == MIB
@@ -145,20 +147,20 @@ def test_between_two_looks_the_stream_itself_tells_how_far_both_are() -> None:
 def test_a_look_that_is_too_old_is_not_told_any_more() -> None:
     counters = Counters(state=State.STARTING, slot=LOOK)
 
-    assert status(counters, SETTINGS, 1000.0 + SLOT_STALE_SECONDS).wal_status == "extended"
-    assert status(counters, SETTINGS, 1000.1 + SLOT_STALE_SECONDS).wal_status is None
+    assert status(counters, SETTINGS, 1000.0 + SLOT_STALE_SECONDS, 0.0).wal_status == "extended"
+    assert status(counters, SETTINGS, 1000.1 + SLOT_STALE_SECONDS, 0.0).wal_status is None
 
 
 def test_after_the_connection_is_lost_nobody_knows_that_the_slot_is_active() -> None:
-    assert status(Counters(state=State.STARTING, slot=LOOK), SETTINGS, 1010.0).slot_active is False
+    assert status(Counters(state=State.STARTING, slot=LOOK), SETTINGS, 1010.0, 0.0).slot_active is False
 
 
 def test_a_standby_does_not_claim_that_nothing_is_late() -> None:
-    assert status(Counters(state=State.STANDBY, postgres_connected=True), SETTINGS, 0.0).lag_seconds is None
-    assert status(Counters(state=State.STREAMING, postgres_connected=True), SETTINGS, 0.0).lag_seconds == 0.0
+    assert status(Counters(state=State.STANDBY, postgres_connected=True), SETTINGS, 0.0, 0.0).lag_seconds is None
+    assert status(Counters(state=State.STREAMING, postgres_connected=True), SETTINGS, 0.0, 0.0).lag_seconds == 0.0
 
 
 def test_after_the_connection_is_lost_the_lag_goes_on_growing() -> None:
     counters = Counters(state=State.STARTING, oldest_unacknowledged_timestamp=100.0)
 
-    assert status(counters, SETTINGS, 160.0).lag_seconds == 60.0
+    assert status(counters, SETTINGS, 160.0, 0.0).lag_seconds == 60.0

@@ -42,6 +42,8 @@ INTERFACE = {
     "lag_seconds": ("gauge", set()),
     "in_flight_events": ("gauge", set()),
     "in_flight_bytes": ("gauge", set()),
+    "unconfirmed_seconds": ("gauge", set()),
+    "health": ("gauge", {"level"}),
     "backpressure_seconds_total": ("counter", set()),
     "received_lsn_bytes": ("gauge", set()),
     "confirmed_lsn_bytes": ("gauge", set()),

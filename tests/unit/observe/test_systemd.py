@@ -25,7 +25,7 @@ WATCHDOG_SECONDS = 30.0
 class Unit:
     """Systemd's side: what arrived since the last look. `deaf`: nothing gets through."""
 
-    counters: Counters = field(default_factory=Counters)
+    counters: Counters = field(default_factory=lambda: Counters(kafka_connected=True))
     stop: Stop = field(default_factory=Stop)
     arrived: list[str] = field(default_factory=list)
     deaf: bool = False
@@ -109,7 +109,7 @@ def test_status_says_what_keeps_it_from_streaming_on_one_line_without_a_password
     unit.counters.last_error = "no answer from postgresql://relay:sesame99@db/shop\nREADY=1"
     unit.told().tick(1)
     (line,) = unit.heard()
-    assert line.startswith("STATUS=starting: no answer from")
+    assert line.startswith("STATUS=warning: The relay has not streamed yet: no answer from")
     assert "sesame99" not in line
     assert "\n" not in line
 
