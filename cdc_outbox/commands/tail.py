@@ -21,14 +21,17 @@ from cdc_outbox.commands.event_lines import event_line, poison_line
 from cdc_outbox.commands.slots import Say, create_patiently
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import PoisonEvent, ProtocolError
+from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.postgres import connect, pgoutput, publication, server, table_rows, wire
-from cdc_outbox.postgres.pgoutput import PGOUTPUT_AT, ROW_OID, Column, LogicalMessage, Relation
+from cdc_outbox.lsn import Lsn
+from cdc_outbox.postgres import connect, publication, server, table_rows
+from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import Mappings, MessageMapping, RecordMapping, RowMapping, Source
+from cdc_outbox.postgres.wire import PrimaryKeepalive
+from cdc_outbox.records.mapping import Mappings, RecordMapping, Source
 from cdc_outbox.records.router import InFlight
+from cdc_outbox.records.stream_reader import StreamReader
 from cdc_outbox.relay.feedback import Feedback
 from cdc_outbox.relay.ledger import AckLedger, Transaction
 from cdc_outbox.relay.server_shutdown import ServerShutdown
@@ -176,9 +179,8 @@ class Tail:
         self._stream = stream
         self._ledger = AckLedger()
         self._feedback = Feedback(stream, self._ledger, Counters(), ServerShutdown())
-        self._relations: dict[bytes, Relation] = {}
-        self._messages = self._row_mappings.messages(Counters())
-        self._found: dict[bytes, RowMapping | None] = {}
+        self._reader = StreamReader(self._row_mappings, Counters(), self)
+        self._ignored: set[TableName] = set()
         self._listening_since = time.monotonic()
         try:
             while not self._finished:
@@ -205,65 +207,41 @@ class Tail:
         messages = self._stream.receive(MESSAGES_PER_TURN)
         if not messages:
             self._stream.require_data_since(self._listening_since)
-        for message in messages:
-            if self._finished:
-                return
-            if message[0] == wire.XLOGDATA:
-                self._take(message)
-            else:
-                keepalive = wire.parse_keepalive(message)
-                self._ledger.keepalive(keepalive.wal_end)
-                self._feedback.keepalive(keepalive)
+        self._reader.read(iter(messages))
 
-    def _take(self, message: bytes) -> None:
-        kind = message[PGOUTPUT_AT]
-        if kind == pgoutput.INSERT:
-            mapping = self._lane(message[ROW_OID])
-            if mapping is not None:
-                self._print(_line_of(mapping, message, self._ledger.open))
-        elif kind == pgoutput.BEGIN:
-            begin = pgoutput.decode(message, PGOUTPUT_AT)
-            assert isinstance(begin, pgoutput.Begin)
-            self._ledger.begin(wire.unix_milliseconds(begin.commit_time), begin.final_lsn)
-        elif kind == pgoutput.COMMIT:
-            commit = pgoutput.decode(message, PGOUTPUT_AT)
-            assert isinstance(commit, pgoutput.Commit)
-            self._ledger.commit(commit.end_lsn)
-        elif kind == pgoutput.RELATION:
-            relation = pgoutput.decode(message, PGOUTPUT_AT)
-            assert isinstance(relation, Relation)
-            self._relations[relation.oid.to_bytes(4, "big")] = relation
-            self._found.pop(relation.oid.to_bytes(4, "big"), None)
-        elif kind == pgoutput.MESSAGE and self._messages is not None:
-            logical = pgoutput.decode(message, PGOUTPUT_AT)
-            assert isinstance(logical, LogicalMessage)
-            self._take_logical(logical, self._messages)
+    # -- the stream's contents (StreamSink)
 
-    def _take_logical(self, message: LogicalMessage, mapping: MessageMapping) -> None:
-        if mapping.takes(message):
-            self._print(_line_of(mapping, message.content, self._ledger.open))
+    def send(self, mapping: RecordMapping[bytes], source: bytes, transaction: InFlight) -> bool:
+        """Print an event; False when enough are printed."""
+        self._print(_line_of(mapping, source, transaction))
+        return not self._finished
 
-    def _lane(self, oid: bytes) -> RowMapping | None:
-        """The mapping of a relation; None when its rows are not for us, which is said once."""
-        if oid not in self._found:
-            relation = self._relations.get(oid)
-            if relation is None:
-                raise ProtocolError(
-                    f"an Insert of relation {int.from_bytes(oid, 'big')}, which was never described",
-                )
-            table = TableName(relation.schema, relation.name)
-            ours = self._row_mappings.is_outbox(table)
-            self._found[oid] = self._row_mappings.rows(relation) if ours else None
-            if not ours:
-                self._say(f"rows of {table} are left out: no --table names it")
-        return self._found[oid]
+    def begin(self, lsn: Lsn, commit_time: int) -> Transaction:
+        """Open the transaction that commits at `lsn`; `commit_time` in Unix milliseconds."""
+        return self._ledger.begin(commit_time, lsn)
+
+    def commit(self, end_lsn: Lsn) -> bool:
+        """Close it."""
+        self._ledger.commit(end_lsn)
+        return not self._finished
+
+    def keepalive(self, keepalive: PrimaryKeepalive) -> None:
+        """Note how far the server has sent."""
+        self._ledger.keepalive(keepalive.wal_end)
+        self._feedback.keepalive(keepalive)
+
+    def outbox_table(self, relation: Relation) -> TableName | None:
+        """Give the outbox table of the rows of `relation`; None when they are ignored: this is printed once."""
+        table = TableName(relation.schema, relation.name)
+        if self._row_mappings.is_outbox(table):
+            return table
+        if table not in self._ignored:
+            self._ignored.add(table)
+            self._say(f"rows of {table} are left out: no --table names it")
+        return None
 
 
-def _line_of(
-    mapping: RecordMapping[Source], source: Source, transaction: InFlight | None, *, timed: bool = True
-) -> bytes:
-    if transaction is None:
-        raise ProtocolError("an event outside a transaction")
+def _line_of(mapping: RecordMapping[Source], source: Source, transaction: InFlight, *, timed: bool = True) -> bytes:
     lsn = transaction.lsn or None
     try:
         return event_line(mapping.record(source, transaction), mapping.name, lsn, timed=timed)

@@ -6,7 +6,8 @@ Never: a lock, a second thread, a wait that a stop does not end, or anything rem
 
 One turn: wait for the socket, read what is there (bounded), decode, route, publish, note it in the ledger; serve delivery
 reports; tell the server, if the flush LSN moved, it asked, or it is time. A full producer queue means: read nothing, and go
-on with the rest. The path of an event is `_take_in` and `RecordSender.send`: no metric, no log line, no parse of a payload.
+on with the rest. The path of an event is `StreamReader.read` and `RecordSender.send`: no metric, no log line, no
+parse of a payload.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from typing import Final
 import structlog
 
 from cdc_outbox.counters import Counters, State
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ConnectionLost, ProtocolError, Undelivered
+from cdc_outbox.errors import CdcOutboxError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import Lsn, format_lsn
 from cdc_outbox.postgres import pgoutput, publication, wire
-from cdc_outbox.postgres.pgoutput import PGOUTPUT_AT, ROW_OID
 from cdc_outbox.postgres.stream import ReplicationStream
-from cdc_outbox.records.mapping import Mappings, MessageMapping, RowMapping
+from cdc_outbox.records.mapping import Mappings
+from cdc_outbox.records.stream_reader import StreamReader
 from cdc_outbox.relay.feedback import Feedback
-from cdc_outbox.relay.ledger import AckLedger
+from cdc_outbox.relay.ledger import AckLedger, Transaction
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.progress import Progress
 from cdc_outbox.relay.sender import RecordSender
@@ -65,13 +66,6 @@ CLOSE_RESERVE_SECONDS: Final = 1.0
 
 SETTLE_SECONDS: Final = 2.0
 """After a failed delivery: for the reports of the records that were in the same batches."""
-
-_XLOGDATA: Final = wire.XLOGDATA
-_INSERT: Final = pgoutput.INSERT
-_BEGIN: Final = pgoutput.BEGIN
-_COMMIT: Final = pgoutput.COMMIT
-_read_begin: Final = pgoutput.begin_reader(PGOUTPUT_AT)
-_read_commit: Final = pgoutput.commit_reader(PGOUTPUT_AT)
 
 
 class BatchRejected(Exception):
@@ -125,14 +119,12 @@ class StreamLoop:
         self._ledger = AckLedger(params.confirmed)
         self._progress = Progress(counters, self._ledger, publisher)
         self._sender = RecordSender(publisher, params.policy)
-        self._send = self._sender.send
         request_seconds = None if params.target is None else CATCH_UP_REQUEST_SECONDS
         self._feedback = Feedback(
             stream, self._ledger, counters, params.server_shutdown, request_seconds=request_seconds
         )
-        self._relations: dict[int, pgoutput.Relation] = {}
-        self._row_mappings: dict[bytes, RowMapping] = {}
-        self._messages = mappings.messages(counters)
+        self.send = self._sender.send
+        self._reader = StreamReader(mappings, counters, self)
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
         self._few = False
@@ -220,95 +212,33 @@ class StreamLoop:
                 return
             self._inbox = iter(messages)
             self._few = len(messages) <= SMALL_READ_MESSAGES
-        self._inbox_empty = self._take_in()
+        self._inbox_empty = self._reader.read(self._inbox)
 
-    def _take_in(self) -> bool:
-        """Do what the messages say. The path of an event. False when it ends early: one is held, or a stop is requested."""
-        ledger = self._ledger
-        for message in self._inbox:
-            if message[0] == _XLOGDATA:
-                try:
-                    kind = message[PGOUTPUT_AT]
-                except IndexError:
-                    raise ProtocolError(f"an XLogData message of {len(message)} bytes has nothing in it") from None
-                if kind == _INSERT:
-                    mapping = self._row_mappings.get(message[ROW_OID]) or self._find_mapping(message)
-                    if mapping is not None:
-                        mapping.received += 1
-                        if not self._send(mapping, message, ledger.open):
-                            return False
-                elif kind == _BEGIN:
-                    self._begin(message)
-                elif not (self._commit(message) if kind == _COMMIT else self._other(message)):
-                    return False
-            else:
-                self._keepalive(message)
-        return True
+    # -- the stream's contents (StreamSink)
 
-    def _begin(self, message: bytes) -> None:
-        lsn, commit_time, _ = _read_begin(message)
-        transaction = self._ledger.begin(wire.unix_milliseconds(commit_time), lsn)
+    def begin(self, lsn: Lsn, commit_time: int) -> Transaction:
+        """Open the transaction that commits at `lsn`; `commit_time` in Unix milliseconds."""
+        transaction = self._ledger.begin(commit_time, lsn)
         transaction.isolated = lsn in self._params.isolated_lsns
+        return transaction
 
-    def _commit(self, message: bytes) -> bool:
-        """End the transaction; False when a stop is requested, which comes between two of them."""
-        lsn, end_lsn, _ = _read_commit(message)
-        transaction = self._ledger.open
-        if transaction is not None and transaction.lsn != lsn:
-            raise ProtocolError(
-                f"a Commit at {format_lsn(lsn)} ends a transaction announced for {format_lsn(transaction.lsn)}"
-            )
+    def commit(self, end_lsn: Lsn) -> bool:
+        """Close it. False when a stop is requested, which is done between two transactions."""
         self._ledger.commit(end_lsn)
         return not self._stop.requested
 
-    def _keepalive(self, message: bytes) -> None:
-        if message[0] != wire.KEEPALIVE:
-            raise ProtocolError(f"a CopyData message of an unknown type {message[:1]!r}")
-        keepalive = wire.parse_keepalive(message)
+    def keepalive(self, keepalive: wire.PrimaryKeepalive) -> None:
+        """Note how far the server has sent."""
         self._ledger.keepalive(keepalive.wal_end)
         self._feedback.keepalive(keepalive)
 
-    def _other(self, message: bytes) -> bool:
-        """Take a message that is no row: most say nothing to an outbox. False when it is an event that is held."""
-        decoded = pgoutput.decode(message, PGOUTPUT_AT)
-        if isinstance(decoded, pgoutput.Relation):
-            self._relations[decoded.oid] = decoded
-            self._count_received()
-            self._row_mappings.pop(decoded.oid.to_bytes(4, "big"), None)
-        elif isinstance(decoded, pgoutput.LogicalMessage) and self._messages is not None:
-            return self._logical_message(decoded, self._messages)
-        return True
-
-    def _logical_message(self, message: pgoutput.LogicalMessage, mapping: MessageMapping) -> bool:
-        """Send one on its way if it is an event; False when it is held."""
-        if not mapping.takes(message):
-            return True
-        mapping.received += 1
-        return self._send(mapping, message.content, self._ledger.open)
-
-    def _count_received(self) -> None:
-        self._progress.received(self._row_mappings.values())
-        if self._messages is not None:
-            self._progress.received([self._messages])
-
-    def _find_mapping(self, message: bytes) -> RowMapping | None:
-        """Compile the mapping for a relation's first row; None when its rows are not for us, which is counted and logged."""
-        oid = int.from_bytes(message[ROW_OID], "big")
-        relation = self._relations.get(oid)
-        if relation is None:
-            raise ProtocolError(f"an Insert of relation {oid}, which was never described")
+    def outbox_table(self, relation: pgoutput.Relation) -> TableName | None:
+        """Give the outbox table of the rows of `relation`; None when they are ignored: this is counted and logged."""
         table = TableName(relation.schema, relation.name)
-        if oid in self._params.table_oids and not self._mappings.is_outbox(table):
-            table = self._renamed(table, self._params.table_oids[oid])
         if self._mappings.is_outbox(table):
-            try:
-                mapping = self._row_mappings[message[ROW_OID]] = self._mappings.rows(
-                    relation._replace(schema=table.schema, name=table.name)
-                )
-            except ConfigurationError as error:
-                error.where["lsn"] = self._where()
-                raise
-            return mapping
+            return table
+        if relation.oid in self._params.table_oids:
+            return self._renamed(table, self._params.table_oids[relation.oid])
         if table not in self._counters.other_tables:
             log.warning(
                 "other-table", table=str(table), cure="the publication sends rows of a table that no --table names"
@@ -322,9 +252,7 @@ class StreamLoop:
         transaction = self._ledger.open
         if transaction is not None and transaction.lsn < self._params.looked_at:
             return ours
-        error = publication.renamed(ours, came)
-        error.where["lsn"] = self._where()
-        raise error
+        raise publication.renamed(ours, came)
 
     def _where(self) -> str:
         """Name the transaction that is being read, by its commit LSN."""
@@ -356,7 +284,7 @@ class StreamLoop:
     def _advance(self) -> None:
         """Take off the ledger what is delivered, and let it be seen."""
         self._progress.update(self._ledger.advance())
-        self._count_received()
+        self._reader.count_received()
 
     def _drain(self) -> None:
         """Wait, as long as a stop may take, until Kafka has what it was given. Raises BatchRejected when it refuses some."""

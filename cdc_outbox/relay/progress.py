@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Collection
-from typing import Final, Never
+from typing import Final
 
 import structlog
 
 from cdc_outbox.counters import LATENCY_BOUNDS, Counters
 from cdc_outbox.kafka.producer import Publisher
-from cdc_outbox.records.mapping import RecordMapping
 from cdc_outbox.relay.ledger import AckLedger, Transaction
 
 log = structlog.get_logger(__name__)
@@ -46,14 +44,6 @@ class Progress:
         publisher = self._publisher
         counters.note_in_flight(publisher.in_flight, publisher.in_flight_bytes, publisher.delivered_bytes, now)
         counters.received_lsn = max(self._ledger.received_lsn, counters.received_lsn)
-
-    def received(self, mappings: Collection[RecordMapping[Never]]) -> None:
-        """Add the events that came through these mappings since the last call."""
-        received = self._counters.received
-        for mapping in mappings:
-            if mapping.received:
-                received[mapping.name] = received.get(mapping.name, 0) + mapping.received
-                mapping.received = 0
 
     def held(self, since: float) -> None:
         """Count the time from `since` (time.monotonic) to now as backpressure. Logs once when it lasts."""

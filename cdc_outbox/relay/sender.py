@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, ProtocolError
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
 from cdc_outbox.kafka.errors import TOO_LARGE, caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.records.mapping import RecordMapping, Source
@@ -56,13 +56,11 @@ class RecordSender:
         """Whether a record is in flight alone: a failure now is about that record, and `retry` deals with it."""
         return self._held is not None and self._held.in_flight
 
-    def send(self, mapping: RecordMapping[Source], source: Source, transaction: InFlight | None) -> bool:
+    def send(self, mapping: RecordMapping[Source], source: Source, transaction: InFlight) -> bool:
         """Send one event of `transaction`; False when it is held: nothing more until `retry` returns True.
 
-        Raises by the policy, and ProtocolError for an event outside a transaction.
+        Raises by the policy.
         """
-        if transaction is None:
-            raise ProtocolError("an event outside a transaction")
         try:
             record = mapping.record(source, transaction)
         except PoisonEvent as error:

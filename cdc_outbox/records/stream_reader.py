@@ -1,0 +1,162 @@
+"""The messages of a replication stream to events: the one reading of pgoutput, for `run` and for `tail`.
+
+In: CopyData messages of one connection, in order. Out: calls of a `StreamSink`: transactions, events, keepalives.
+Never: a message of an unknown kind taken for a known one, an event outside a transaction, anything of an earlier connection.
+
+An event is a message and the `RecordMapping` that reads it: the mapping is made at the first row of a relation, and again after
+the server has described that relation anew. What is wrong raises ProtocolError with the LSN of the transaction.
+PostgreSQL manual: 54.4 Streaming Replication Protocol, 54.5.3 Logical Replication Protocol Message Flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import ConfigurationError, ProtocolError
+from cdc_outbox.identifiers import TableName
+from cdc_outbox.lsn import Lsn, format_lsn
+from cdc_outbox.postgres import pgoutput, wire
+from cdc_outbox.postgres.pgoutput import PGOUTPUT_AT, ROW_OID, LogicalMessage, Relation
+from cdc_outbox.postgres.wire import PrimaryKeepalive
+from cdc_outbox.records.mapping import Mappings, RecordMapping, RowMapping
+from cdc_outbox.records.router import InFlight
+
+_XLOGDATA: Final = wire.XLOGDATA
+_INSERT: Final = pgoutput.INSERT
+_BEGIN: Final = pgoutput.BEGIN
+_COMMIT: Final = pgoutput.COMMIT
+_read_begin: Final = pgoutput.begin_reader(PGOUTPUT_AT)
+_read_commit: Final = pgoutput.commit_reader(PGOUTPUT_AT)
+
+EventSender = Callable[[RecordMapping[bytes], bytes, InFlight], bool]
+"""(mapping, what it reads, transaction) -> whether the next message may come."""
+
+
+class StreamSink(Protocol):
+    """What takes the contents of a stream."""
+
+    @property
+    def send(self) -> EventSender:
+        """Takes an event; returns False when nothing more may be read for now."""
+
+    def begin(self, lsn: Lsn, commit_time: int) -> InFlight:
+        """Open the transaction that commits at `lsn`; `commit_time` in Unix milliseconds."""
+
+    def commit(self, end_lsn: Lsn) -> bool:
+        """Close it; return False when nothing more is to be read for now."""
+
+    def keepalive(self, keepalive: PrimaryKeepalive) -> None:
+        """Take a primary keepalive."""
+
+    def outbox_table(self, relation: Relation) -> TableName | None:
+        """Give the outbox table of the rows of `relation`; None when they are ignored: called for each row that is."""
+
+
+class StreamReader:
+    """Reads one connection."""
+
+    def __init__(self, mappings: Mappings, counters: Counters, sink: StreamSink) -> None:
+        self._mappings = mappings
+        self._sink = sink
+        self._counters = counters
+        self._relations: dict[bytes, Relation] = {}
+        self._rows: dict[bytes, RowMapping] = {}
+        self._messages = mappings.messages(counters)
+        self._transaction: InFlight | None = None
+
+    def read(self, messages: Iterator[bytes]) -> bool:
+        """Read on, to the end of `messages` or until the sink returns False: then return False, and the rest comes next time.
+
+        Raises ProtocolError; ConfigurationError for a table without the columns that the settings name; what the sink raises.
+        """
+        try:
+            return self._read(messages)
+        except (ProtocolError, ConfigurationError) as error:
+            if self._transaction is not None:
+                error.where.setdefault("lsn", format_lsn(self._transaction.lsn))
+            raise
+
+    def _read(self, messages: Iterator[bytes]) -> bool:
+        transaction = self._transaction
+        rows, send = self._rows, self._sink.send
+        for message in messages:
+            try:
+                kind = message[PGOUTPUT_AT] if message[0] == _XLOGDATA else None
+            except IndexError:
+                raise ProtocolError(f"an XLogData message of {len(message)} bytes has nothing in it") from None
+            if kind == _INSERT:
+                if transaction is None:
+                    raise ProtocolError("an event outside a transaction")
+                mapping = rows.get(message[ROW_OID]) or self._find_mapping(message)
+                if mapping is not None:
+                    mapping.received += 1
+                    if not send(mapping, message, transaction):
+                        return False
+            else:
+                if not self._take(kind, message):
+                    return False
+                transaction = self._transaction
+        return True
+
+    def _take(self, kind: int | None, message: bytes) -> bool:
+        """Take a message that is no row; `kind` is None for one that is no XLogData. False when nothing more may be read."""
+        if kind == _BEGIN:
+            lsn, commit_time, _ = _read_begin(message)
+            self._transaction = self._sink.begin(lsn, wire.unix_milliseconds(commit_time))
+        elif kind == _COMMIT:
+            return self._commit(message)
+        elif kind is not None:
+            return self._other(message)
+        elif message[0] == wire.KEEPALIVE:
+            self._sink.keepalive(wire.parse_keepalive(message))
+        else:
+            raise ProtocolError(f"a CopyData message of an unknown type {message[:1]!r}")
+        return True
+
+    def count_received(self) -> None:
+        """Add the events that were read since the last call to the counters, by table."""
+        received = self._counters.received
+        for mapping in (*self._rows.values(), *([] if self._messages is None else [self._messages])):
+            if mapping.received:
+                received[mapping.name] = received.get(mapping.name, 0) + mapping.received
+                mapping.received = 0
+
+    def _commit(self, message: bytes) -> bool:
+        lsn, end_lsn, _ = _read_commit(message)
+        transaction = self._transaction
+        if transaction is not None and transaction.lsn != lsn:
+            raise ProtocolError(
+                f"a Commit at {format_lsn(lsn)} ends a transaction announced for {format_lsn(transaction.lsn)}"
+            )
+        more = self._sink.commit(end_lsn)
+        self._transaction = None
+        return more
+
+    def _other(self, message: bytes) -> bool:
+        """Take a relation or a logical message; what is neither has no meaning for an outbox."""
+        decoded = pgoutput.decode(message, PGOUTPUT_AT)
+        if isinstance(decoded, Relation):
+            oid = decoded.oid.to_bytes(4, "big")
+            self._relations[oid] = decoded
+            self.count_received()
+            self._rows.pop(oid, None)
+        elif isinstance(decoded, LogicalMessage) and self._messages is not None and self._messages.takes(decoded):
+            if self._transaction is None:
+                raise ProtocolError("an event outside a transaction")
+            self._messages.received += 1
+            return self._sink.send(self._messages, decoded.content, self._transaction)
+        return True
+
+    def _find_mapping(self, message: bytes) -> RowMapping | None:
+        """Make the mapping for a relation's first row; None when its rows are ignored."""
+        oid = message[ROW_OID]
+        relation = self._relations.get(oid)
+        if relation is None:
+            raise ProtocolError(f"an Insert of relation {int.from_bytes(oid, 'big')}, which was never described")
+        table = self._sink.outbox_table(relation)
+        if table is None:
+            return None
+        mapping = self._rows[oid] = self._mappings.rows(relation._replace(schema=table.schema, name=table.name))
+        return mapping
