@@ -107,15 +107,16 @@ prune-soak: $(VENV)/ready ## prune under load while the relay is killed, frozen 
 	nice $(BIN)/python -m tests.soak.prune --seconds $(SECONDS)
 
 .PHONY: dist
-dist: $(VENV)/release-ready ## the wheel and the source, in dist/
+dist: $(VENV)/release-ready ## the wheels of cdc-outbox and cdc-outbox-app and the source, in dist/
 	rm -rf dist
 	$(RELEASE)/python -m build
+	$(RELEASE)/python -m build --wheel --outdir dist packaging/cdc-outbox-app
 
 .PHONY: sbom
 sbom: dist ## what the package brings along, as CycloneDX, in dist/
 	rm -rf build/sbom
 	$(PYTHON) -m venv --without-pip build/sbom
-	$(RELEASE)/python -m pip --python build/sbom/bin/python install --quiet dist/*.whl
+	$(RELEASE)/python -m pip --python build/sbom/bin/python install --quiet dist/cdc_outbox-*.whl
 	$(RELEASE)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
 	  --output-file dist/cdc-outbox.cdx.json build/sbom/bin/python
 

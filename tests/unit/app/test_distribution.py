@@ -1,0 +1,62 @@
+"""cdc-outbox-app: the application's part as a distribution of its own, built and used without anything else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import cdc_outbox
+
+ROOT = Path(__file__).parents[3]
+LIMIT_BYTES = 1_000_000
+"""Unpacked: what a service that only emits pays."""
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's files."""
+    made = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(made)]
+    subprocess.run(build, cwd=ROOT / "packaging/cdc-outbox-app", check=True, capture_output=True, timeout=60)
+    (wheel,) = made.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(made / "site")
+    return made / "site"
+
+
+def test_it_has_the_files_of_the_package_and_its_version(unpacked: Path) -> None:
+    def texts(folder: Path) -> dict[str, str]:
+        return {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*.py")}
+
+    assert texts(unpacked / "cdc_outbox/app") == texts(ROOT / "cdc_outbox/app")
+    (metadata,) = unpacked.glob("*.dist-info/METADATA")
+    assert f"\nVersion: {cdc_outbox.__version__}\n" in metadata.read_text()
+    assert "Requires-Dist" not in metadata.read_text()
+
+
+def test_it_is_smaller_than_a_megabyte(unpacked: Path) -> None:
+    assert sum(file.stat().st_size for file in unpacked.rglob("*") if file.is_file()) < LIMIT_BYTES
+
+
+def test_an_event_is_emitted_with_nothing_else_installed(unpacked: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(unpacked)!r})\n"
+        "from cdc_outbox.app import capture, emit\n"
+        "with capture(write=False) as events:\n"
+        "    emit(None, aggregate_type='order', aggregate_id=1, type='Placed', payload={'a': 1})\n"
+        "print(events[0].payload)\n"
+        "from cdc_outbox.app.__main__ import main; main(['schema', 'export', '--help'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], check=True, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.startswith('{"a":1}\nusage: cdc-outbox-app schema export')
+
+
+def test_the_migrations_of_django_find_their_sql(unpacked: Path) -> None:
+    for script in ("outbox.sql", "consumer.sql"):
+        assert (unpacked / "cdc_outbox/_sql" / script).read_bytes() == (ROOT / "sql" / script).read_bytes()
