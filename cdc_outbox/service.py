@@ -9,11 +9,14 @@ signal(7): TERM and INT drain and stop, a second one stops now; USR1 logs a summ
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import platform
 import queue
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +52,9 @@ COLLECT_AFTER_ALLOCATIONS: Final = 100_000
 HARD_STOP_EXIT_CODE: Final = 75
 """Stopped with events that will be sent again."""
 
+PR_SET_DUMPABLE: Final = 4
+"""Of linux/prctl.h."""
+
 LATE_SECONDS: Final = 1.0
 """How far beyond --shutdown-timeout a stop may be before the process ends itself, whatever is still waiting."""
 
@@ -69,6 +75,8 @@ def recover(settings: Settings) -> int:
 
 
 def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
+    if not settings.core_dump:
+        _forbid_core_dump()
     _calm_collector()
     logs.configure(settings.log_format, settings.log_level)
     counters = Counters()
@@ -105,6 +113,15 @@ def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
 
 Later = queue.SimpleQueue[Callable[[], None]]
 """Work that a signal handler leaves to the observer thread: a handler may have interrupted a write to the same stream."""
+
+
+def _forbid_core_dump() -> None:
+    """Keep the memory, which has passwords in it, out of core files and from other processes of this user (prctl(2)). Where
+    there is no prctl, the limit of a core file's size is 0.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _calm_collector() -> None:

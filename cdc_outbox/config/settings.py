@@ -300,6 +300,12 @@ class Settings:
     log_level: str = setting(
         "info", choice("debug", "info", "warning", "error"), PROCESS, "Lowest severity that is logged."
     )
+    core_dump: bool = setting(
+        False,
+        SWITCH,
+        PROCESS,
+        "Allow a crash to leave a core dump, and a debugger to attach. Both read the passwords in memory.",
+    )
     config: str | None = setting(None, PATH, PROCESS, "TOML file; its keys are the option names.", in_file=False)
     kafka: Callable[[], Mapping[str, str]] = dict
     """The chosen librdkafka properties without the brokers, read again at each call: secrets rotate."""
