@@ -144,10 +144,10 @@ _SCENARIOS: Final[dict[str, Callable[[Rig, argparse.Namespace, list[Contender], 
 }
 
 
-def _timed(what: str, function: Callable[..., T], *arguments: object) -> T:
+def _timed(title: str, function: Callable[..., T], *arguments: object) -> T:
     began = time.monotonic()
     result = function(*arguments)
-    _say(f"{what}: done in {time.monotonic() - began:.1f} s")
+    _say(f"{title}: done in {time.monotonic() - began:.1f} s")
     return result
 
 

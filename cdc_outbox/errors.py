@@ -23,19 +23,19 @@ from typing import ClassVar
 
 
 class CdcOutboxError(Exception):
-    """The root. `what` is one sentence, `cure` says what to do next, `where` names the place."""
+    """The root. `message` is one sentence, `cure` says what to do next, `where` names the place."""
 
     exit_code: ClassVar[int] = 70
 
-    def __init__(self, what: str, *, cure: str = "", **where: str | int | None) -> None:
-        super().__init__(what)
-        self.what = what
+    def __init__(self, message: str, *, cure: str = "", **where: str | int | None) -> None:
+        super().__init__(message)
+        self.message = message
         self.cure = cure
         self.where = {name: value for name, value in where.items() if value is not None}
 
     def __str__(self) -> str:
         place = ", ".join(f"{name} {value}" for name, value in self.where.items())
-        return f"{self.what} ({place})" if place else self.what
+        return f"{self.message} ({place})" if place else self.message
 
 
 class ConfigurationError(CdcOutboxError):

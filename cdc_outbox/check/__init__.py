@@ -78,16 +78,16 @@ def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Re
         dsn = settings.dsn.reveal()
         with connect.open_connection(dsn, stop, lock_timeout=publication.LOCK_SECONDS) as connection:
             _say_connected(connection, report)
-            around = database.Server(
+            catalog = database.Server(
                 platforms.identify(connection),
                 server.current_lsn(connection),
                 slot.inspect(connection, settings.slot),
             )
-            database.check_server(connection, settings, around, report)
-            database.check_login(dsn, connection, around.platform, stop, report)
-            shapes = source.check_tables(connection, settings, around, report)
-            source.check_slot(connection, settings, around, report)
-            kept_rows.check_kept_rows(connection, settings, shapes, around, report)
+            database.check_server(connection, settings, catalog, report)
+            database.check_login(dsn, connection, catalog.platform, stop, report)
+            shapes = source.check_tables(connection, settings, catalog, report)
+            source.check_slot(connection, settings, catalog, report)
+            kept_rows.check_kept_rows(connection, settings, shapes, catalog, report)
             newest = recent.read_recent(connection, settings, shapes)
             recent.check_events(newest, report)
             return newest

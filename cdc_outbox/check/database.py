@@ -56,9 +56,9 @@ class Server:
     slot: slot.SlotInfo | None
 
 
-def check_server(connection: Connection, settings: Settings, around: Server, report: Report) -> None:
+def check_server(connection: Connection, settings: Settings, catalog: Server, report: Report) -> None:
     """Everything about the server that one connection can tell."""
-    platform = around.platform
+    platform = catalog.platform
     _check_version(connection, report)
     with report.judging("database.primary"):
         server.require_primary(connection)
@@ -67,9 +67,9 @@ def check_server(connection: Connection, settings: Settings, around: Server, rep
         server.require_logical(connection)
         report.ok("database.wal-level", "logical")
     with report.judging("database.free-slots"):
-        _check_free_slots(connection, settings, around, report)
+        _check_free_slots(connection, settings, catalog, report)
     with report.judging("database.free-walsenders"):
-        _check_free_walsenders(connection, around, report)
+        _check_free_walsenders(connection, catalog, report)
     with report.judging("database.wal-limit"):
         _check_wal_limit(connection, platform, report)
     with report.judging("database.timeouts"):
@@ -77,7 +77,7 @@ def check_server(connection: Connection, settings: Settings, around: Server, rep
     with report.judging("database.clock"):
         _check_clock(connection, report)
     with report.judging("database.transactions"):
-        _check_transactions(connection, around, report)
+        _check_transactions(connection, catalog, report)
     with report.judging("database.other-slots"):
         _check_other_slots(connection, settings, report)
 
@@ -89,7 +89,7 @@ def check_login(dsn: str, connection: Connection, platform: Platform, stop: Stop
     try:
         ReplicationSession(dsn, stop).close()
     except CdcOutboxError as error:
-        may_not = isinstance(error, AccessRefused) and "may not stream" in error.what
+        may_not = isinstance(error, AccessRefused) and "may not stream" in error.message
         report.fail_with(check, error, *([platform.grant_replication(role)] if may_not else []))
     else:
         report.ok(check, f"role {role} may stream")
@@ -108,34 +108,34 @@ def _check_version(connection: Connection, report: Report) -> None:
         report.ok("database.version", f"PostgreSQL {shown}")
 
 
-def _check_free_slots(connection: Connection, settings: Settings, around: Server, report: Report) -> None:
+def _check_free_slots(connection: Connection, settings: Settings, catalog: Server, report: Report) -> None:
     used = int(_value(connection, "SELECT count(*) FROM pg_catalog.pg_replication_slots"))
     limit = int(_setting(connection, "max_replication_slots"))
     needed = SLOTS_OF_A_FIRST_START if settings.snapshot and settings.tables else 1
     told = f"{limit - used} of {limit} replication slots are free"
     cures = (
-        around.platform.set("max_replication_slots", limit + needed, restart=True),
+        catalog.platform.set("max_replication_slots", limit + needed, restart=True),
         "or drop a slot that nobody uses: SELECT slot_name, active FROM pg_replication_slots; cdc-outbox slot drop --slot NAME",
     )
     if limit - used >= needed:
         report.ok("database.free-slots", told)
-    elif around.slot is None and settings.create_slot:
+    elif catalog.slot is None and settings.create_slot:
         report.fail("database.free-slots", f"{told}, and a first start needs {needed}", *cures)
     else:
         report.warn("database.free-slots", f"{told}: were the slot lost, a recovery would need {needed}", *cures)
 
 
-def _check_free_walsenders(connection: Connection, around: Server, report: Report) -> None:
+def _check_free_walsenders(connection: Connection, catalog: Server, report: Report) -> None:
     used = int(_value(connection, "SELECT count(*) FROM pg_catalog.pg_stat_replication"))
     limit = int(_setting(connection, "max_wal_senders"))
     told = f"{limit - used} of {limit} walsenders are free"
     cures = (
-        around.platform.set("max_wal_senders", limit + 2, restart=True),
+        catalog.platform.set("max_wal_senders", limit + 2, restart=True),
         "or end one that nobody needs: SELECT pid, client_addr FROM pg_stat_replication; SELECT pg_terminate_backend(PID);",
     )
     if used < limit:
         report.ok("database.free-walsenders", told)
-    elif around.slot is not None and around.slot.active:
+    elif catalog.slot is not None and catalog.slot.active:
         report.warn("database.free-walsenders", f"{told}: a relay that reconnects may find its place taken", *cures)
     else:
         report.fail("database.free-walsenders", told, *cures)
@@ -216,10 +216,10 @@ def _check_clock(connection: Connection, report: Report) -> None:
         report.ok("database.clock", f"within {abs(skew) + doubt:.3f} s of this machine's")
 
 
-def _check_transactions(connection: Connection, around: Server, report: Report) -> None:
+def _check_transactions(connection: Connection, catalog: Server, report: Report) -> None:
     """What holds a slot back, or a new one up: transactions that have written and are still open."""
     check = "database.transactions"
-    first = around.slot is None
+    first = catalog.slot is None
     age = 0.0 if first else OLD_TRANSACTION_SECONDS
     prepared = slot.prepared(connection, older_than=age)
     old = slot.blockers(connection, older_than=age)

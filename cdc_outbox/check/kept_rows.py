@@ -22,15 +22,19 @@ OLDER: Final = "slot.older-rows"
 
 
 def check_kept_rows(
-    connection: Connection, settings: Settings, shapes: Sequence[table_rows.TableShape], around: Server, report: Report
+    connection: Connection,
+    settings: Settings,
+    shapes: Sequence[table_rows.TableShape],
+    catalog: Server,
+    report: Report,
 ) -> None:
     """Both checks, for each table whose rows can become events. The first only where `--prune-after` is given."""
     for shape in shapes:
         if settings.prune_after is not None:
             with report.judging(PRUNE):
                 _check_prune(connection, settings, publication.find_table(connection, shape.table), report)
-        if around.slot is not None and around.slot.wal_status != slot.LOST:
-            _check_older(connection, shape, around.slot, report)
+        if catalog.slot is not None and catalog.slot.wal_status != slot.LOST:
+            _check_older(connection, shape, catalog.slot, report)
 
 
 def _check_prune(connection: Connection, settings: Settings, table: publication.Table, report: Report) -> None:
@@ -43,7 +47,7 @@ def _check_prune(connection: Connection, settings: Settings, table: publication.
         except AccessRefused as error:
             if settings.partitions_ahead is not None:
                 raise
-            report.warn(PRUNE, f"{error.what}; old rows are deleted one by one, and no day is dropped", error.cure)
+            report.warn(PRUNE, f"{error.message}; old rows are deleted one by one, and no day is dropped", error.cure)
             return
     elif settings.partitions_ahead is not None:
         report.warn(
@@ -52,8 +56,8 @@ def _check_prune(connection: Connection, settings: Settings, table: publication.
             "leave --partitions-ahead out; or cdc-outbox sql install --partitioned, for a new table",
         )
         return
-    what = "drop and make days" if days else "delete rows"
-    report.ok(PRUNE, f"role {connection.info.user} may {what} of {table.name}; their age is {old.age_column}")
+    actions = "drop and make days" if days else "delete rows"
+    report.ok(PRUNE, f"role {connection.info.user} may {actions} of {table.name}; their age is {old.age_column}")
 
 
 def _check_older(connection: Connection, shape: table_rows.TableShape, info: slot.SlotInfo, report: Report) -> None:
@@ -64,7 +68,7 @@ def _check_older(connection: Connection, shape: table_rows.TableShape, info: slo
     try:
         older = table_rows.SnapshotRows(connection).has_older_than(shape, info.name)
     except CdcOutboxError as error:
-        report.not_checked(error.what, OLDER)
+        report.not_checked(error.message, OLDER)
         return
     if older:
         report.not_checked(

@@ -28,12 +28,12 @@ class Finding:
 
     check: str
     status: Status
-    what: str
+    message: str
     cures: tuple[str, ...] = ()
 
     def document(self) -> dict[str, str | list[str]]:
         """As JSON is to have it."""
-        return {"check": self.check, "status": self.status, "what": self.what, "cures": list(self.cures)}
+        return {"check": self.check, "status": self.status, "what": self.message, "cures": list(self.cures)}
 
 
 @dataclass(slots=True)
@@ -42,17 +42,17 @@ class Report:
 
     findings: list[Finding] = field(default_factory=list)
 
-    def ok(self, check: str, what: str) -> None:
+    def ok(self, check: str, message: str) -> None:
         """It is as it should be."""
-        self.findings.append(Finding(check, "ok", what))
+        self.findings.append(Finding(check, "ok", message))
 
-    def warn(self, check: str, what: str, *cures: str) -> None:
+    def warn(self, check: str, message: str, *cures: str) -> None:
         """It works, and may hurt one day."""
-        self.findings.append(Finding(check, "warn", what, cures))
+        self.findings.append(Finding(check, "warn", message, cures))
 
-    def fail(self, check: str, what: str, *cures: str) -> None:
+    def fail(self, check: str, message: str, *cures: str) -> None:
         """The relay would not run, or would lose what it promises."""
-        self.findings.append(Finding(check, "fail", what, cures))
+        self.findings.append(Finding(check, "fail", message, cures))
 
     def not_checked(self, why: str, *checks: str) -> None:
         """These could not be looked at."""
@@ -72,7 +72,7 @@ class Report:
     def fail_with(self, check: str, error: CdcOutboxError, *cures: str) -> None:
         """The error is this check's failure."""
         own = (error.cure,) if error.cure else ()
-        self.fail(check, error.what, *(cures or own))
+        self.fail(check, error.message, *(cures or own))
 
     def count(self, status: Status) -> int:
         """How many lines of this kind."""
@@ -111,7 +111,7 @@ def lines(report: Report, *, colors: bool) -> Iterator[str]:
     width = max((len(finding.check) for finding in report.findings), default=0)
     for finding in report.findings:
         mark = _colored(_MARKS[finding.status].ljust(_MARK_WIDTH), _COLORS[finding.status] if colors else "")
-        yield f"{mark}  {finding.check:<{width}}  {_one_line(finding.what)}"
+        yield f"{mark}  {finding.check:<{width}}  {_one_line(finding.message)}"
         yield from _cure_lines(finding.cures)
     counts = ((report.count(status), _COUNTED[status]) for status in STATUSES)
     yield ", ".join(f"{count} {words}" for count, words in counts if count)

@@ -36,7 +36,7 @@ UNRESERVED: Final = "unreserved"
 
 
 def check_tables(
-    connection: Connection, settings: Settings, around: Server, report: Report
+    connection: Connection, settings: Settings, catalog: Server, report: Report
 ) -> list[table_rows.TableShape]:
     """Each outbox table, and whether it is published. Gives the shapes of those whose rows can become events."""
     published = _inspect(connection, settings, report)
@@ -54,12 +54,12 @@ def check_tables(
         shape = table_rows.SnapshotRows(connection).shape(name)
         if _check_columns(settings, shape, report):
             good.append(shape)
-        _check_select(connection, settings, shape, around, report)
+        _check_select(connection, settings, shape, catalog, report)
         with report.judging("table.writers"):
             _check_writers(connection, settings, shape, report)
         with report.judging("table.rows"):
-            _check_rows(connection, settings, shape, around, report)
-        _check_published(settings, table, shape, published, around, report)
+            _check_rows(connection, settings, shape, catalog, report)
+        _check_published(settings, table, shape, published, catalog, report)
     if not settings.tables:
         with report.judging("publication.table"):
             publication.require_published(published, settings.publication, [])
@@ -74,9 +74,9 @@ def check_tables(
     return good
 
 
-def check_slot(connection: Connection, settings: Settings, around: Server, report: Report) -> None:
+def check_slot(connection: Connection, settings: Settings, catalog: Server, report: Report) -> None:
     """The slot: is it ours, is it whole, and what does it keep?"""
-    info = around.slot
+    info = catalog.slot
     if info is None:
         _check_first_start(connection, settings, report)
         report.not_checked("there is no slot yet", "slot.wal")
@@ -87,7 +87,7 @@ def check_slot(connection: Connection, settings: Settings, around: Server, repor
         slot.require_usable(info, lost_is_fine=recovers)
     except ConfigurationError as error:
         why = f" ({info.invalidation_reason})" if info.invalidation_reason else ""
-        report.fail(check, error.what + why, error.cure)
+        report.fail(check, error.message + why, error.cure)
         report.not_checked("it cannot be streamed from", "slot.wal", "slot.failover")
         return
     if info.wal_status == slot.LOST:
@@ -100,8 +100,8 @@ def check_slot(connection: Connection, settings: Settings, around: Server, repor
         report.ok(check, f"{info.name}, in use: pid {info.active_pid} streams from it")
     else:
         report.ok(check, f"{info.name}, nobody streams from it")
-    _check_kept(info, around, report)
-    _check_failover(connection, settings, info, around, report)
+    _check_kept(info, catalog, report)
+    _check_failover(connection, settings, info, catalog, report)
 
 
 def used_columns(settings: Settings, names: Sequence[str]) -> list[str]:
@@ -143,25 +143,25 @@ def _check_columns(settings: Settings, shape: table_rows.TableShape, report: Rep
 
 
 def _check_select(
-    connection: Connection, settings: Settings, shape: table_rows.TableShape, around: Server, report: Report
+    connection: Connection, settings: Settings, shape: table_rows.TableShape, catalog: Server, report: Report
 ) -> None:
     """Needed for the rows that are there before there is a slot, and to recover one that is lost."""
     check = "table.select"
     try:
         table_rows.SnapshotRows(connection).require_readable(shape)
     except AccessRefused as error:
-        if around.slot is None and settings.create_slot and settings.snapshot:
+        if catalog.slot is None and settings.create_slot and settings.snapshot:
             report.fail(
                 check,
-                f"{error.what}; and a first start sends the rows that are in the table",
+                f"{error.message}; and a first start sends the rows that are in the table",
                 error.cure,
                 "or --no-snapshot, if nobody waits for those rows",
             )
         elif settings.on_slot_lost == "recover":
-            report.fail(check, f"{error.what}; and --on-slot-lost recover reads them from the table", error.cure)
+            report.fail(check, f"{error.message}; and --on-slot-lost recover reads them from the table", error.cure)
         else:
             report.warn(
-                check, f"{error.what}; streaming does without, but a lost slot could not be recovered", error.cure
+                check, f"{error.message}; streaming does without, but a lost slot could not be recovered", error.cure
             )
     except CdcOutboxError as error:
         report.fail_with(check, error)
@@ -199,7 +199,7 @@ def _check_writers(connection: Connection, settings: Settings, shape: table_rows
 
 
 def _check_rows(
-    connection: Connection, settings: Settings, shape: table_rows.TableShape, around: Server, report: Report
+    connection: Connection, settings: Settings, shape: table_rows.TableShape, catalog: Server, report: Report
 ) -> None:
     """Rows that are deleted as they are inserted can be sent by the stream, and by nothing else."""
     check = "table.rows"
@@ -207,7 +207,7 @@ def _check_rows(
         report.ok(check, f"rows of {shape.table} stay until they are pruned")
         return
     told = f"rows of {shape.table} are deleted as they are inserted"
-    if around.slot is None:
+    if catalog.slot is None:
         cure = "cdc-outbox slot create, or start the relay, before the first event is written"
         report.warn(
             check, f"{told}, and there is no slot yet: what is committed before there is one is never sent", cure
@@ -228,14 +228,14 @@ def _check_published(
     table: publication.Table,
     shape: table_rows.TableShape,
     published: publication.Publication | None,
-    around: Server,
+    catalog: Server,
     report: Report,
 ) -> None:
     name = settings.publication
     before = report.count("fail")
     with report.judging("publication.table"):
         publication.require_published(
-            published, name, [table], older_slot=around.slot is not None, own=settings.shard_filter
+            published, name, [table], older_slot=catalog.slot is not None, own=settings.shard_filter
         )
         which = "every row" if settings.shard is None else f"every row of shard {settings.shard}"
         report.ok("publication.table", f"publication {name} sends {which} inserted into {table.name}")
@@ -244,7 +244,7 @@ def _check_published(
         return
     with report.judging("publication.columns"):
         used = used_columns(settings, [one for one, _ in shape.columns])
-        publication.require_columns(published, table.name, used, older_slot=around.slot is not None)
+        publication.require_columns(published, table.name, used, older_slot=catalog.slot is not None)
         report.ok("publication.columns", f"of {table.name} none that is used is left out")
 
 
@@ -271,9 +271,9 @@ def _check_first_start(connection: Connection, settings: Settings, report: Repor
         report.not_checked("there is no slot yet", "slot.failover")
 
 
-def _check_kept(info: slot.SlotInfo, around: Server, report: Report) -> None:
+def _check_kept(info: slot.SlotInfo, catalog: Server, report: Report) -> None:
     check = "slot.wal"
-    kept = max(0, around.current_lsn - info.restart_lsn) if info.restart_lsn is not None else 0
+    kept = max(0, catalog.current_lsn - info.restart_lsn) if info.restart_lsn is not None else 0
     safe = "" if info.safe_wal_bytes is None else f", {size(info.safe_wal_bytes)} more until it is in danger"
     told = f"{size(kept)} of WAL are kept for it{safe}"
     if info.wal_status == slot.LOST:
@@ -283,7 +283,7 @@ def _check_kept(info: slot.SlotInfo, around: Server, report: Report) -> None:
             check,
             f"{told}: it is beyond max_slot_wal_keep_size, and the next checkpoint may lose it",
             "start the relay now, and see why it does not keep pace; or give it room: "
-            + around.platform.set("max_slot_wal_keep_size", 2 * max(kept, MUCH_WAL_BYTES)),
+            + catalog.platform.set("max_slot_wal_keep_size", 2 * max(kept, MUCH_WAL_BYTES)),
         )
     elif kept < MUCH_WAL_BYTES:
         report.ok(check, told)
@@ -302,12 +302,12 @@ def _check_kept(info: slot.SlotInfo, around: Server, report: Report) -> None:
 
 
 def _check_failover(
-    connection: Connection, settings: Settings, info: slot.SlotInfo, around: Server, report: Report
+    connection: Connection, settings: Settings, info: slot.SlotInfo, catalog: Server, report: Report
 ) -> None:
     check = "slot.failover"
     standbys = _standbys(connection)
     if info.failover:
-        _check_held_back(connection, standbys, around.platform, report)
+        _check_held_back(connection, standbys, catalog.platform, report)
     elif settings.failover:
         with report.judging(check):
             slot.require_failover(connection)
@@ -333,7 +333,7 @@ def _check_held_back(connection: Connection, standbys: str, platform: Platform, 
         report.ok("slot.failover", "standbys keep a copy of it")
 
 
-def _warn_of_failover(connection: Connection, what: str, report: Report) -> None:
+def _warn_of_failover(connection: Connection, subject: str, report: Report) -> None:
     """After a failover there would be no slot: a first start, which sends every row again, and cannot send deleted ones."""
     try:
         slot.require_failover(connection)
@@ -341,7 +341,7 @@ def _warn_of_failover(connection: Connection, what: str, report: Report) -> None
         cure = error.cure.replace("leave --failover out, and ", "")
     else:
         cure = "cdc-outbox run --failover; and on the servers what docs/how-to/fail-over.md tells"
-    report.warn("slot.failover", f"{what}: a failover would lose it", cure)
+    report.warn("slot.failover", f"{subject}: a failover would lose it", cure)
 
 
 def _standbys(connection: Connection) -> str:

@@ -131,13 +131,13 @@ def _report_bug(error: Exception) -> int:
     from cdc_outbox.config.redaction import scrub
 
     lines = scrub("".join(traceback.format_exception(error)).rstrip("\n"))
-    what, cure = "this is a bug in cdc-outbox", "please report it with the traceback"
+    message, cure = "this is a bug in cdc-outbox", "please report it with the traceback"
     structlog = sys.modules.get("structlog")
     if structlog is not None and structlog.is_configured():
         log = structlog.get_logger(__name__)
-        log.error("stopped", error=f"{what}: {scrub(repr(error))}", cure=cure, exception=lines, exit_code=BUG)
+        log.error("stopped", error=f"{message}: {scrub(repr(error))}", cure=cure, exception=lines, exit_code=BUG)
     else:
-        _say(f"{lines}\nerror: {what}\ncure: {cure}")
+        _say(f"{lines}\nerror: {message}\ncure: {cure}")
     return BUG
 
 

@@ -117,9 +117,9 @@ def command(
                 f"{result.held[name]:,} more rows of {name} are old, but a transaction that is open since before they were "
                 "committed keeps us from knowing that they are delivered: they go next time"
             )
-    for what, partitions in (("dropped", result.dropped), ("made", result.made)):
+    for action, partitions in (("dropped", result.dropped), ("made", result.made)):
         for name in partitions:
-            _say(f"{what}: partition {name}")
+            _say(f"{action}: partition {name}")
     _say(f"{'would delete' if dry_run else 'deleted'}: {result.total:,} rows")
     return 0
 

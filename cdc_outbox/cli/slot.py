@@ -138,8 +138,8 @@ def status(dsn: Secret | None, slot: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.document()))
     else:
-        for what, state in _lines(found):
-            click.echo(f"{what:<16}{state}")
+        for name, state in _lines(found):
+            click.echo(f"{name:<16}{state}")
     require_usable(found.slot)
 
 

@@ -207,8 +207,8 @@ def status(dsn: Secret | None, table: TableName, source: str, publication: str, 
     if as_json:
         click.echo(json.dumps(_document(options, found)))
     else:
-        for what, name, state in _lines(options, found):
-            click.echo(f"{what:<12} {name:<28} {state}")
+        for kind, name, state in _lines(options, found):
+            click.echo(f"{kind:<12} {name:<28} {state}")
     if found.complete_for(source):
         return 0
     _say(f"to complete it: cdc-outbox sql install{' --source message' if source == 'message' else ''} --apply")

@@ -45,7 +45,7 @@ def poison_line(error: PoisonEvent, table: str, lsn: Lsn | None) -> bytes:
     """The line for an event that no record can be made of: what is wrong, and what is known of it."""
     known = {name: value for name, value in error.where.items() if name != "table"}
     where = {"lsn": None if lsn is None else format_lsn(lsn), "table": table}
-    return _line({"error": error.what, **known, **where})
+    return _line({"error": error.message, **known, **where})
 
 
 def _line(document: dict[str, object]) -> bytes:

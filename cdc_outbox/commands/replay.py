@@ -158,7 +158,7 @@ def _sample(table: TableName, mapping: SnapshotMapping, cells: table_rows.Cells)
     try:
         topic, error = mapping.record(cells, Transaction(0)).topic, None
     except PoisonEvent as poison:
-        topic, error = None, poison.what
+        topic, error = None, poison.message
     event = mapping.event(cells)
     return Sample(table, _text(event.id), _text(event.type), _text(event.key), topic, error)
 

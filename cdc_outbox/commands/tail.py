@@ -156,7 +156,9 @@ class Tail:
     # -- the rows that are in the table
 
     def _print_rows(self, dsn: str, exported: str) -> None:
-        with table_rows.open_snapshot(dsn, exported, self._stop, otherwise="--from-now: no table is read") as snapshot:
+        with table_rows.open_snapshot(
+            dsn, exported, self._stop, alternative_hint="--from-now: no table is read"
+        ) as snapshot:
             for table in self._settings.tables:
                 self._print_table(snapshot, table)
 

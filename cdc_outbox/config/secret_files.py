@@ -43,5 +43,5 @@ class SecretFile:
             raise self._error("is empty", "write the secret into it")
         return secret
 
-    def _error(self, what: str, cure: str) -> ConfigurationError:
-        return ConfigurationError(f"the file that {self.variable} names {what}", cure=cure, file=self.path)
+    def _error(self, message: str, cure: str) -> ConfigurationError:
+        return ConfigurationError(f"the file that {self.variable} names {message}", cure=cure, file=self.path)

@@ -117,8 +117,8 @@ class TomlFile:
             f"has {shown} as {place}", 'properties are texts, numbers or booleans: "sasl.username" = "relay"'
         )
 
-    def _error(self, what: str, cure: str) -> ConfigurationError:
-        return ConfigurationError(f"the configuration file {what}", cure=cure, file=self._path)
+    def _error(self, message: str, cure: str) -> ConfigurationError:
+        return ConfigurationError(f"the configuration file {message}", cure=cure, file=self._path)
 
 
 def _nearest(name: str, known: list[str]) -> str | None:

@@ -33,10 +33,10 @@ def kafka_error(raised: BaseException) -> KafkaError | None:
 def final(error: KafkaError, topic: str = "") -> CdcOutboxError | None:
     """Our error for one that waiting does not heal; None for one that it may. `topic`: where records were to go, if known."""
     words = error.str()
-    for codes, pattern, make, what, cure in _FINAL:
+    for codes, pattern, make, summary, cure in _FINAL:
         if (codes is None or error.code() in codes) and (found := re.search(pattern, words)):
             where = {"topic": topic} if topic and "{topic}" in cure else {}
-            return make(f"{what}: {words}", cure=cure.format(topic=topic or "TOPIC", **found.groupdict()), **where)
+            return make(f"{summary}: {words}", cure=cure.format(topic=topic or "TOPIC", **found.groupdict()), **where)
     return None
 
 
@@ -175,7 +175,7 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     error, topic, key = failure.error, failure.topic, _shown(failure.key)
     refusal = final(error, topic)
     if refusal is not None:
-        return type(refusal)(refusal.what, cure=refusal.cure, topic=topic)
+        return type(refusal)(refusal.message, cure=refusal.cure, topic=topic)
     if error.code() in _UNKNOWN_TOPIC:
         return ConfigurationError(
             f"topic {topic} does not exist: {error.str()}",

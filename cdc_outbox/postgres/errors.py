@@ -78,20 +78,20 @@ def _attempts(text: str) -> str:
 Maker: TypeAlias = Callable[[str], CdcOutboxError]
 
 
-def _config(what: str, cure: str) -> Maker:
-    return lambda message: ConfigurationError(f"{what}: {message}", cure=cure)
+def _config(summary: str, cure: str) -> Maker:
+    return lambda message: ConfigurationError(f"{summary}: {message}", cure=cure)
 
 
-def _refused(what: str, cure: str) -> Maker:
-    return lambda message: AccessRefused(f"{what}: {message}", cure=cure)
+def _refused(summary: str, cure: str) -> Maker:
+    return lambda message: AccessRefused(f"{summary}: {message}", cure=cure)
 
 
-def _cannot_connect(what: str, cure: str) -> Maker:
-    return lambda message: CannotConnect(f"{what}: {message}", cure=cure)
+def _cannot_connect(summary: str, cure: str) -> Maker:
+    return lambda message: CannotConnect(f"{summary}: {message}", cure=cure)
 
 
-def _wait(what: str, cure: str = "") -> Maker:
-    return lambda message: Unreachable(f"{what}: {message}", cure=cure)
+def _wait(summary: str, cure: str = "") -> Maker:
+    return lambda message: Unreachable(f"{summary}: {message}", cure=cure)
 
 
 def _lost(message: str) -> CdcOutboxError:

@@ -333,4 +333,4 @@ def _may_delete(connection: connect.Connection, table: TableName) -> Iterator[No
         with translated():
             yield
     except AccessRefused as error:
-        raise _refused(connection, table, error.what) from error
+        raise _refused(connection, table, error.message) from error

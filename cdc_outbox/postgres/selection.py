@@ -45,11 +45,11 @@ def condition(selection: Selection, shape: TableShape, columns: Columns) -> Comp
     """Write it down for one table. Raises ConfigurationError when the table has no column that it needs."""
     types = dict(shape.columns)
 
-    def column(what: str, names: Sequence[str]) -> str:
+    def column(criterion: str, names: Sequence[str]) -> str:
         found = next((name for name in names if name in types), None)
         if found is None:
             raise ConfigurationError(
-                f"rows of {shape.table} cannot be chosen by {what}: the table has no column {' or '.join(names)}",
+                f"rows of {shape.table} cannot be chosen by {criterion}: the table has no column {' or '.join(names)}",
                 cure="choose them by something else, or name the column (--id-column, --key-column, --timestamp-column)",
                 table=str(shape.table),
             )

@@ -220,7 +220,7 @@ class ReplicationStream:
         result = self._pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
             error = result_error(result)
-            return _gap(self._slot, error.what) if "publication" in error.what else error
+            return _gap(self._slot, error.message) if "publication" in error.message else error
         return ConnectionLost("PostgreSQL ended the stream: it is shutting down, or its connection was cut")
 
 

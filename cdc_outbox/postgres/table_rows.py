@@ -72,11 +72,13 @@ SELECT pg_catalog.pg_relation_size(%s::int8::oid) > 0 OR pg_catalog.pg_stat_get_
 class SnapshotRows:
     """A transaction that sees an exported snapshot. Use `open_snapshot`."""
 
-    def __init__(self, connection: connect.Connection, own: ShardFilter | None = None, *, otherwise: str = "") -> None:
+    def __init__(
+        self, connection: connect.Connection, own: ShardFilter | None = None, *, alternative_hint: str = ""
+    ) -> None:
         """`otherwise`: what somebody who may not read the rows can do without them, for the cure."""
         self._connection = connection
         self._own = own
-        self._otherwise = f" (or {otherwise})" if otherwise else ""
+        self._alternative_hint = f" (or {alternative_hint})" if alternative_hint else ""
 
     def shape(self, table: TableName) -> TableShape:
         """Describe the table as this snapshot sees it. Raises our errors."""
@@ -191,11 +193,11 @@ class SnapshotRows:
         except AccessRefused as error:
             role = self._connection.info.user
             grant = f'GRANT USAGE ON SCHEMA "{table.schema}" TO "{role}"; GRANT SELECT ON {table.quoted} TO "{role}";'
-            if "row-level security" in error.what:
+            if "row-level security" in error.message:
                 grant = f'ALTER ROLE "{role}" BYPASSRLS; -- a policy hides rows from it'
             raise AccessRefused(
-                f"role {role} may not read {table}: {error.what}",
-                cure=f"{grant}{self._otherwise}",
+                f"role {role} may not read {table}: {error.message}",
+                cure=f"{grant}{self._alternative_hint}",
                 table=str(table),
             ) from error
 
@@ -207,7 +209,7 @@ def size_of(batch: Sequence[Cells]) -> int:
 
 @contextlib.contextmanager
 def open_snapshot(
-    dsn: str, snapshot: str | None, stop: Stop, own: ShardFilter | None = None, *, otherwise: str = ""
+    dsn: str, snapshot: str | None, stop: Stop, own: ShardFilter | None = None, *, alternative_hint: str = ""
 ) -> Iterator[SnapshotRows]:
     """Open a transaction that sees what `snapshot` sees (None: the present), until the end of the block.
 
@@ -217,7 +219,7 @@ def open_snapshot(
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         if snapshot is not None:
             connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
-        yield SnapshotRows(connection, own, otherwise=otherwise)
+        yield SnapshotRows(connection, own, alternative_hint=alternative_hint)
 
 
 def _sql_name(table: TableName) -> Identifier:

@@ -81,9 +81,9 @@ class MessagePlan:
             )
         return None
 
-    def _poison(self, reason: str, what: str) -> PoisonEvent:
+    def _poison(self, reason: str, message: str) -> PoisonEvent:
         return PoisonEvent(
-            what,
+            message,
             cure="correct what the application writes; this message itself has to be skipped or dead-lettered (--on-poison)",
             reason=reason,
             table=self.table,

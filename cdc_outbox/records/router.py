@@ -148,8 +148,8 @@ class Route:
             raise self._poison(event, "bad-partition", f"{_shown(partition)} is no partition")
         return number
 
-    def _poison(self, event: OutboxEvent, reason: str, what: str) -> PoisonEvent:
-        return poison_event(self._plan, event, reason, what)
+    def _poison(self, event: OutboxEvent, reason: str, message: str) -> PoisonEvent:
+        return poison_event(self._plan, event, reason, message)
 
 
 def _span_headers(text: str) -> Headers:
@@ -246,10 +246,10 @@ def unix_milliseconds(timestamp: bytes) -> int:
     return milliseconds
 
 
-def poison_event(plan: Plan, event: OutboxEvent, reason: str, what: str) -> PoisonEvent:
+def poison_event(plan: Plan, event: OutboxEvent, reason: str, message: str) -> PoisonEvent:
     """An error that names the event as far as it can be named. The payload is never part of it."""
     return PoisonEvent(
-        what,
+        message,
         cure="correct what the application writes; this row itself has to be skipped or dead-lettered (--on-poison)",
         reason=reason,
         table=str(plan.table),

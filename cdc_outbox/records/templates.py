@@ -49,12 +49,12 @@ class Template:
         self.literals = tuple(pieces[0::2])
         self.columns = tuple(pieces[1::2])
 
-    def join(self, values: tuple[bytes | None, ...], what: str, show: Callable[[bytes], str] = bytes.decode) -> str:
+    def join(self, values: tuple[bytes | None, ...], purpose: str, show: Callable[[bytes], str] = bytes.decode) -> str:
         """Put the columns' values in, each as `show` has it. Raises ValueError when one is NULL, which names `what`."""
         text = self.literals[0]
         for name, value, literal in zip(self.columns, values, self.literals[1:], strict=True):
             if value is None:
-                raise ValueError(f"column {name}, which names the {what}, is NULL")
+                raise ValueError(f"column {name}, which names the {purpose}, is NULL")
             text += show(value) + literal
         return text
 

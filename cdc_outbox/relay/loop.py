@@ -279,7 +279,7 @@ class StreamLoop:
         log.warning("delivery.failed", error=error, refused=len(failures), lsn=first.lsn)
         if not caused:
             raise error
-        raise BatchRejected(frozenset(culprit.lsn for culprit in caused), error.what)
+        raise BatchRejected(frozenset(culprit.lsn for culprit in caused), error.message)
 
     def _advance(self) -> None:
         """Take off the ledger what is delivered, and let it be seen."""

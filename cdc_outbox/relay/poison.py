@@ -100,7 +100,7 @@ class PoisonPolicy:
             self._reported.add((rejected.transaction.lsn, event_id))
         counts = self._counters.skipped if self._topic is None else self._counters.dead_lettered
         counts[reason] = counts.get(reason, 0) + 1
-        log.warning("poison", policy=self._policy, error=described.what, **described.where)
+        log.warning("poison", policy=self._policy, error=described.message, **described.where)
 
 
 def dead_letter(
@@ -112,7 +112,7 @@ def dead_letter(
     payload = event.payload
     headers += [
         (REASON_HEADER, reason.encode()),
-        ("outbox.error.message", error.what[:2000].encode()),
+        ("outbox.error.message", error.message[:2000].encode()),
         ("outbox.source.table", rejected.table.encode()),
         ("outbox.source.lsn", format_lsn(rejected.transaction.lsn).encode()),
     ]
@@ -157,7 +157,7 @@ def _described(error: CdcOutboxError, rejected: RejectedRecord) -> CdcOutboxErro
     }
     kind = type(error) if isinstance(error, (ConfigurationError, AccessRefused)) else PoisonEvent
     cure = WAYS_OUT if kind is PoisonEvent else f"{error.cure}; or {WAYS_OUT.split('or ', 1)[1]}"
-    return kind(error.what, cure=cure, **where)
+    return kind(error.message, cure=cure, **where)
 
 
 def _shown(value: bytes | None) -> str | None:

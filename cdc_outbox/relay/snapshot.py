@@ -84,7 +84,9 @@ class FirstStart:
             created.snapshot,
             self._stop,
             self._settings.shard_filter,
-            otherwise="" if replace else "--no-snapshot: then the rows that are in the table already are never sent",
+            alternative_hint=""
+            if replace
+            else "--no-snapshot: then the rows that are in the table already are never sent",
         ) as snapshot:
             self._send_tables(snapshot)
             self._gone = [str(table) for table in self._settings.tables if _are_gone(snapshot, table)]

@@ -317,11 +317,11 @@ class Supervisor:
                     cure = (
                         "stop the relay that streams from it, or leave out --on-slot-busy exit: then this one stands by"
                     )
-                    raise SlotBusy(error.what, cure=cure, slot=settings.slot) from error
+                    raise SlotBusy(error.message, cure=cure, slot=settings.slot) from error
                 self._shared = self._settled = True  # whoever has the slot sends what we left unconfirmed
-                if told != error.what:
-                    told = error.what
-                    log.info("standby", slot=settings.slot, error=error.what)
+                if told != error.message:
+                    told = error.message
+                    log.info("standby", slot=settings.slot, error=error.message)
                 self._counters.state = State.STANDBY
                 self._counters.postgres_connected = True
                 self._counters.last_turn_monotonic = time.monotonic()

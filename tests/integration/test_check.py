@@ -62,7 +62,7 @@ class Checked:
         """The check has one line of that status; it and its cures say these words."""
         found = [finding for finding in self.of(check) if finding.status == status]
         assert len(found) == 1, self.shown
-        said = " ".join((found[0].what, *found[0].cures))
+        said = " ".join((found[0].message, *found[0].cures))
         assert not [word for word in words if word not in said], f"{words} in {said}"
         assert found[0].cures or status in {"ok", "not-checked"}, f"no cure: {found[0]}"
         return found[0]
@@ -80,7 +80,7 @@ class Checked:
 
     @property
     def shown(self) -> str:
-        return "\n".join(f"{one.status} {one.check} {one.what} {one.cures}" for one in self.report.findings)
+        return "\n".join(f"{one.status} {one.check} {one.message} {one.cures}" for one in self.report.findings)
 
 
 class Bench:
@@ -318,7 +318,9 @@ def test_a_slot_cannot_be_made_while_a_transaction_is_open_and_it_is_named(bench
     found = bench.check()
     found.warned("database.transactions", "nightly-batch", "open for 00:00:0", "pg_terminate_backend")
     blind = bench.check(dsn=Secret.of(bench.role()))
-    assert "None" not in blind.warned("database.transactions", "nightly-batch").what, "its age is hidden from this role"
+    assert "None" not in blind.warned("database.transactions", "nightly-batch").message, (
+        "its age is hidden from this role"
+    )
 
 
 def test_a_server_that_is_a_standby_or_has_one_without_our_slot(pair: Pair, kafka: KafkaCluster) -> None:
@@ -414,7 +416,7 @@ def test_rows_that_are_older_than_a_slot_from_which_nobody_has_streamed(bench: B
     bench.create_slot()
     bench.check().only("slot.older-rows", "not-checked", "are older than slot", "cdc-outbox slot recover")
     unread = bench.check(dsn=Secret.of(bench.role())).only("slot.older-rows", "not-checked")
-    assert "may not read" in unread.what
+    assert "may not read" in unread.message
 
 
 def test_a_writer_whose_orm_would_be_refused(bench: Bench) -> None:

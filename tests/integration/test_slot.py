@@ -113,16 +113,16 @@ def test_slots_that_cannot_be_ours_are_refused_with_a_cure(
         return refused.value
 
     database.execute("SELECT pg_create_logical_replication_slot('decoding', 'test_decoding')")
-    assert "test_decoding" in refusal("decoding").what
+    assert "test_decoding" in refusal("decoding").message
     other = postgres_server.create_database()
     try:
         other.execute("SELECT pg_create_logical_replication_slot('elsewhere', 'pgoutput')")
-        assert other.name in refusal("elsewhere").what
+        assert other.name in refusal("elsewhere").message
     finally:
         other.drop()
     database.execute("SELECT pg_create_physical_replication_slot('physical')")
     try:
-        assert "physical" in refusal("physical").what
+        assert "physical" in refusal("physical").message
     finally:
         database.execute("SELECT pg_drop_replication_slot('physical')")
 

@@ -60,5 +60,5 @@ def test_a_place_that_is_not_known_is_left_out_and_zero_is_a_place() -> None:
 
 def test_what_and_cure_stay_apart_for_whoever_shows_them() -> None:
     error = errors.SlotBusy("slot s is in use", cure="wait, or --slot", slot="s")
-    assert (error.what, error.cure, error.where) == ("slot s is in use", "wait, or --slot", {"slot": "s"})
+    assert (error.message, error.cure, error.where) == ("slot s is in use", "wait, or --slot", {"slot": "s"})
     assert error.args == ("slot s is in use",)

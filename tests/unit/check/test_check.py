@@ -79,7 +79,7 @@ def test_nothing_is_wrong_with_servers_on_this_machine() -> None:
 )
 def test_the_way_to_postgres(dsn: str, status: str, words: str) -> None:
     found = offline(settings(dsn))["config.postgres-tls"]
-    assert (found.status, words in found.what) == (status, True), found
+    assert (found.status, words in found.message) == (status, True), found
     assert bool(found.cures) == (status != "ok")
     assert "sslrootcert" in "".join(found.cures) or status == "ok"
 
@@ -90,13 +90,13 @@ def test_a_ca_that_is_there_is_right_but_for_the_host(tmp_path: Path) -> None:
     verified = settings(f"host=db.example.com sslmode=verify-full sslrootcert={ca}")
     assert offline(verified)["config.postgres-tls"].status == "ok"
     half = offline(settings(f"host=db.example.com sslmode=verify-ca sslrootcert={ca}"))["config.postgres-tls"]
-    assert (half.status, "any host" in half.what) == ("warn", True)
+    assert (half.status, "any host" in half.message) == ("warn", True)
 
 
 def test_the_environment_of_libpq_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGHOST", "db.example.com")
     monkeypatch.setenv("PGSSLMODE", "disable")
-    assert "sslmode=disable" in offline(settings(""))["config.postgres-tls"].what
+    assert "sslmode=disable" in offline(settings(""))["config.postgres-tls"].message
 
 
 def test_a_dsn_that_cannot_be_parsed_is_told_without_its_password() -> None:
@@ -116,7 +116,7 @@ def test_a_dsn_that_cannot_be_parsed_is_told_without_its_password() -> None:
 )
 def test_the_way_to_kafka(properties: dict[str, Any], status: str, words: str) -> None:
     found = offline(settings("host=127.0.0.1", "kafka.example.com:9092", **properties))["config.kafka-tls"]
-    assert (found.status, words in found.what) == (status, True), found
+    assert (found.status, words in found.message) == (status, True), found
     assert found.cures
 
 
@@ -167,7 +167,7 @@ def test_tls_to_kafka_without_any_ca_on_the_machine_fails(monkeypatch: pytest.Mo
 )
 def test_what_run_would_refuse_fails_without_a_server(given: dict[str, str], check: str, words: str) -> None:
     found = offline(settings(**given))[check]
-    assert (found.status, words in found.what) == ("fail", True), found
+    assert (found.status, words in found.message) == ("fail", True), found
     assert found.cures
 
 
@@ -193,7 +193,7 @@ def test_an_old_server_fails() -> None:
     told = report.Report()
     database._check_version(cast("connect.Connection", old), told)
     [found] = told.findings
-    assert (found.status, "13.14 is older than 14" in found.what) == ("fail", True)
+    assert (found.status, "13.14 is older than 14" in found.message) == ("fail", True)
 
 
 class Answers:
@@ -268,7 +268,7 @@ def test_how_well_a_topic_keeps_its_records(
     there = cluster.Cluster("b:9092", 3, None, cast("Any", None))
     cluster._check_replication(there, topic, told)
     [found] = told.findings
-    assert (found.status, words in found.what) == (status, True), found
+    assert (found.status, words in found.message) == (status, True), found
     assert bool(found.cures) == (status in {"warn", "fail"})
 
 

@@ -32,7 +32,7 @@ def failure(code: int, *, key: bytes | None = b"customer-1", words: str = "words
 def test_what_waiting_does_not_heal_has_a_cure(code: int, kind: type[CdcOutboxError]) -> None:
     error = final(KafkaError(code, "broker says no"))
     assert isinstance(error, kind)
-    assert "broker says no" in error.what
+    assert "broker says no" in error.message
     assert error.cure
 
 
@@ -79,7 +79,7 @@ def test_a_failed_delivery_is_told_by_what_to_do_about_it(code: int, kind: type[
     error = failed_delivery(failure(code))
     assert isinstance(error, kind)
     assert error.where["topic"] == "orders"
-    assert "words" in error.what
+    assert "words" in error.message
 
 
 @pytest.mark.parametrize("code", ALL_CODES)
@@ -157,6 +157,6 @@ def test_the_cure_names_a_mechanism_that_the_broker_has() -> None:
 
 def test_nobody_answers_names_the_brokers_and_what_to_look_at() -> None:
     error = unreachable("kafka-1:9092", "Connection refused")
-    assert error.what == "Kafka cannot be reached at kafka-1:9092: Connection refused"
+    assert error.message == "Kafka cannot be reached at kafka-1:9092: Connection refused"
     assert "advertised.listeners" in error.cure
     assert error.exit_code == 69

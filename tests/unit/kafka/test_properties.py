@@ -71,8 +71,8 @@ REFUSED = [
 @pytest.mark.parametrize(("name", "value", "reason"), REFUSED)
 def test_what_would_break_a_promise_is_refused_with_the_reason(name: str, value: str, reason: str) -> None:
     error = refusal({name: value})
-    assert error.what.startswith(f"Kafka property {name}={value} is refused: ")
-    assert reason in error.what
+    assert error.message.startswith(f"Kafka property {name}={value} is refused: ")
+    assert reason in error.message
     assert error.cure.startswith(f"leave {name} out")
 
 
@@ -160,17 +160,17 @@ def test_the_largest_record_always_finds_room_in_an_empty_queue(in_flight: int, 
 def test_a_record_that_could_never_be_queued_is_refused_at_start() -> None:
     settings = Settings(brokers="b", max_in_flight_bytes=1024 * 1024)
     error = refusal({"message.max.bytes": "2000000"}, settings)
-    assert "message.max.bytes=2000000 is more than --max-in-flight-bytes=1048576" in error.what
+    assert "message.max.bytes=2000000 is more than --max-in-flight-bytes=1048576" in error.message
     assert "--max-in-flight-bytes 8000000" in error.cure
 
 
 def test_a_small_memory_without_a_smaller_record_is_refused_as_well() -> None:
-    assert "message.max.bytes=1000000" in refusal({}, Settings(brokers="b", max_in_flight_bytes=999_999)).what
+    assert "message.max.bytes=1000000" in refusal({}, Settings(brokers="b", max_in_flight_bytes=999_999)).message
 
 
 @pytest.mark.parametrize("value", ["", "1e6", "1 MB", "many", "1.5"])
 def test_a_size_that_is_no_number_is_refused(value: str) -> None:
-    assert "message.max.bytes is no number" in refusal({"message.max.bytes": value}).what
+    assert "message.max.bytes is no number" in refusal({"message.max.bytes": value}).message
 
 
 def test_the_bounds_on_memory_are_those_of_the_settings() -> None:

@@ -187,7 +187,7 @@ def test_any_bytes_behind_a_known_letter_are_a_message_or_refused(letter: int, r
 def test_an_unknown_message_is_refused_by_its_letter(letter: int) -> None:
     with pytest.raises(ProtocolError) as raised:
         decode(bytes([letter]) + bytes(40))
-    assert repr(bytes([letter])) in raised.value.what
+    assert repr(bytes([letter])) in raised.value.message
 
 
 @pytest.mark.parametrize(

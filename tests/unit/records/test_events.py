@@ -226,7 +226,7 @@ def test_a_missing_column_is_named_with_the_option_that_names_it(missing: str, p
     shape = {column: oid for column, oid in SHAPE.items() if column != missing}
     with pytest.raises(ConfigurationError, match=f"no column {missing}") as raised:
         plan_of(shape)
-    assert raised.value.what == f"table public.outbox has no column {missing}, needed as the event's {part}"
+    assert raised.value.message == f"table public.outbox has no column {missing}, needed as the event's {part}"
     assert f"{option};" in raised.value.cure
     assert f"the table has {', '.join(shape)}." in raised.value.cure
 
@@ -281,7 +281,7 @@ def test_a_column_of_a_type_that_fits_is_taken_and_any_other_is_refused(part: st
             named = (
                 f"column {part} of public.outbox cannot be the event's {part}: its type (OID {type_oid}) is none of "
             )
-            assert raised.value.what == named + ", ".join(ACCEPTED[part].values())
+            assert raised.value.message == named + ", ".join(ACCEPTED[part].values())
 
 
 @pytest.mark.parametrize(

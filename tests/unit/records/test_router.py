@@ -230,7 +230,7 @@ def test_dots_are_refused_only_where_they_are_the_whole_name() -> None:
 
 def test_a_null_column_in_the_topic_is_poison_that_names_it() -> None:
     error = Way().poison(aggregatetype=None)
-    assert error.what == "column aggregatetype, which names the topic, is NULL"
+    assert error.message == "column aggregatetype, which names the topic, is NULL"
     assert error.where["reason"] == "bad-topic"
 
 
@@ -375,7 +375,7 @@ def test_members_come_in_their_order_behind_id_and_type() -> None:
 def test_headers_that_are_no_object_are_poison() -> None:
     error = Way().poison(headers=b"[]")
     assert error.where["reason"] == "bad-headers"
-    assert error.what == "the headers are no JSON object: it is a JSON list"
+    assert error.message == "the headers are no JSON object: it is a JSON list"
 
 
 def test_a_column_may_go_out_as_a_header_and_null_is_none() -> None:
@@ -468,7 +468,7 @@ def test_any_moment_since_1970_is_its_milliseconds(moment: datetime, offset: str
 def test_a_timestamp_that_cannot_be_kafkas_is_poison(text: str) -> None:
     error = Way(columns=TIMED).poison(created_at=text.encode())
     assert error.where["reason"] == "bad-timestamp"
-    assert error.what.startswith("the timestamp cannot be Kafka's: ")
+    assert error.message.startswith("the timestamp cannot be Kafka's: ")
 
 
 @given(st.integers(10_000, 294_276), st.integers(1, 12), st.integers(1, 28), st.sampled_from(["", "+00"]))
@@ -502,7 +502,7 @@ def test_a_number_that_is_no_partition_is_poison(cell: bytes) -> None:
     """-1 would mean that nobody chose: the partitioner would, in silence."""
     error = Way(columns=SHARDED).poison(shard=cell)
     assert error.where["reason"] == "bad-partition"
-    assert error.what == f"{cell.decode()} is no partition"
+    assert error.message == f"{cell.decode()} is no partition"
 
 
 # What a poison event tells
@@ -528,4 +528,4 @@ def test_a_poison_event_is_named_as_far_as_it_can_be() -> None:
 
 
 def test_a_topic_of_any_length_is_cut_in_the_error() -> None:
-    assert len(Way("{aggregatetype}").poison(aggregatetype=b"x" * 10_000).what) < 500
+    assert len(Way("{aggregatetype}").poison(aggregatetype=b"x" * 10_000).message) < 500

@@ -46,7 +46,7 @@ def test_stop_raises_the_error_with_all_that_is_known_of_the_event(
     with pytest.raises(kind) as raised:
         policy("stop").apply(error, rejected())
     told = raised.value
-    assert told.what == error.what
+    assert told.message == error.message
     assert told.where | {"reason": None} == {
         "reason": None,
         "table": "public.outbox",
