@@ -5,6 +5,11 @@
 -- outbox, as the role that owns the table, or will. With psql:
 --   psql -v ON_ERROR_STOP=1 -f consumer.sql
 --
+-- The file is one statement: after an error everything is as before, also in psql. While it runs, names without a
+-- schema are looked up in pg_catalog alone, whatever search_path the session has: a function, operator or type that
+-- another role has created in a schema of that path is never used. What exists already must belong to the role that
+-- runs the file.
+--
 -- The file as it is shipped holds the default name. To have it printed with another:
 --   cdc-outbox sql consumer --inbox app.inbox
 --
@@ -12,12 +17,44 @@
 --   DROP FUNCTION public.inbox_claim, public.inbox_prune
 --   DROP TABLE public.inbox
 
+DO $pinned$
+DECLARE
+    callers_path  constant pg_catalog.text := pg_catalog.current_setting('search_path');
+BEGIN
+PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+EXECUTE $script$
+
 DO $body$
+DECLARE
+    names  constant text[] := parse_ident('public.inbox');
+    found  record;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('cdc-outbox', 0));
     IF to_regnamespace('public') IS NULL THEN
         CREATE SCHEMA public;
     END IF;
+
+    -- A table of another role may carry triggers of that role, and these would run with the rights of the owner of the
+    -- function. A function or publication of another role can be changed by that role at any time.
+    FOR found IN
+        SELECT 'table ' || c.oid::regclass AS object, c.relowner AS owner
+        FROM pg_class AS c WHERE c.oid = to_regclass('public.inbox') AND pg_get_userbyid(c.relowner) <> current_user
+        UNION ALL
+        SELECT 'type ' || t.oid::regtype, t.typowner
+        FROM pg_type AS t WHERE t.oid = to_regtype('public.inbox') AND pg_get_userbyid(t.typowner) <> current_user
+        UNION ALL
+        SELECT 'function ' || p.oid::regprocedure, p.proowner
+        FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE n.nspname = names[1] AND p.proname IN (names[2] || '_claim', names[2] || '_prune')
+            AND pg_get_userbyid(p.proowner) <> current_user
+    LOOP
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = found.object || ' belongs to role ' || pg_get_userbyid(found.owner) || ', not to '
+                || current_user,
+            HINT = 'if that is right, run this as that role: SET ROLE ' || quote_ident(pg_get_userbyid(found.owner))
+                || '. Else drop or rename it, or install under another name';
+    END LOOP;
 END
 $body$;
 
@@ -102,3 +139,26 @@ COMMENT ON FUNCTION public.inbox_prune IS 'Deletes claims that are older, and re
 
 REVOKE ALL ON FUNCTION public.inbox_claim FROM PUBLIC;
 REVOKE ALL ON FUNCTION public.inbox_prune FROM PUBLIC;
+
+-- Once more at the end: another role may have created one of them meanwhile.
+DO $body$
+DECLARE
+    names  constant text[] := parse_ident('public.inbox');
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_class AS c JOIN pg_proc AS p ON p.pronamespace = c.relnamespace
+        WHERE c.oid = 'public.inbox'::regclass AND p.proname IN (names[2] || '_claim', names[2] || '_prune')
+            AND (pg_get_userbyid(c.relowner) <> current_user OR pg_get_userbyid(p.proowner) <> current_user))
+    THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'another role created table or functions of the inbox at the same moment',
+            HINT = 'run this again';
+    END IF;
+END
+$body$;
+
+$script$;
+PERFORM pg_catalog.set_config('search_path', callers_path, true);
+END
+$pinned$;

@@ -11,10 +11,38 @@
 -- To keep rows again:
 --   DROP TRIGGER delete_after_insert ON public.outbox
 
+DO $pinned$
+DECLARE
+    callers_path  constant pg_catalog.text := pg_catalog.current_setting('search_path');
+BEGIN
+PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+EXECUTE $script$
+
 DO $body$
 DECLARE
     outbox_table  constant regclass := 'public.outbox';
+    names         constant text[] := parse_ident('public.outbox');
+    found         record;
 BEGIN
+    -- A table of another role may carry triggers of that role, and these would run with the rights of the owner of the
+    -- function. A function or publication of another role can be changed by that role at any time.
+    FOR found IN
+        SELECT 'table ' || c.oid::regclass AS object, c.relowner AS owner
+        FROM pg_class AS c WHERE c.oid = to_regclass('public.outbox') AND pg_get_userbyid(c.relowner) <> current_user
+        UNION ALL
+        SELECT 'function ' || p.oid::regprocedure, p.proowner
+        FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE n.nspname = names[1] AND p.proname IN (names[2] || '_delete')
+            AND pg_get_userbyid(p.proowner) <> current_user
+    LOOP
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = found.object || ' belongs to role ' || pg_get_userbyid(found.owner) || ', not to '
+                || current_user,
+            HINT = 'if that is right, run this as that role: SET ROLE ' || quote_ident(pg_get_userbyid(found.owner))
+                || '. Else drop or rename it, or install under another name';
+    END LOOP;
+
     IF NOT EXISTS (
         SELECT FROM pg_index JOIN pg_attribute AS a ON a.attrelid = indrelid AND a.attnum = indkey[0]
         WHERE indrelid = outbox_table AND indisprimary AND a.attname = 'seq')
@@ -46,3 +74,8 @@ REVOKE ALL ON FUNCTION public.outbox_delete() FROM PUBLIC;
 
 CREATE OR REPLACE TRIGGER delete_after_insert AFTER INSERT ON public.outbox
     FOR EACH ROW EXECUTE FUNCTION public.outbox_delete();
+
+$script$;
+PERFORM pg_catalog.set_config('search_path', callers_path, true);
+END
+$pinned$;

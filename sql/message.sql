@@ -11,17 +11,54 @@
 -- There is no table: no row to read again, nothing to prune, nothing for a first start to send. An event that was
 -- written before the replication slot was made, or whose slot is lost, is gone.
 --
+-- The file is one statement: after an error everything is as before, also in psql. While it runs, names without a
+-- schema are looked up in pg_catalog alone, whatever search_path the session has: a function, operator or type that
+-- another role has created in a schema of that path is never used. What exists already must belong to the role that
+-- runs the file.
+--
 -- The file as it is shipped holds the default names, payload type and prefix. To have it printed with others:
 --   cdc-outbox sql install --source message --table events.orders --message-prefix orders --payload-type jsonb
 -- The name of a table is that of the function, without _emit: here public.outbox, a table that need not exist. Where it
 -- does exist, the function that wrote into it is replaced: callers see no difference.
 
+DO $pinned$
+DECLARE
+    callers_path  constant pg_catalog.text := pg_catalog.current_setting('search_path');
+BEGIN
+PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+EXECUTE $script$
+
 DO $body$
+DECLARE
+    publication_name  constant name := 'cdc_outbox';
+    names             constant text[] := parse_ident('public.outbox_emit');
+    found             record;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('cdc-outbox', 0));
     IF to_regnamespace('public') IS NULL THEN
         CREATE SCHEMA public;
     END IF;
+
+    -- A table of another role may carry triggers of that role, and these would run with the rights of the owner of the
+    -- function. A function or publication of another role can be changed by that role at any time.
+    FOR found IN
+        SELECT 'function ' || p.oid::regprocedure AS object, p.proowner AS owner
+        FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE n.nspname = names[1] AND p.proname IN (names[2])
+            AND pg_get_userbyid(p.proowner) <> current_user
+        UNION ALL
+        SELECT 'publication ' || quote_ident(p.pubname), p.pubowner
+        FROM pg_publication AS p
+        WHERE p.pubname = publication_name AND pg_get_userbyid(p.pubowner) <> current_user
+            AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = p.pubowner AND r.rolsuper)
+    LOOP
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = found.object || ' belongs to role ' || pg_get_userbyid(found.owner) || ', not to '
+                || current_user,
+            HINT = 'if that is right, run this as that role: SET ROLE ' || quote_ident(pg_get_userbyid(found.owner))
+                || '. Else drop or rename it, or install under another name';
+    END LOOP;
 END
 $body$;
 
@@ -56,8 +93,16 @@ DECLARE
     value           bytea;
 BEGIN
     -- What the checks of the table would refuse.
-    IF aggregatetype IS NULL OR aggregatetype = '' THEN
-        RAISE EXCEPTION USING ERRCODE = 'check_violation', MESSAGE = 'aggregatetype is empty: it names the topic';
+    IF aggregatetype IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'not_null_violation',
+            MESSAGE = 'aggregatetype is NULL: it names the topic of the event',
+            HINT = 'the first argument is the kind of thing that changed, such as order';
+    ELSIF aggregatetype = '' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'check_violation',
+            MESSAGE = 'aggregatetype is empty: it names the topic of the event',
+            HINT = 'the first argument is the kind of thing that changed, such as order';
     ELSIF jsonb_typeof(headers) <> 'object' THEN
         RAISE EXCEPTION USING ERRCODE = 'check_violation', MESSAGE = 'headers is no JSON object';
     END IF;
@@ -100,7 +145,8 @@ DECLARE
 BEGIN
     SELECT p.oid INTO STRICT new_function
     FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-    WHERE n.nspname = names[1] AND p.proname = names[2] AND p.pronargs = 6 AND p.proargtypes[3] = payload_type;
+    WHERE n.nspname = names[1] AND p.proname = names[2] AND p.pronargs = 6 AND p.proargtypes[3] = payload_type
+        AND pg_get_userbyid(p.proowner) = current_user;
 
     FOR old_function IN
         SELECT p.oid
@@ -136,3 +182,8 @@ BEGIN
     END IF;
 END
 $body$;
+
+$script$;
+PERFORM pg_catalog.set_config('search_path', callers_path, true);
+END
+$pinned$;

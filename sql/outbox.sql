@@ -13,17 +13,59 @@
 --                       disk is full.
 -- uninstall.sql takes all of it away again.
 --
+-- The file is one statement: after an error everything is as before, also in psql. While it runs, names without a
+-- schema are looked up in pg_catalog alone, whatever search_path the session has: a function, operator or type that
+-- another role has created in a schema of that path is never used. What exists already must belong to the role that
+-- runs the file.
+--
 -- The file as it is shipped holds the default names and payload type. To have it printed with others:
 --   cdc-outbox sql install --table events.orders --publication events --payload-type jsonb
 
--- Installers that start together wait for each other, if each runs the file in one transaction, as drivers and
--- migration tools do.
+DO $pinned$
+DECLARE
+    callers_path  constant pg_catalog.text := pg_catalog.current_setting('search_path');
+BEGIN
+PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+EXECUTE $script$
+
+-- Installers that start together wait for each other.
 DO $body$
+DECLARE
+    publication_name  constant name := 'cdc_outbox';
+    names             constant text[] := parse_ident('public.outbox');
+    found             record;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('cdc-outbox', 0));
     IF to_regnamespace('public') IS NULL THEN
         CREATE SCHEMA public;
     END IF;
+
+    -- A table of another role may carry triggers of that role, and these would run with the rights of the owner of the
+    -- function. A function or publication of another role can be changed by that role at any time.
+    FOR found IN
+        SELECT 'table ' || c.oid::regclass AS object, c.relowner AS owner
+        FROM pg_class AS c WHERE c.oid = to_regclass('public.outbox') AND pg_get_userbyid(c.relowner) <> current_user
+        UNION ALL
+        SELECT 'type ' || t.oid::regtype, t.typowner
+        FROM pg_type AS t WHERE t.oid = to_regtype('public.outbox') AND pg_get_userbyid(t.typowner) <> current_user
+        UNION ALL
+        SELECT 'function ' || p.oid::regprocedure, p.proowner
+        FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE n.nspname = names[1] AND p.proname IN (names[2] || '_emit', names[2] || '_delete')
+            AND pg_get_userbyid(p.proowner) <> current_user
+        UNION ALL
+        SELECT 'publication ' || quote_ident(p.pubname), p.pubowner
+        FROM pg_publication AS p
+        WHERE p.pubname = publication_name AND pg_get_userbyid(p.pubowner) <> current_user
+            AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = p.pubowner AND r.rolsuper)
+    LOOP
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = found.object || ' belongs to role ' || pg_get_userbyid(found.owner) || ', not to '
+                || current_user,
+            HINT = 'if that is right, run this as that role: SET ROLE ' || quote_ident(pg_get_userbyid(found.owner))
+                || '. Else drop or rename it, or install under another name';
+    END LOOP;
 END
 $body$;
 
@@ -60,12 +102,12 @@ CREATE TABLE IF NOT EXISTS public.outbox (
 -- A table that was there before must have what the relay and the function need. Two things may change here. The
 -- default of id, if there is none (an event without an id would stop the relay), or if it is still the one from above
 -- and the server has uuidv7(), whose values sort by time (18 and later). And the comment of the table, which keeps the
--- version of this file, as cdc-outbox:2, after whatever else it says.
+-- version of this file, as cdc-outbox:3, after whatever else it says.
 DO $body$
 DECLARE
     outbox_table  constant regclass := 'public.outbox';
     payload_type  constant regtype := 'json';
-    this_version  constant integer := 2;
+    this_version  constant integer := 3;
     old_comment   text := obj_description(outbox_table, 'pg_class');
     old_version   integer := substring(old_comment FROM 'cdc-outbox:([0-9]+)');
     found_type    regtype;
@@ -141,6 +183,12 @@ AS $body$
 DECLARE
     event_id uuid := id;
 BEGIN
+    IF aggregatetype IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'not_null_violation',
+            MESSAGE = 'aggregatetype is NULL: it names the topic of the event',
+            HINT = 'the first argument is the kind of thing that changed, such as order';
+    END IF;
     IF event_id IS NULL THEN
         INSERT INTO public.outbox AS event (aggregatetype, aggregateid, type, payload, headers)
         VALUES (aggregatetype, aggregateid, type, payload, headers)
@@ -164,7 +212,8 @@ DECLARE
 BEGIN
     SELECT p.oid INTO STRICT new_function
     FROM pg_proc AS p JOIN pg_class AS c ON c.relnamespace = p.pronamespace AND p.proname = c.relname || '_emit'
-    WHERE c.oid = 'public.outbox'::regclass AND p.pronargs = 6 AND p.proargtypes[3] = payload_type;
+    WHERE c.oid = 'public.outbox'::regclass AND p.pronargs = 6 AND p.proargtypes[3] = payload_type
+        AND pg_get_userbyid(p.proowner) = current_user AND pg_get_userbyid(c.relowner) = current_user;
 
     FOR old_function IN
         SELECT p.oid
@@ -238,3 +287,8 @@ BEGIN
     END IF;
 END
 $body$;
+
+$script$;
+PERFORM pg_catalog.set_config('search_path', callers_path, true);
+END
+$pinned$;

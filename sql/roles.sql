@@ -6,12 +6,70 @@
 -- With psql:
 --   psql -v ON_ERROR_STOP=1 -f roles.sql
 --
+-- The file is one statement: after an error everything is as before, also in psql. While it runs, names without a
+-- schema are looked up in pg_catalog alone, whatever search_path the session has: a function, operator or type that
+-- another role has created in a schema of that path is never used.
+--
 -- Nobody has a password after it. Give one to the relay, so that it is hashed before it is sent and logged (psql has
 -- the command password for that, pgAdmin a field), or let it log in with a certificate.
 
+DO $pinned$
+DECLARE
+    callers_path  constant pg_catalog.text := pg_catalog.current_setting('search_path');
+BEGIN
+PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+EXECUTE $script$
+
 DO $body$
+DECLARE
+    names  constant text[] := parse_ident('public.outbox_emit');
+    found  record;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('cdc-outbox', 0));
+
+    -- What is granted below must be what outbox.sql (or message.sql) makes: a function that runs with the rights of the
+    -- owner of the table, and with no other.
+    FOR found IN
+        SELECT p.oid::regprocedure AS function, pg_get_userbyid(p.proowner) AS owner, p.prosecdef AS definer,
+            pg_get_userbyid(c.relowner) AS table_owner
+        FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        LEFT JOIN pg_class AS c ON c.oid = to_regclass('public.outbox')
+        WHERE n.nspname = names[1] AND p.proname = names[2]
+    LOOP
+        IF found.owner <> found.table_owner THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = 'function ' || found.function || ' belongs to role ' || found.owner
+                    || ', and its table to role ' || found.table_owner,
+                HINT = 'one role must own both: drop the function, then run outbox.sql as the owner of the table';
+        ELSIF NOT found.definer THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = 'function ' || found.function || ' of role ' || found.owner
+                    || ' runs with the rights of its caller: outbox.sql did not make it',
+                HINT = 'drop it, then run outbox.sql as the owner of the table';
+        END IF;
+    END LOOP;
+
+    -- A role that may hand out one of these roles to itself would receive what is granted here.
+    FOR found IN
+        SELECT granted.rolname AS role_name, holder.rolname AS holder
+        FROM pg_auth_members AS m
+        JOIN pg_roles AS granted ON granted.oid = m.roleid
+        JOIN pg_roles AS holder ON holder.oid = m.member
+        WHERE m.admin_option AND NOT holder.rolsuper AND holder.rolname <> current_user
+            AND (granted.rolname = 'cdc_outbox_relay' AND NOT granted.rolreplication
+                OR granted.rolname = 'cdc_outbox_pruner'
+                    AND NOT has_table_privilege(granted.oid, to_regclass('public.outbox'), 'DELETE'))
+    LOOP
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'role ' || found.role_name || ' exists, and role ' || quote_ident(found.holder)
+                || ' may grant it to any role',
+            HINT = 'REVOKE ADMIN OPTION FOR ' || found.role_name || ' FROM ' || quote_ident(found.holder)
+                || ', or drop the role, and run this again';
+    END LOOP;
+
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'cdc_outbox_writer') THEN
         CREATE ROLE cdc_outbox_writer NOLOGIN;
     END IF;
@@ -77,3 +135,8 @@ BEGIN
     END IF;
 END
 $body$;
+
+$script$;
+PERFORM pg_catalog.set_config('search_path', callers_path, true);
+END
+$pinned$;

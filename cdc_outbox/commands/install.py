@@ -40,10 +40,13 @@ DEFAULT_PREFIX: Final = "outbox"
 PREFIX_BYTES: Final = 1000
 """PostgreSQL has no limit for a prefix; each message carries it."""
 
-SQL_VERSION: Final = 2
+SQL_VERSION: Final = 3
 """What `sql/outbox.sql` writes into the table's comment. A change of its objects counts it up, there and here."""
 
 ROLES: Final = ("cdc_outbox_writer", "cdc_outbox_relay", "cdc_outbox_pruner")
+
+_DOLLAR_QUOTES: Final = ("$pinned$", "$script$", "$body$")
+"""Tags of dollar-quoted strings in `sql/`, from the outermost inwards."""
 
 EMIT_SUFFIX: Final = "_emit"
 
@@ -244,11 +247,11 @@ def _declared(name: str, default: str, value: str) -> _Place:
 
 
 def _check_name(kind: str, name: str, limit: int = NAME_BYTES) -> None:
-    """A line break would leave a comment, `$body$` would end a block, a backslash means two things in a literal."""
-    if not name.isprintable() or "\\" in name or "$body$" in name:
+    """A line break would end a comment, a tag of a dollar quote a block; a backslash means two things in a literal."""
+    if not name.isprintable() or "\\" in name or any(tag in name for tag in _DOLLAR_QUOTES):
         raise ConfigurationError(
             f"not a name that can stand in a script: {kind} {name!r}",
-            cure="choose one without control characters, backslashes and $body$",
+            cure=f"choose one without control characters, backslashes and {', '.join(_DOLLAR_QUOTES)}",
         )
     if not 0 < len(name.encode()) <= limit:
         raise ConfigurationError(

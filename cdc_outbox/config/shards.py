@@ -4,8 +4,9 @@ In: `0/2`, the first of two. Out: names, and the condition on the key that is th
 the query of a first start, so that stream and snapshot agree.
 Never: a key in two shards, or in none: a NULL key belongs to the shard of the empty one.
 
-A row filter may use immutable built-in functions only: hashtext is one, of 15 and later alike. Its values may be another
-version's others; but a publication and its rows are always those of one server.
+A row filter may use immutable built-in functions only: hashtext is one, of 15 and later alike. Its values may differ between
+versions, but a publication and its rows are always those of one server. The condition names pg_catalog and casts the key to
+text: without the cast, a function public.hashtext(varchar) of another role would be called for a key of that type.
 PostgreSQL manual: 29.4 Row Filters; CREATE PUBLICATION (WHERE).
 """
 
@@ -48,8 +49,9 @@ class Shard:
 
     def condition(self, key: str) -> str:
         """SQL that is true of its rows; `key`: the column's name."""
-        hashed = f"hashtext(coalesce({quote_identifier(key)}, '')) & {_POSITIVE}"
-        return f"mod({hashed}, {self.count}) = {self.index}"
+        text = f"coalesce({quote_identifier(key)}, '')::pg_catalog.text"
+        hashed = f"pg_catalog.hashtext({text}) OPERATOR(pg_catalog.&) {_POSITIVE}"
+        return f"pg_catalog.mod({hashed}, {self.count}) OPERATOR(pg_catalog.=) {self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ def parse_shard(text: str) -> Shard:
 
 
 def _bare(condition: str) -> str:
-    """Without what the server adds when it prints it: casts, brackets, blanks, quotes that need not be."""
-    text = re.sub(r"::(character varying|[a-z]+)(\([0-9]+\))?", "", condition)
+    """The condition without what the server adds or leaves out when it prints it: schema, casts, brackets, blanks, quotes."""
+    text = re.sub(r"OPERATOR\(pg_catalog\.(\S+)\)", r"\1", condition)
+    text = re.sub(r"\bpg_catalog\.", "", text)
+    text = re.sub(r"::(character varying|[a-z]+)(\([0-9]+\))?", "", text)
     text = re.sub(r'"([a-z_][a-z0-9_]*)"', r"\1", text)
     return re.sub(r"[\s()]", "", text.replace("COALESCE", "coalesce"))

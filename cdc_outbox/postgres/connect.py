@@ -35,7 +35,12 @@ CONNECT_TIMEOUT_SECONDS: Final = 10
 CANCEL_SECONDS: Final = 2.0
 """For one more connection to a server that has answered us before; a stop must not wait longer."""
 
+SEARCH_PATH: Final = "pg_catalog, pg_temp"
+"""Where every session looks up names without a schema. Any role may create functions, operators and types in a schema such as
+`public` (up to PostgreSQL 14 without being granted it): with another path, they would run with our rights (CVE-2018-1058)."""
+
 PINNED: Final = {
+    "search_path": SEARCH_PATH.replace(" ", ""),  # a blank would end the option
     "datestyle": "ISO",
     "timezone": "UTC",
     "intervalstyle": "postgres",
@@ -162,8 +167,11 @@ def _open(conninfo: str) -> Connection:
     try:
         connection = psycopg.connect(conninfo, autocommit=True)
         try:
+            # Again as a command: a pooler may have dropped the options of the connection.
+            pins = [f"SET search_path = {SEARCH_PATH}"]
             if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
-                connection.execute("SET transaction_timeout = 0")
+                pins.append("SET transaction_timeout = 0")
+            connection.execute("; ".join(pins).encode())
         except BaseException:
             connection.close()
             raise

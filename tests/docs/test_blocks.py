@@ -134,6 +134,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
                 "kafka-configs.sh",
             ],
             "test_openssl_tells_which_and_the_table_knows_it": ["openssl s_client"],
+            "test_a_table_of_another_role_is_installed_as_that_role": ["cdc-outbox sql install | PGOPTIONS"],
         }.items()
         for beginning in beginnings
     },

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.docs.pages import read
-from tests.plugins.command import environment
+from tests.plugins.command import environment, run_command
 from tests.plugins.outbox import ids
 from tests.plugins.waiting import eventually
 from tests.servers.certificates import ELSEWHERE
@@ -36,6 +36,7 @@ RUN: Final = BLOCKS["export CDC_OUTBOX_DSN_FILE=/etc/cdc-outbox/dsn"]
 ROLE: Final = BLOCKS['cdc-outbox sql roles | psql -v ON_ERROR_STOP=1 "$ADMIN_DSN"']
 BY_PASSWORD: Final = BLOCKS["hostssl  shop  cdc_outbox_relay  10.1.2.0/24  scram-sha-256"]
 BY_CERTIFICATE: Final = BLOCKS["hostssl  shop  cdc_outbox_relay  10.1.2.0/24  cert"]
+AS_OWNER: Final = next(text for line, text in BLOCKS.items() if "role=shop_owner" in line)
 ENCRYPTED: Final = next(text for line, text in BLOCKS.items() if line.startswith("SELECT application_name, ssl"))
 KAFKA: Final = next(text for line, text in BLOCKS.items() if line.startswith("kafka-configs.sh"))
 VERIFY: Final = next(text for line, text in BLOCKS.items() if line.startswith("openssl s_client"))
@@ -201,3 +202,20 @@ def test_openssl_tells_which_of_a_broker_too(site: Site, listener: str, code: st
     address = site.kafka.address(listener).replace("127.0.0.1", "localhost")
     said = site.type(command.replace("kafka.example.internal:9093", address)).stdout
     assert f"Verify return code: {code} " in said
+
+
+def test_a_table_of_another_role_is_installed_as_that_role(database: Database, shell: Shell) -> None:
+    database.execute(
+        f"CREATE ROLE shop_owner NOLOGIN; GRANT CREATE ON DATABASE {database.name} TO shop_owner;"
+        " GRANT CREATE ON SCHEMA public TO shop_owner; SET ROLE shop_owner; CREATE TABLE public.outbox"
+        " (id uuid, aggregatetype text, aggregateid text, type text, payload json, headers jsonb)"
+    )
+    refused = run_command("sql", "install", "--apply", dsn=database.dsn)
+    assert "table public.outbox belongs to role shop_owner, not to postgres" in refused.stderr
+    assert "SET ROLE shop_owner" in refused.stderr
+
+    shell(AS_OWNER, ADMIN_DSN=database.dsn)
+
+    owners = "SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE proname = 'outbox_emit'"
+    assert database.execute(owners) == [("shop_owner",)]
+    assert database.execute("SELECT public.outbox_emit('order', '1', 'OrderPlaced', '{}') IS NOT NULL") == [(True,)]

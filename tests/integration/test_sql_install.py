@@ -775,7 +775,7 @@ def test_a_role_with_privileges_elsewhere_stays_and_is_told(with_roles: Database
 
     assert len(warnings) == 1
     assert "role cdc_outbox_relay stays" in warnings[0]
-    assert "table customers" in warnings[0]
+    assert "table public.customers" in warnings[0]
     assert read_installation(with_roles.dsn, InstallOptions()).roles == {"cdc_outbox_relay"}
 
 

@@ -83,18 +83,24 @@ def test_table_and_messages_take_each_others_place_and_grants_stay(
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "error"),
     [
-        ("", "1", "T", "{}", None),
-        (None, "1", "T", "{}", None),
-        ("order", "1", "T", "{}", "[1]"),
-        ("order", "1", "T", "{", None),
+        (("", "1", "T", "{}", None), psycopg.errors.CheckViolation),
+        ((None, "1", "T", "{}", None), psycopg.errors.NotNullViolation),
+        (("order", "1", "T", "{}", "[1]"), psycopg.errors.CheckViolation),
+        (("order", "1", "T", "{", None), psycopg.errors.InvalidTextRepresentation),
     ],
 )
-def test_what_the_table_would_refuse_is_refused(database: Database, arguments: tuple[Any, ...]) -> None:
-    apply_install(database.dsn, MESSAGE, unexpected)
-    with pytest.raises(psycopg.DataError if arguments[3] == "{" else psycopg.errors.CheckViolation):
+@pytest.mark.parametrize("options", [MESSAGE, InstallOptions()], ids=["message", "table"])
+def test_a_wrong_event_is_refused_with_the_same_error_with_and_without_a_table(
+    database: Database, options: InstallOptions, arguments: tuple[Any, ...], error: type[psycopg.Error]
+) -> None:
+    apply_install(database.dsn, options, unexpected)
+    with pytest.raises(error) as refusal:
         database.execute("SELECT outbox_emit(%s, %s, %s, %s, %s)", arguments)
+    if arguments[0] is None:
+        assert refusal.value.diag.message_primary == "aggregatetype is NULL: it names the topic of the event"
+        assert "such as order" in str(refusal.value.diag.message_hint)
 
 
 def test_the_id_is_the_callers_or_a_new_one(database: Database) -> None:

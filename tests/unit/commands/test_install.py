@@ -158,6 +158,8 @@ def test_uninstall_drops_table_and_roles_only_when_told() -> None:
         ("public\0", "outbox"),
         ("public", "out\\box"),
         ("$body$", "outbox"),
+        ("public", "a$script$"),
+        ("public", "$pinned$"),
         ("public", ""),
         ("s" * 64, "outbox"),
         ("public", "t" * 59),
@@ -220,11 +222,26 @@ def test_the_files_hold_nothing_that_a_driver_or_a_migration_tool_would_take_for
     assert [line for line in text.splitlines() if len(line) > 120] == []
 
 
-def test_uninstall_is_one_statement_so_that_its_first_error_ends_it_in_psql_too() -> None:
-    statement = code(read_sql("uninstall")).strip()
+@pytest.mark.parametrize("file", sorted(file.stem for file in SQL.glob("*.sql")))
+def test_each_file_is_one_statement_that_pins_the_search_path_and_gives_it_back(file: str) -> None:
+    statement = code(read_sql(file)).strip()
 
-    assert re.fullmatch(r"DO \$body\$\n.*END\n\$body\$;", statement, re.DOTALL)
-    assert statement.count("$body$") == 2
+    head, pinned, tail = re.split(r"EXECUTE \$script\$|\$script\$;", statement)
+    assert head.split("\n") == [
+        "DO $pinned$",
+        "DECLARE",
+        "    callers_path  constant pg_catalog.text := pg_catalog.current_setting('search_path');",
+        "BEGIN",
+        "PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);",
+        "",
+    ]
+    assert tail.split("\n") == [
+        "",
+        "PERFORM pg_catalog.set_config('search_path', callers_path, true);",
+        "END",
+        "$pinned$;",
+    ]
+    assert "search_path" not in re.sub(r"^SET search_path = pg_catalog, pg_temp$", "", pinned, flags=re.MULTILINE)
 
 
 def test_the_version_in_the_file_is_the_one_that_status_knows() -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cdc_outbox.commands.install import InstallOptions, render_install
+from cdc_outbox.commands.install import InstallOptions, read_sql, render_install
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.identifiers import TableName
 
@@ -21,7 +21,7 @@ def test_it_is_the_ordinary_script_with_another_key_and_its_partitions_behind_it
     changed = set(code(ordinary).splitlines()) - set(code(partitioned).splitlines())
     assert {line.split()[0] for line in changed} == {"seq", "headers", ");"}
     assert "PARTITION BY RANGE (created_at);" in partitioned
-    assert partitioned.endswith("$body$;\n")
+    assert partitioned.endswith(read_sql("partitions"))
 
 
 def test_no_default_name_is_left_for_other_names() -> None:

@@ -68,6 +68,8 @@ def test_its_own_filter_is_known_as_the_server_prints_it(printed: str) -> None:
         "(mod((hashtext(COALESCE(type, ''::text)) & 2147483647), 2) = 1)",
         "(mod((hashtext(COALESCE(aggregateid, 'a'::text)) & 2147483647), 2) = 1)",
         "(mod(hashtext(aggregateid), 2) = 1)",
+        "(mod((public.hashtext(COALESCE(aggregateid, ''::text)) & 2147483647), 2) = 1)",
+        "(mod((hashtext(COALESCE(aggregateid, ''::text)) OPERATOR(public.&) 2147483647), 2) = 1)",
         "((mod((hashtext(COALESCE(aggregateid, ''::text)) & 2147483647), 2) = 1) AND (seq > 5))",
     ],
 )
@@ -76,7 +78,12 @@ def test_any_other_filter_is_not_its_own(printed: str) -> None:
 
 
 def test_rows_are_told_by_the_first_key_column_that_the_table_has() -> None:
-    assert OWN.condition(["id", "My Key"]) == "mod(hashtext(coalesce(\"My Key\", '')) & 2147483647, 2) = 1"
+    condition = OWN.condition(["id", "My Key"])
+    assert condition == (
+        "pg_catalog.mod(pg_catalog.hashtext(coalesce(\"My Key\", '')::pg_catalog.text) OPERATOR(pg_catalog.&) 2147483647, 2)"
+        " OPERATOR(pg_catalog.=) 1"
+    )
+    assert OWN.is_own(condition)
     assert OWN.condition(["id"]) is None
 
 
