@@ -96,7 +96,7 @@ def exit_code(call: Callable[[], object]) -> int:
     except (KeyboardInterrupt, Stopped, click.Abort) as error:
         interrupted = not isinstance(error, click.Abort) or isinstance(error.__cause__, KeyboardInterrupt)
         if not interrupted:
-            _say("error: stopped before anything was done")
+            _log("error: stopped before anything was done")
         return INTERRUPTED if interrupted else 1
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -108,7 +108,7 @@ def exit_code(call: Callable[[], object]) -> int:
 def _report(error: CdcOutboxError) -> int:
     from cdc_outbox.config.redaction import scrub
 
-    _say(scrub(f"error: {error}" + (f"\ncure: {error.cure}" if error.cure else "")))
+    _log(scrub(f"error: {error}" + (f"\ncure: {error.cure}" if error.cure else "")))
     return error.exit_code
 
 
@@ -120,7 +120,7 @@ def _report_usage(error: click.ClickException) -> int:
 
     text = StringIO()
     error.show(text)
-    _say(scrub(text.getvalue().rstrip("\n")))
+    _log(scrub(text.getvalue().rstrip("\n")))
     return error.exit_code
 
 
@@ -137,11 +137,11 @@ def _report_bug(error: Exception) -> int:
         log = structlog.get_logger(__name__)
         log.error("stopped", error=f"{message}: {scrub(repr(error))}", cure=cure, exception=lines, exit_code=BUG)
     else:
-        _say(f"{lines}\nerror: {message}\ncure: {cure}")
+        _log(f"{lines}\nerror: {message}\ncure: {cure}")
     return BUG
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     click.echo(text, err=True)
 
 

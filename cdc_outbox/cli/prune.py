@@ -108,28 +108,28 @@ def command(
         with stop_on_signals() as stop:
             result = _prune(order, stop)
     except Stopped:
-        _say("stopped: what is deleted by now stays deleted, the rest goes next time")
+        _log("stopped: what is deleted by now stays deleted, the rest goes next time")
         return 75
     for name, rows in result.rows.items():
         click.echo(f"{name} {rows}")
         if result.held[name]:
-            _say(
+            _log(
                 f"{result.held[name]:,} more rows of {name} are old, but a transaction that is open since before they were "
                 "committed keeps us from knowing that they are delivered: they go next time"
             )
     for action, partitions in (("dropped", result.dropped), ("made", result.made)):
         for name in partitions:
-            _say(f"{action}: partition {name}")
-    _say(f"{'would delete' if dry_run else 'deleted'}: {result.total:,} rows")
+            _log(f"{action}: partition {name}")
+    _log(f"{'would delete' if dry_run else 'deleted'}: {result.total:,} rows")
     return 0
 
 
 def _prune(order: PruneOrder, stop: Stop) -> Pruned:
     """With a bar on a terminal, a line now and then elsewhere."""
-    from cdc_outbox.commands.prune import Watcher, prune
+    from cdc_outbox.commands.prune import PruneProgress, prune
     from cdc_outbox.lsn import Lsn, format_lsn
 
-    class Told(Watcher):
+    class Printed(PruneProgress):
         counts = sys.stderr.isatty()
 
         def __init__(self) -> None:
@@ -138,7 +138,7 @@ def _prune(order: PruneOrder, stop: Stop) -> Pruned:
             self._bar: Any = None
 
         def waiting(self, lsn: Lsn) -> None:
-            _say(f"waiting until slot {order.slot} has confirmed {format_lsn(lsn)}")
+            _log(f"waiting until slot {order.slot} has confirmed {format_lsn(lsn)}")
 
         def begins(self, table: TableName, rows: int) -> None:
             self.close()
@@ -151,19 +151,19 @@ def _prune(order: PruneOrder, stop: Stop) -> Pruned:
                 self._bar.update(rows)
             elif time.monotonic() >= self._line_at:
                 self._line_at = time.monotonic() + LINE_SECONDS
-                _say(f"{table}: {self._rows:,} rows so far")
+                _log(f"{table}: {self._rows:,} rows so far")
 
         def close(self) -> None:
             if self._bar is not None:
                 self._bar.render_finish()
             self._bar = None
 
-    told = Told()
+    progress = Printed()
     try:
-        return prune(order, stop, told)
+        return prune(order, stop, progress)
     finally:
-        told.close()
+        progress.close()
 
 
-def _say(words: str) -> None:
-    click.echo(words, err=True)
+def _log(message: str) -> None:
+    click.echo(message, err=True)

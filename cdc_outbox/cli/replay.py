@@ -116,9 +116,9 @@ def command(
             confirm(f"Send {found.total:,} rows again?", yes=yes)
             sent = _send(replay, found.total, rate)
         except Stopped:
-            _say(f"stopped after {replay.counters.snapshot_rows:,} rows")
+            _log(f"stopped after {replay.counters.snapshot_rows:,} rows")
             return INTERRUPTED
-    _say(f"sent: {sent:,} rows")
+    _log(f"sent: {sent:,} rows")
     return 0
 
 
@@ -127,15 +127,15 @@ def _show(found: Preview, *, rows: bool) -> None:
         click.echo(f"{table} {count}")
     for sample in found.samples if rows else ():
         where = f"cannot be sent: {sample.error}" if sample.error else f"to {sample.topic}"
-        _say(f"  {sample.id or '-'}  {sample.type or '-'}  key {sample.key or '-'}  {where}")
+        _log(f"  {sample.id or '-'}  {sample.type or '-'}  key {sample.key or '-'}  {where}")
     if rows and found.total > len(found.samples):
-        _say(f"  and {found.total - len(found.samples):,} more")
+        _log(f"  and {found.total - len(found.samples):,} more")
 
 
 def _send(replay: Replay, rows: int, rate: int | None) -> int:
     """With a bar on a terminal, a line now and then elsewhere."""
     if not sys.stderr.isatty():
-        return replay.run(rate, lambda sent: _say(f"{sent:,} of {rows:,} rows"), report_seconds=LINE_SECONDS)
+        return replay.run(rate, lambda sent: _log(f"{sent:,} of {rows:,} rows"), report_seconds=LINE_SECONDS)
     bar: Any
     with click.progressbar(length=rows, label="replay", file=sys.stderr, show_pos=True) as bar:
         sent = replay.run(rate, lambda sent: bar.update(sent - bar.pos), report_seconds=BAR_SECONDS)
@@ -143,5 +143,5 @@ def _send(replay: Replay, rows: int, rate: int | None) -> int:
     return sent
 
 
-def _say(words: str) -> None:
-    click.echo(words, err=True)
+def _log(message: str) -> None:
+    click.echo(message, err=True)

@@ -56,12 +56,12 @@ def create(dsn: Secret | None, slot: str, publication: str, *, failover: bool) -
 
     try:
         with stop_on_signals() as stop:
-            created = create_slot(reveal(dsn), slot, publication, stop, _say, failover=failover)
+            created = create_slot(reveal(dsn), slot, publication, stop, _log, failover=failover)
     except Stopped:
-        _say("stopped while waiting: no slot was created")
+        _log("stopped while waiting: no slot was created")
         raise
     click.echo(format_lsn(created.consistent_point))
-    _say(
+    _log(
         f"slot {created.name} begins here. Rows already in the table are not sent by it. To have them sent: "
         f"cdc-outbox slot drop --slot {created.name}, and cdc-outbox run, which makes the slot and sends them first. "
         "From now on the server keeps WAL until a relay has confirmed it: start one soon."
@@ -83,10 +83,10 @@ def drop(dsn: Secret | None, slot: str, *, yes: bool) -> None:
 
     found = read_status(reveal(dsn), slot)
     require_droppable(found)
-    _say(what_dropping_means(found))
+    _log(what_dropping_means(found))
     confirm(f"Drop slot {slot}?", yes=yes)
     drop_slot(reveal(dsn), slot)
-    _say(f"dropped: slot {slot}")
+    _log(f"dropped: slot {slot}")
 
 
 @command.command(cls=SettingsCommand)
@@ -103,7 +103,7 @@ def recover(ctx: click.Context, /, *, yes: bool, **_options: object) -> int:
     settings = settings_of(ctx)
     if not settings.snapshot:
         raise click.UsageError("recovery is sending the rows that are in the table: leave --no-snapshot out", ctx)
-    _say(_what_recovery_sends(settings))
+    _log(_what_recovery_sends(settings))
     confirm(f"Recover slot {settings.slot}?", yes=yes)
     from cdc_outbox.service import recover as recover_slot
 
@@ -170,5 +170,5 @@ def _bytes(count: int | None) -> str:
     return "-" if count is None else f"{count:,} bytes"
 
 
-def _say(words: str) -> None:
-    click.echo(words, err=True)
+def _log(message: str) -> None:
+    click.echo(message, err=True)

@@ -90,7 +90,7 @@ def install(
         return
     apply_install(reveal(dsn), options, _warn)
     made = "no table" if source == "message" else f"table {table}"
-    _say(f"installed: {made}, function {options.emit_function}, publication {publication}")
+    _log(f"installed: {made}, function {options.emit_function}, publication {publication}")
     if delete_after_insert:
         _warn("rows are deleted as they are inserted: make the slot before the first event (cdc-outbox slot create)")
 
@@ -108,7 +108,7 @@ def roles(dsn: Secret | None, table: TableName, *, apply: bool) -> None:
         click.echo(render_roles(options), nl=False)
         return
     apply_roles(reveal(dsn), options, _warn)
-    _say(f"granted on {table}: {', '.join(ROLES)}. The relay's password is yours to set.")
+    _log(f"granted on {table}: {', '.join(ROLES)}. The relay's password is yours to set.")
 
 
 @command.command()
@@ -136,7 +136,7 @@ def consumer(dsn: Secret | None, inbox: str, *, apply: bool) -> None:
         click.echo(render_consumer(table), nl=False)
         return
     apply_consumer(reveal(dsn), _warn, table)
-    _say(f"installed: table {table}, its functions to claim and to prune")
+    _log(f"installed: table {table}, its functions to claim and to prune")
 
 
 @command.command()
@@ -165,7 +165,7 @@ def uninstall(
         click.echo(render_uninstall(options, drop_table=drop_table, drop_roles=drop_roles), nl=False)
         return
     apply_uninstall(reveal(dsn), options, _warn, drop_table=drop_table, drop_roles=drop_roles)
-    _say(f"uninstalled{'' if drop_table else f'; table {table} is still there, with its rows (--drop-table)'}")
+    _log(f"uninstalled{'' if drop_table else f'; table {table} is still there, with its rows (--drop-table)'}")
 
 
 @command.command()
@@ -183,12 +183,12 @@ def upgrade(dsn: Secret | None, table: TableName, publication: str, *, apply: bo
 
     found = find_upgrade(reveal(dsn), InstallOptions(table=table, publication=publication))
     if found.script is None:
-        _say(f"nothing to do: table {table} has version {found.version}")
+        _log(f"nothing to do: table {table} has version {found.version}")
     elif not apply:
         click.echo(found.script, nl=False)
     else:
         apply_install(reveal(dsn), found.options, _warn)
-        _say(f"upgraded: table {table} from version {found.version or 'unknown'} to {found.newest}")
+        _log(f"upgraded: table {table} from version {found.version or 'unknown'} to {found.newest}")
 
 
 @command.command()
@@ -211,7 +211,7 @@ def status(dsn: Secret | None, table: TableName, source: str, publication: str, 
             click.echo(f"{kind:<12} {name:<28} {state}")
     if found.complete_for(source):
         return 0
-    _say(f"to complete it: cdc-outbox sql install{' --source message' if source == 'message' else ''} --apply")
+    _log(f"to complete it: cdc-outbox sql install{' --source message' if source == 'message' else ''} --apply")
     return 1
 
 
@@ -259,9 +259,9 @@ def _document(options: InstallOptions, found: Installation) -> dict[str, object]
     }
 
 
-def _say(words: str) -> None:
-    click.echo(words, err=True)
+def _log(message: str) -> None:
+    click.echo(message, err=True)
 
 
 def _warn(words: str) -> None:
-    _say(f"warning: {words}")
+    _log(f"warning: {words}")

@@ -27,7 +27,7 @@ from cdc_outbox.cli.options import (
 from cdc_outbox.config.value_types import SECONDS_OR_ZERO, SIZE
 
 if TYPE_CHECKING:
-    from cdc_outbox.commands.status import Limit, Look, Observer
+    from cdc_outbox.commands.status import Limit, StatusReader, StatusReport
     from cdc_outbox.config.value_types import Secret
     from cdc_outbox.identifiers import TableName
     from cdc_outbox.observe.status_document import StatusDocument
@@ -78,7 +78,7 @@ def command(
     (wal_status unreserved); with 78 when there is no such slot.
     """
     from cdc_outbox.commands.interrupts import stop_on_signals
-    from cdc_outbox.commands.status import Limit, Observer, Question
+    from cdc_outbox.commands.status import Limit, StatusQuery, StatusReader
 
     limits = [
         Limit(member, name, most)
@@ -88,55 +88,57 @@ def command(
         )
         if most is not None
     ]
-    question = Question(reveal(dsn), slot, publication, table, http)
+    query = StatusQuery(reveal(dsn), slot, publication, table, http)
     with stop_on_signals() as stop:
-        observer = Observer(question, stop)
-        return _watch(observer, stop, limits, as_json=as_json) if watch else _once(observer, limits, as_json=as_json)
+        reader = StatusReader(query, stop)
+        return _watch(reader, stop, limits, as_json=as_json) if watch else _once(reader, limits, as_json=as_json)
 
 
-def _once(observer: Observer, limits: list[Limit], *, as_json: bool) -> int:
-    look = observer.look()
-    if look.problem is None or look.answered or look.document.wal_status is not None:
-        click.echo(_shown(look, as_json=as_json))
-    code = _judge(look, limits)
-    if look.problem is not None:
-        raise look.problem
+def _once(reader: StatusReader, limits: list[Limit], *, as_json: bool) -> int:
+    report = reader.read()
+    if report.problem is None or report.answered or report.document.wal_status is not None:
+        click.echo(_shown(report, as_json=as_json))
+    code = _judge(report, limits)
+    if report.problem is not None:
+        raise report.problem
     return code
 
 
-def _watch(observer: Observer, stop: Stop, limits: list[Limit], *, as_json: bool) -> int:
+def _watch(reader: StatusReader, stop: Stop, limits: list[Limit], *, as_json: bool) -> int:
     """Until a stop: whoever does not answer now may do so later."""
     terminal = sys.stdout.isatty()
     while not stop.requested:
-        look = observer.look()
-        text = _shown(look, as_json=as_json)
+        report = reader.read()
+        text = _shown(report, as_json=as_json)
         if not as_json:
             seen = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, every {WATCH_SECONDS:.0f} s"
-            problem = f"\n{'problem':<16}{look.problem}" if look.problem is not None else ""
+            problem = f"\n{'problem':<16}{report.problem}" if report.problem is not None else ""
             text = f"{_HOME if terminal else ''}{seen}\n{text}{problem}{'' if terminal else chr(10)}"
         click.echo(text)
         sys.stdout.flush()
-        if code := _judge(look, limits):
+        if code := _judge(report, limits):
             return code
         stop.wait(WATCH_SECONDS)
     return 0
 
 
-def _judge(look: Look, limits: list[Limit]) -> int:
+def _judge(report: StatusReport, limits: list[Limit]) -> int:
     from cdc_outbox.commands.status import exceeded, unsafe
 
-    sentences = exceeded(look, limits)
+    sentences = exceeded(report, limits)
     for sentence in sentences:
         click.echo(f"exceeded: {sentence}", err=True)
-    return 1 if sentences or unsafe(look.document) else 0
+    return 1 if sentences or unsafe(report.document) else 0
 
 
-def _shown(look: Look, *, as_json: bool) -> str:
+def _shown(report: StatusReport, *, as_json: bool) -> str:
     if as_json:
-        return json.dumps(look.document.members())
+        return json.dumps(report.document.members())
     colors = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    marks = {line: reason.level for reason in reversed(look.document.reasons) for line in _CONCERNS[reason.code]}
-    return "\n".join(_line(name, text, marks.get(name, ""), colors) for name, text in [*_health(look), *_lines(look)])
+    marks = {line: reason.level for reason in reversed(report.document.reasons) for line in _CONCERNS[reason.code]}
+    return "\n".join(
+        _line(name, text, marks.get(name, ""), colors) for name, text in [*_health(report), *_lines(report)]
+    )
 
 
 _COLORS: Final = {"ok": "32", "warning": "33", "critical": "1;31"}
@@ -164,32 +166,32 @@ def _line(name: str, text: str, level: str, colors: bool) -> str:
     return f"{name:<16}\x1b[{color}m{shown}\x1b[0m" if colors and color else f"{name:<16}{shown}"
 
 
-def _health(look: Look) -> list[tuple[str, str]]:
+def _health(report: StatusReport) -> list[tuple[str, str]]:
     """The judgement: its reasons, each with its cure."""
     lines: list[tuple[str, str]] = []
-    for reason in look.document.reasons:
+    for reason in report.document.reasons:
         lines.append(("" if lines else "health", f"{reason.level}: {_printable(reason.text)}"))
         lines += [("", f"cure: {_printable(reason.cure)}")] if reason.cure else []
-    return lines or [("health", str(look.document.health))]
+    return lines or [("health", str(report.document.health))]
 
 
-def _lines(look: Look) -> list[tuple[str, str]]:
+def _lines(report: StatusReport) -> list[tuple[str, str]]:
     """Each fact's name and its text."""
-    document = look.document
+    document = report.document
     use = {True: "in use", False: "not in use", None: "whether it is in use is not known"}[document.slot_active]
     lag = "unknown" if document.lag_seconds is None else f"{document.lag_seconds:,.1f} s"
     return [
         ("state", document.state or "unknown"),
-        ("relay", _printable(look.relay)),
+        ("relay", _printable(report.relay)),
         ("slot", f"{document.slot}, {use}; publication {document.publication} of {', '.join(document.tables)}"),
         ("lag", f"{lag}; {_size(document.lag_bytes)} of WAL"),
         ("in flight", _in_flight(document)),
         ("Kafka", _kafka(document)),
         ("WAL kept", f"{_size(document.retained_wal_bytes)}, {document.wal_status or 'status unknown'}"),
-        ("until lost", _until_lost(look)),
+        ("until lost", _until_lost(report)),
         ("confirmed", document.confirmed_flush_lsn or "unknown"),
         ("server at", document.current_lsn or "unknown"),
-        ("last error", _printable(document.last_error or ("none" if look.answered else "unknown"))),
+        ("last error", _printable(document.last_error or ("none" if report.answered else "unknown"))),
     ]
 
 
@@ -211,16 +213,16 @@ def _kafka(document: StatusDocument) -> str:
     return f"{'connected' if document.kafka_connected else 'not connected'}{since}{error}"
 
 
-def _until_lost(look: Look) -> str:
-    safe, seconds = look.document.safe_wal_bytes, look.document.seconds_until_lost
-    if look.document.wal_status == "lost":
+def _until_lost(report: StatusReport) -> str:
+    safe, seconds = report.document.safe_wal_bytes, report.document.seconds_until_lost
+    if report.document.wal_status == "lost":
         return "it is lost"
     if safe is None:
-        return "unknown" if look.document.wal_status is None else "no limit is set (max_slot_wal_keep_size)"
+        return "unknown" if report.document.wal_status is None else "no limit is set (max_slot_wal_keep_size)"
     if seconds is not None:
         rate = f"{_duration(seconds)} at the present rate, if it stood still"
     else:
-        rate = "the rate is not known yet" if look.document.wal_bytes_per_second is None else "nothing is written now"
+        rate = "the rate is not known yet" if report.document.wal_bytes_per_second is None else "nothing is written now"
     return f"{_size(max(0, safe))} of WAL; {rate}"
 
 

@@ -61,8 +61,8 @@ def command(ctx: click.Context, /, limit: int | None, *, from_now: bool, **_opti
     from cdc_outbox.commands.tail import Output, Tail
 
     with stop_on_signals() as stop:
-        Tail(settings_of(ctx), Output(sys.stdout.fileno()), stop, _say, from_now=from_now, limit=limit).run()
+        Tail(settings_of(ctx), Output(sys.stdout.fileno()), stop, _log, from_now=from_now, limit=limit).run()
 
 
-def _say(words: str) -> None:
-    click.echo(words, err=True)
+def _log(message: str) -> None:
+    click.echo(message, err=True)

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from cdc_outbox.commands.prune import PruneOrder, Watcher, prune
+from cdc_outbox.commands.prune import PruneOrder, PruneProgress, prune
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import CdcOutboxError, Undelivered
@@ -35,7 +35,7 @@ PROGRESS_SECONDS: Final = 10.0
 """Between two progress lines."""
 
 
-class BackgroundPruner(Watcher):
+class BackgroundPruner(PruneProgress):
     """One relay's. `running()` around it."""
 
     def __init__(self, settings: Settings, counters: Counters, stop: Stop, *, older_than: float) -> None:

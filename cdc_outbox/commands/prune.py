@@ -83,26 +83,26 @@ class Pruned:
         return sum(self.rows.values())
 
 
-class Watcher:
-    """Hears of the progress. This one does nothing with it."""
+class PruneProgress:
+    """Receives the progress of a prune. This one ignores it."""
 
     def waiting(self, lsn: Lsn) -> None:
         """The slot has not confirmed `lsn` yet."""
 
     def begins(self, table: TableName, rows: int) -> None:
-        """So many rows of this table are to go, about. Told only to those who want it counted (`counts`)."""
+        """Estimated number of rows to delete from this table. Called only if `counts`."""
 
     def stepped(self, table: TableName, rows: int) -> None:
-        """So many went, in one step."""
+        """Number of rows that one step has deleted."""
 
     counts = False
-    """Whether rows are counted before they are deleted: it reads them once more."""
+    """Whether rows are counted before they are deleted: that reads them twice."""
 
 
 def prune(
     order: PruneOrder,
     stop: Stop,
-    watcher: Watcher,
+    progress: PruneProgress,
     *,
     delivered: Callable[[Lsn], bool] = lambda _lsn: True,
 ) -> Pruned:
@@ -127,7 +127,7 @@ def prune(
         fence = retention.take_fence(connection, order.older_than)
 
         def until_delivered(lsn: Lsn) -> None:
-            _wait(guards, lsn, order.wait, stop, watcher, delivered)
+            _wait(guards, lsn, order.wait, stop, progress, delivered)
 
         if not order.dry_run:
             until_delivered(fence.lsn)
@@ -135,8 +135,8 @@ def prune(
         for old in old_rows:
             result.rows[old.table.name] = result.held[old.table.name] = 0
             if not order.dry_run:
-                _drop_partitions(connection, old, fence, until_delivered, watcher, result, stop)
-            _prune_table(connection, old, fence, order, watcher, result, stop)
+                _drop_partitions(connection, old, fence, until_delivered, progress, result, stop)
+            _prune_table(connection, old, fence, order, progress, result, stop)
     return result
 
 
@@ -153,7 +153,7 @@ def _wait(
     lsn: Lsn,
     seconds: float,
     stop: Stop,
-    watcher: Watcher,
+    progress: PruneProgress,
     delivered: Callable[[Lsn], bool],
 ) -> None:
     rounds = max(1, round(seconds / POLL_SECONDS))
@@ -163,7 +163,7 @@ def _wait(
         if not behind and delivered(lsn):
             return
         if not turn:
-            watcher.waiting(lsn)
+            progress.waiting(lsn)
         if turn < rounds and stop.wait(POLL_SECONDS):
             raise Stopped
     raise (behind or guards)[0].undelivered(lsn, seconds)
@@ -174,7 +174,7 @@ def _drop_partitions(
     old: retention.OldRows,
     fence: retention.Fence,
     until_delivered: Callable[[Lsn], None],
-    watcher: Watcher,
+    progress: PruneProgress,
     result: Pruned,
     stop: Stop,
 ) -> None:
@@ -187,7 +187,7 @@ def _drop_partitions(
             for partition in partitions.drop(connection, names, until_delivered):
                 result.dropped.append(partition.name)
                 result.rows[old.table.name] += partition.rows
-                watcher.stepped(old.table.name, partition.rows)
+                progress.stepped(old.table.name, partition.rows)
             return
         except Unreachable as error:
             if turn == DROP_TRIES or isinstance(error, ConnectionLost):
@@ -201,17 +201,17 @@ def _prune_table(
     old: retention.OldRows,
     fence: retention.Fence,
     order: PruneOrder,
-    watcher: Watcher,
+    progress: PruneProgress,
     result: Pruned,
     stop: Stop,
 ) -> None:
     table = old.table.name
-    if watcher.counts and not order.dry_run:
+    if progress.counts and not order.dry_run:
         counted = retention.walk(connection, old, fence, order.batch, delete=False)
-        watcher.begins(table, sum(step.rows for step in counted))
+        progress.begins(table, sum(step.rows for step in counted))
     for step in retention.walk(connection, old, fence, order.batch, delete=not order.dry_run):
         result.rows[table] += step.rows
         result.held[table] += step.held
-        watcher.stepped(table, step.rows)
+        progress.stepped(table, step.rows)
         if stop.requested:
             raise Stopped

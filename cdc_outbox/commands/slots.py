@@ -27,8 +27,8 @@ PATIENCE_SECONDS: Final = 5.0
 REMINDER_SECONDS: Final = 30.0
 """Between two words on what it still waits for."""
 
-Say = Callable[[str], None]
-"""Takes a sentence for a person."""
+Notify = Callable[[str], None]
+"""Receives one line of text for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ def read_status(dsn: str, name: str) -> SlotStatus:
 
 
 def create_slot(
-    dsn: str, name: str, publication_name: str, stop: Stop, say: Say, *, failover: bool = False
+    dsn: str, name: str, publication_name: str, stop: Stop, notify: Notify, *, failover: bool = False
 ) -> slot.CreatedSlot:
-    """Make a permanent slot that begins now, `failover`: one that standbys keep. `say` gets warnings and what it waits for.
+    """Make a permanent slot that begins now, `failover`: one that standbys keep. `notify` gets warnings and what it waits for.
 
     Raises ConfigurationError (the name is taken, wal_level, no slot free, no failover slots before PostgreSQL 17),
     AccessRefused, Unreachable (also on a standby), or Stopped, with no slot left.
@@ -104,13 +104,13 @@ def create_slot(
                 f"slot {name} exists already", cure="see cdc-outbox slot status; or choose another name with --slot"
             )
         if publication.inspect(connection, publication_name) is None:
-            say(
+            notify(
                 f"warning: there is no publication {publication_name} yet. What is written before it exists is never "
                 "streamed, by no slot: cdc-outbox sql install --apply"
             )
     session = ReplicationSession(dsn, stop)
     try:
-        created = create_patiently(session, dsn, name, say)
+        created = create_patiently(session, dsn, name, notify)
         if failover:
             slot.make_failover(session, name)
         return created
@@ -119,10 +119,10 @@ def create_slot(
 
 
 def create_patiently(
-    session: ReplicationSession, dsn: str, name: str, say: Say, *, temporary: bool = False, snapshot: bool = False
+    session: ReplicationSession, dsn: str, name: str, notify: Notify, *, temporary: bool = False, snapshot: bool = False
 ) -> slot.CreatedSlot:
-    """As `slot.create`, and `say` hears what it waits for when that takes long. Raises Stopped with no slot left behind."""
-    with _explained(dsn, say):
+    """As `slot.create`, and `notify` hears what it waits for when that takes long. Raises Stopped with no slot left behind."""
+    with _explained(dsn, notify):
         return slot.create(session, name, temporary=temporary, snapshot=snapshot)
 
 
@@ -160,7 +160,7 @@ def drop_slot(dsn: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _explained(dsn: str, say: Say) -> Iterator[None]:
+def _explained(dsn: str, notify: Notify) -> Iterator[None]:
     """While the block takes longer than PATIENCE_SECONDS, say which sessions it waits for."""
     done = threading.Event()
 
@@ -169,7 +169,7 @@ def _explained(dsn: str, say: Say) -> Iterator[None]:
         while not done.wait(pause):
             words = _whom_it_waits_for(dsn)
             if not done.is_set():
-                say(words)
+                notify(words)
             pause = REMINDER_SECONDS
 
     threading.Thread(target=watch, name="blockers", daemon=True).start()

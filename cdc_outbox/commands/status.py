@@ -1,6 +1,6 @@
 """How a relay and its slot are doing, asked from outside: the database, and the relay itself where it answers.
 
-In: a DSN, names, the relay's HTTP address. Out: a `Look`: the status document, who contributed to it, and what is wrong.
+In: a DSN, names, the relay's HTTP address. Out: a `StatusReport`: the status document, its origin, and what is wrong.
 Never: Kafka, a privilege (everybody may look at slots), a value made up. Of the slot the database knows more than the relay;
 what is late in seconds, only the relay that streams knows.
 """
@@ -38,7 +38,7 @@ SECOND_LOOK_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class StatusQuery:
     """Whom to ask about what. `http`: where the relay listens, or off."""
 
     dsn: str
@@ -49,7 +49,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class StatusReport:
     """What was found at one moment."""
 
     document: StatusDocument
@@ -77,19 +77,19 @@ class RelayAnswer:
     words: str
 
 
-class Observer:
+class StatusReader:
     """Looks again and again: the rate of WAL comes from one look to the next."""
 
-    def __init__(self, question: Question, stop: Stop) -> None:
-        self._question = question
+    def __init__(self, query: StatusQuery, stop: Stop) -> None:
+        self._query = query
         self._stop = stop
         self._rate = WalRate()
 
-    def look(self) -> Look:
+    def read(self) -> StatusReport:
         """Ask both. Never raises because somebody does not answer: the look says so."""
-        question = self._question
-        answer = ask_relay(question.http, question.slot)
-        document = _of_relay(question, answer)
+        query = self._query
+        answer = ask_relay(query.http, query.slot)
+        document = _of_relay(query, answer)
         problem: CdcOutboxError | None = None
         try:
             found = self._read()
@@ -101,10 +101,10 @@ class Observer:
         except CdcOutboxError as error:
             problem = error
         document = judged(document)
-        return Look(document, answer.words, answer.members is not None, problem)
+        return StatusReport(document, answer.words, answer.members is not None, problem)
 
     def _read(self) -> SlotStatus:
-        found = read_status(self._question.dsn, self._question.slot)
+        found = read_status(self._query.dsn, self._query.slot)
         self._rate.add(time.monotonic(), found.current_lsn)
         return found
 
@@ -137,27 +137,27 @@ def unsafe(document: StatusDocument) -> bool:
     return document.wal_status in {"unreserved", "lost"}
 
 
-def exceeded(look: Look, limits: Sequence[Limit]) -> list[str]:
+def exceeded(report: StatusReport, limits: Sequence[Limit]) -> list[str]:
     """A sentence for each limit that is exceeded. One on a value that nobody knows is exceeded too: it is not kept."""
-    members = look.document.members()
+    members = report.document.members()
     sentences = []
     for limit in limits:
         value = members[limit.member]
         if not isinstance(value, (int, float)):
             sentences.append(
-                f"{limit.member} is not known, so nobody can say that it is within {limit.option}: {_why(limit, look)}"
+                f"{limit.member} is not known, so nobody can say that it is within {limit.option}: {_why(limit, report)}"
             )
         elif value > limit.most:
             sentences.append(f"{limit.member} is {value:,}, more than {limit.option} {limit.most:,.10g}")
     return sentences
 
 
-def _why(limit: Limit, look: Look) -> str:
+def _why(limit: Limit, report: StatusReport) -> str:
     if limit.member != "lag_seconds":
-        return str(look.problem or "the slot keeps no WAL")
-    if look.answered and look.document.state != State.STREAMING:
-        return f"only a relay that streams knows it, and {look.relay}"
-    return f"only the relay itself knows it, and {look.relay}"
+        return str(report.problem or "the slot keeps no WAL")
+    if report.answered and report.document.state != State.STREAMING:
+        return f"only a relay that streams knows it, and {report.relay}"
+    return f"only the relay itself knows it, and {report.relay}"
 
 
 def ask_relay(address: str, slot: str) -> RelayAnswer:
@@ -185,13 +185,13 @@ def ask_relay(address: str, slot: str) -> RelayAnswer:
     return RelayAnswer(members, f"the one at {address} is {str(members.get('state'))[:20]}")
 
 
-def _of_relay(question: Question, answer: RelayAnswer) -> StatusDocument:
+def _of_relay(query: StatusQuery, answer: RelayAnswer) -> StatusDocument:
     """The document as the relay alone would have it; all unknown without an answer."""
     document = StatusDocument(
         state=None,
-        slot=question.slot,
-        publication=question.publication,
-        tables=tuple(str(table) for table in question.tables),
+        slot=query.slot,
+        publication=query.publication,
+        tables=tuple(str(table) for table in query.tables),
     )
     if answer.members is None:
         return document

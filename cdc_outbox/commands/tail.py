@@ -18,7 +18,7 @@ import time
 from typing import Final
 
 from cdc_outbox.commands.event_lines import event_line, poison_line
-from cdc_outbox.commands.slots import Say, create_patiently
+from cdc_outbox.commands.slots import Notify, create_patiently
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import PoisonEvent
@@ -89,13 +89,13 @@ class Tail:
     """One tail. `run()` prints until stopped, or until `limit` events are printed."""
 
     def __init__(
-        self, settings: Settings, output: Output, stop: Stop, say: Say, *, from_now: bool, limit: int | None
+        self, settings: Settings, output: Output, stop: Stop, notify: Notify, *, from_now: bool, limit: int | None
     ) -> None:
-        """`say` gets what is not data. Raises ConfigurationError for a broken --topic."""
+        """`notify` gets what is not data. Raises ConfigurationError for a broken --topic."""
         self._settings = settings
         self._output = output
         self._stop = stop
-        self._say = say
+        self._notify = notify
         self._from_now = from_now
         self._left = limit
         self._row_mappings = Mappings(settings)
@@ -119,8 +119,8 @@ class Tail:
         name = f"{SLOT_PREFIX}{secrets.token_hex(6)}"
         session = ReplicationSession(dsn, self._stop)
         try:
-            session.notice = lambda _sqlstate, message: self._say(f"PostgreSQL: {message}")
-            created = create_patiently(session, dsn, name, self._say, temporary=True, snapshot=not self._from_now)
+            session.notice = lambda _sqlstate, message: self._notify(f"PostgreSQL: {message}")
+            created = create_patiently(session, dsn, name, self._notify, temporary=True, snapshot=not self._from_now)
             if created.snapshot is not None:
                 self._print_rows(dsn, created.snapshot)
             if not self._finished:
@@ -239,7 +239,7 @@ class Tail:
             return table
         if table not in self._ignored:
             self._ignored.add(table)
-            self._say(f"rows of {table} are left out: no --table names it")
+            self._notify(f"rows of {table} are left out: no --table names it")
         return None
 
 

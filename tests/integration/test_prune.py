@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
-from cdc_outbox.commands.prune import Pruned, PruneOrder, Watcher, prune
+from cdc_outbox.commands.prune import Pruned, PruneOrder, PruneProgress, prune
 from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered, Unreachable
 from cdc_outbox.identifiers import TableName, parse_table
 from cdc_outbox.lsn import Lsn
@@ -112,7 +112,7 @@ class Shop:
 
     def prune_alone(self, delivered: Callable[[Lsn], bool] = lambda _: True, **changes: Any) -> Pruned:
         """With nobody who streams."""
-        return prune(replace(self.order, **changes), Stop(), Watcher(), delivered=delivered)
+        return prune(replace(self.order, **changes), Stop(), PruneProgress(), delivered=delivered)
 
 
 @pytest.fixture
@@ -240,12 +240,12 @@ def test_a_slot_that_vanishes_or_is_made_again_while_it_is_waited_for_stops_the_
     shop.deliver()
     shop.write(1)
 
-    class MadeAgain(Watcher):
+    class MadeAgain(PruneProgress):
         def waiting(self, *_: object) -> None:
             shop.drop_slot()
             shop.make_slot()
 
-    class Dropped(Watcher):
+    class Dropped(PruneProgress):
         def waiting(self, *_: object) -> None:
             shop.drop_slot()
 
@@ -356,7 +356,7 @@ def test_the_walk_ends_where_the_young_rows_begin(shop: Shop) -> None:
     shop.write(1000, age="1 hour")
     steps: list[object] = []
 
-    class Counting(Watcher):
+    class Counting(PruneProgress):
         def stepped(self, *told: object) -> None:
             steps.append(told[1])
 
@@ -392,7 +392,7 @@ def test_a_stop_ends_it_between_two_batches_and_what_is_deleted_stays_so(shop: S
     shop.write(30)
     stop = Stop()
 
-    class Stopping(Watcher):
+    class Stopping(PruneProgress):
         def stepped(self, *_: object) -> None:
             stop.request()
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from cdc_outbox.cli.status import _CONCERNS, _lines, _shown
-from cdc_outbox.commands.status import Look
+from cdc_outbox.commands.status import StatusReport
 from cdc_outbox.observe import health
 from cdc_outbox.observe.health import judged
 from cdc_outbox.observe.status_document import StatusDocument, seconds_until_lost
@@ -38,13 +38,13 @@ def test_the_time_until_the_slot_is_lost(wal_status: str, safe: int, rate: float
         wal_bytes_per_second=rate,
     )
 
-    assert dict(_lines(Look(document, "none answers", False, None)))["until lost"] == text
+    assert dict(_lines(StatusReport(document, "none answers", False, None)))["until lost"] == text
 
 
 def test_what_somebody_else_wrote_does_not_reach_the_terminal_as_it_is() -> None:
     document = StatusDocument(None, "s", "p", (), last_error="no \x1b[31mred")
 
-    assert dict(_lines(Look(document, "none answers", False, None)))["last error"] == r"'no \x1b[31mred'"
+    assert dict(_lines(StatusReport(document, "none answers", False, None)))["last error"] == r"'no \x1b[31mred'"
 
 
 IN_TROUBLE = judged(
@@ -65,7 +65,7 @@ IN_TROUBLE = judged(
 
 
 def shown(document: StatusDocument) -> list[str]:
-    return _shown(Look(document, "the one at :8420 is streaming", True, None), as_json=False).splitlines()
+    return _shown(StatusReport(document, "the one at :8420 is streaming", True, None), as_json=False).splitlines()
 
 
 def test_what_is_wrong_comes_first_with_its_cure_and_is_marked_by_a_word() -> None:
@@ -92,7 +92,7 @@ def test_on_a_terminal_what_is_wrong_has_a_color(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_reason_marks_a_line_that_exists() -> None:
-    names = {name for name, _ in _lines(Look(IN_TROUBLE, "", True, None))}
+    names = {name for name, _ in _lines(StatusReport(IN_TROUBLE, "", True, None))}
     source = inspect.getsource(health)
 
     assert set(re.findall(r'Reason\(\s*"([a-z-]+)"', source)) == set(_CONCERNS)

@@ -14,7 +14,7 @@ import pytest
 
 from cdc_outbox.commands import status
 from cdc_outbox.commands.slots import SlotStatus
-from cdc_outbox.commands.status import Limit, Look, Observer, Question, ask_relay, exceeded, unsafe
+from cdc_outbox.commands.status import Limit, StatusQuery, StatusReader, StatusReport, ask_relay, exceeded, unsafe
 from cdc_outbox.errors import Unreachable
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn
@@ -23,7 +23,7 @@ from cdc_outbox.postgres.slot import SlotInfo
 from cdc_outbox.shutdown import Stop
 
 MIB = 1 << 20
-QUESTION = Question("", "cdc_outbox", "cdc_outbox", (TableName("public", "outbox"),), "off")
+QUERY = StatusQuery("", "cdc_outbox", "cdc_outbox", (TableName("public", "outbox"),), "off")
 SLOT = SlotInfo(
     name="cdc_outbox",
     plugin="pgoutput",
@@ -98,8 +98,8 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return says
 
 
-def look(question: Question = QUESTION) -> Look:
-    return Observer(question, Stop()).look()
+def look(query: StatusQuery = QUERY) -> StatusReport:
+    return StatusReader(query, Stop()).read()
 
 
 def test_the_database_alone_knows_the_slot_and_not_the_lag_in_seconds(database: Callable[..., None]) -> None:
@@ -121,7 +121,7 @@ def test_nobody_who_streams_is_no_state(database: Callable[..., None]) -> None:
 def test_the_relay_knows_the_lag_and_the_database_the_slot(database: Callable[..., None]) -> None:
     database(SlotStatus(SLOT, Lsn(100 * MIB)))
     with answering(json.dumps(STREAMING).encode()) as address:
-        found = look(replace(QUESTION, http=address))
+        found = look(replace(QUERY, http=address))
 
     document = found.document
     assert (document.lag_seconds, document.in_flight_events) == (4.5, 12)
@@ -133,7 +133,7 @@ def test_the_relay_knows_the_lag_and_the_database_the_slot(database: Callable[..
 def test_without_the_database_the_relay_s_own_view_is_shown_with_the_reason(database: Callable[..., None]) -> None:
     database(Unreachable("PostgreSQL cannot be reached"))
     with answering(json.dumps(STREAMING).encode()) as address:
-        found = look(replace(QUESTION, http=address))
+        found = look(replace(QUERY, http=address))
 
     assert (found.document.state, found.document.lag_bytes) == ("streaming", 1)
     assert isinstance(found.problem, Unreachable)
@@ -154,7 +154,7 @@ def test_the_rate_that_nobody_has_told_is_taken_from_two_looks(
 def test_the_rate_that_the_relay_knows_is_not_taken_again(database: Callable[..., None]) -> None:
     database(SlotStatus(replace(SLOT, safe_wal_bytes=600 * MIB), Lsn(100 * MIB)))
     with answering(json.dumps(STREAMING).encode()) as address:
-        assert look(replace(QUESTION, http=address)).document.seconds_until_lost == 77.0
+        assert look(replace(QUERY, http=address)).document.seconds_until_lost == 77.0
 
 
 @pytest.mark.parametrize("wal_status", ["lost", "unreserved"])
@@ -173,7 +173,7 @@ def test_the_judgement_is_made_again_with_what_the_database_knows(database: Call
     database(SlotStatus(replace(SLOT, wal_status="unreserved"), Lsn(100 * MIB)))
     told = {**STREAMING, "health": "ok", "reasons": [{"code": "of the future"}]}
     with answering(json.dumps(told).encode()) as address:
-        found = look(replace(QUESTION, http=address))
+        found = look(replace(QUERY, http=address))
 
     assert [reason.code for reason in found.document.reasons] == ["slot-unreserved"]
 
@@ -181,7 +181,7 @@ def test_the_judgement_is_made_again_with_what_the_database_knows(database: Call
 def test_a_relay_whose_loop_is_stuck_is_critical(database: Callable[..., None]) -> None:
     database(SlotStatus(SLOT, Lsn(100 * MIB)))
     with answering(json.dumps({**STREAMING, "alive": False}).encode()) as address:
-        assert "loop-stuck" in [reason.code for reason in look(replace(QUESTION, http=address)).document.reasons]
+        assert "loop-stuck" in [reason.code for reason in look(replace(QUERY, http=address)).document.reasons]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_whoever_else_answers_is_not_believed(body: bytes, code: int, words: str
     assert words in answer.words
 
 
-def seen(relay: str = "none answers", answered: bool = False, **members: Any) -> Look:
-    return Look(StatusDocument(None, "cdc_outbox", "cdc_outbox", (), **members), relay, answered, None)
+def seen(relay: str = "none answers", answered: bool = False, **members: Any) -> StatusReport:
+    return StatusReport(StatusDocument(None, "cdc_outbox", "cdc_outbox", (), **members), relay, answered, None)
 
 
 def test_a_limit_is_exceeded_by_more_and_not_by_as_much() -> None:
