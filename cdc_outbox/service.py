@@ -36,6 +36,7 @@ from cdc_outbox.kafka.properties import librdkafka_version
 from cdc_outbox.observe import Versions, http, logs, metrics, systemd
 from cdc_outbox.observe.bar import Bar
 from cdc_outbox.observe.history import History
+from cdc_outbox.observe.slot_alarm import SlotAlarm
 from cdc_outbox.observe.summary import Summary
 from cdc_outbox.postgres.connect import libpq_version
 from cdc_outbox.relay.supervisor import Supervisor
@@ -84,7 +85,8 @@ def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
     try:
         with ExitStack() as around:
             summary, history = Summary(counters), History(counters)
-            ticks = (summary.tick, history.tick, Bar(counters).tick, *_systemd(around, counters, stop))
+            alarm = SlotAlarm(counters, settings.slot)
+            ticks = (summary.tick, history.tick, Bar(counters).tick, alarm.tick, *_systemd(around, counters, stop))
             around.callback(logs.draw, "")
             later = around.enter_context(_ticking(*ticks))
             around.enter_context(_signals(stop, later, summary, settings.shutdown_timeout))

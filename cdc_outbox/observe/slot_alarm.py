@@ -1,0 +1,61 @@
+"""The log event when the slot comes into danger, and the one when it is out of it.
+
+In: `Counters`, judged once a second. Out: `slot.endangered` with the SQL that buys time, and `slot.safe`.
+Never: a judgement of its own (`health` has it), a thread or a timer of its own; the owner of the process calls `tick`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.observe.health import health
+
+REASONS: Final = ("slot-lost", "slot-unreserved", "slot-endangered")
+
+CALM_SECONDS: Final = 60.0
+"""Without danger before it is over: the rate of WAL swings from look to look."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class SlotAlarm:
+    """Remembers which danger was logged last, and since when there is none."""
+
+    def __init__(self, counters: Counters, slot: str, wall: Callable[[], float] = time.time) -> None:
+        self._counters = counters
+        self._slot = slot
+        self._wall = wall
+        self._code: str | None = None
+        self._since = 0.0
+        self._calm_since: float | None = None
+
+    def tick(self, now: float) -> None:
+        """Log what has changed. `now` is the monotonic clock's, in seconds."""
+        if self._counters.slot is None:  # before the first look at it, or on a standby
+            return
+        found = health(self._counters, self._wall(), now).reasons
+        reason = next((each for each in found if each.code in REASONS), None)
+        if reason is None:
+            self._calm(now)
+            return
+        self._calm_since = None
+        if reason.code == self._code:
+            return
+        if self._code is None:
+            self._since = now
+        self._code = reason.code
+        log.error("slot.endangered", slot=self._slot, code=reason.code, error=reason.text, cure=reason.cure)
+
+    def _calm(self, now: float) -> None:
+        if self._code is None:
+            return
+        if self._calm_since is None:
+            self._calm_since = now
+        elif now - self._calm_since >= CALM_SECONDS:
+            log.info("slot.safe", slot=self._slot, seconds=round(self._calm_since - self._since))
+            self._code = self._calm_since = None
