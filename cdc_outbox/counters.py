@@ -78,6 +78,8 @@ class Counters:
 
     state: State = State.STARTING
     postgres_connected: bool = False
+    database: str | None = None
+    """Database, host and port of the last connection."""
     kafka_connected: bool = False
     kafka_since_timestamp: float | None = None
     """Since when Kafka is connected, or not any more; None before the first connection."""

@@ -85,7 +85,7 @@ def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
     try:
         with ExitStack() as around:
             summary, history = Summary(counters), History(counters)
-            alarm = SlotAlarm(counters, settings.slot)
+            alarm = SlotAlarm(counters, settings)
             ticks = (summary.tick, history.tick, Bar(counters).tick, alarm.tick, *_systemd(around, counters, stop))
             around.callback(logs.draw, "")
             later = around.enter_context(_ticking(*ticks))

@@ -16,6 +16,7 @@ from typing import Final
 
 from cdc_outbox.counters import LATENCY_BOUNDS, Counters
 from cdc_outbox.observe.health import known_lag, slot_figures
+from cdc_outbox.observe.topic_table import TopicTable
 
 SAMPLE_SECONDS: Final = 2.0
 """Between two points: as often as the page asks."""
@@ -49,6 +50,10 @@ class History:
         self._counters = counters
         self._wall = wall
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+        self.topics = TopicTable(counters)
+        self.started_at = wall()
+        self.state_since = self.started_at
+        self._state = counters.state
         self._seen_at = monotonic()
         self._published = published(counters)
         self._buckets = counters.latency_buckets.copy()
@@ -59,6 +64,9 @@ class History:
         if elapsed < SAMPLE_SECONDS:
             return
         counters, wall = self._counters, self._wall()
+        self.topics.look(elapsed, wall)
+        if counters.state is not self._state:
+            self._state, self.state_since = counters.state, wall
         total, buckets = published(counters), counters.latency_buckets.copy()
         fresh = [after - before for after, before in zip(buckets, self._buckets, strict=True)]
         slot = slot_figures(counters, wall)

@@ -7,7 +7,7 @@ Never: a key, a payload, more than `KEPT` of them; equal ones are one, with how 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 KEPT: Final = 30
@@ -25,6 +25,8 @@ class Warned:
     event: str
     error: str
     cure: str
+    code: str
+    """Its section of docs/troubleshooting.md; empty for an event that has a section by its name."""
     times: int
     """Lines that said so, those that were suppressed as repeats included."""
 
@@ -48,14 +50,15 @@ class RecentWarnings:
             event=event,
             error=error,
             cure=_text(line.get("cure")),
+            code=_text(line.get("code")),
             times=(before.times if before else 0) + 1 + (suppressed if isinstance(suppressed, int) else 0),
         )
         if len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
 
-    def newest_first(self) -> list[dict[str, object]]:
-        """As JSON is to have them."""
-        return [asdict(each) for each in reversed(list(self._kept.copy().values()))]
+    def newest_first(self) -> list[Warned]:
+        """All that are kept."""
+        return list(reversed(list(self._kept.copy().values())))
 
 
 def _text(value: object) -> str:

@@ -12,8 +12,9 @@ from typing import Final
 
 import structlog
 
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.observe.health import health
+from cdc_outbox.observe.health import status
 
 REASONS: Final = ("slot-lost", "slot-unreserved", "slot-endangered")
 
@@ -26,9 +27,9 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 class SlotAlarm:
     """Remembers which danger was logged last, and since when there is none."""
 
-    def __init__(self, counters: Counters, slot: str, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, counters: Counters, settings: Settings, wall: Callable[[], float] = time.time) -> None:
         self._counters = counters
-        self._slot = slot
+        self._settings = settings
         self._wall = wall
         self._code: str | None = None
         self._since = 0.0
@@ -38,7 +39,7 @@ class SlotAlarm:
         """Log what has changed. `now` is the monotonic clock's, in seconds."""
         if self._counters.slot is None:  # before the first look at it, or on a standby
             return
-        found = health(self._counters, self._wall(), now).reasons
+        found = status(self._counters, self._settings, self._wall(), now).reasons
         reason = next((each for each in found if each.code in REASONS), None)
         if reason is None:
             self._calm(now)
@@ -49,7 +50,7 @@ class SlotAlarm:
         if self._code is None:
             self._since = now
         self._code = reason.code
-        log.error("slot.endangered", slot=self._slot, code=reason.code, error=reason.text, cure=reason.cure)
+        log.error("slot.endangered", slot=self._settings.slot, code=reason.code, error=reason.text, cure=reason.cure)
 
     def _calm(self, now: float) -> None:
         if self._code is None:
@@ -57,5 +58,5 @@ class SlotAlarm:
         if self._calm_since is None:
             self._calm_since = now
         elif now - self._calm_since >= CALM_SECONDS:
-            log.info("slot.safe", slot=self._slot, seconds=round(self._calm_since - self._since))
+            log.info("slot.safe", slot=self._settings.slot, seconds=round(self._calm_since - self._since))
             self._code = self._calm_since = None

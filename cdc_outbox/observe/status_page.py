@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
+import socket
+from dataclasses import asdict
 from importlib import resources
 from typing import Final
 
-from cdc_outbox import __version__
+from cdc_outbox import DOCUMENTATION, __version__
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.observe.health import judge, status
 from cdc_outbox.observe.history import History, published
+from cdc_outbox.observe.mask import mask
 from cdc_outbox.observe.recent import RecentWarnings
 
 HTML: Final = resources.files("cdc_outbox.observe").joinpath("page.html").read_bytes()
@@ -41,18 +45,47 @@ def _hashes(html: bytes, tag: bytes) -> str:
 POLICY: Final = content_security_policy(HTML)
 
 
+_ENDED_BY: Final = {
+    "kafka.": ("kafka-",),
+    "backpressure": ("kafka-",),
+    "producer.": ("kafka-",),
+    "waiting": ("not-started", "postgres-"),
+    "postgres.disconnected": ("not-started", "postgres-"),
+    "slot.endangered": ("slot-",),
+}
+"""Warnings that last, by the beginning of their event: they are over when no reason of health begins so."""
+
+
 def document(
     counters: Counters, settings: Settings, history: History, warnings: RecentWarnings, monotonic: float, now: float
 ) -> dict[str, object]:
     """What the page shows. For the page alone: unlike the status document, its members may change."""
     shown = status(counters, settings, now, monotonic)
+    codes = [reason.code for reason in shown.reasons]
     return {
         "now": now,
         "version": __version__,
+        "docs": DOCUMENTATION,
         "headline": judge(shown).headline,
-        "connected": {"postgres": counters.postgres_connected, "kafka": counters.kafka_connected},
+        "place": {
+            "database": counters.database,
+            "brokers": mask(settings.brokers),
+            "host": f"{socket.gethostname()}, pid {os.getpid()}",
+            "started": history.started_at,
+            "state_since": history.state_since,
+        },
+        "postgres_connected": counters.postgres_connected,
         "published": published(counters),
         "status": shown.members(),
         "history": history.columns(),
-        "warnings": warnings.newest_first(),
+        "topics": history.topics.rows(),
+        "warnings": [{**asdict(each), "over": _over(each.event, codes)} for each in warnings.newest_first()],
     }
+
+
+def _over(event: str, codes: list[str]) -> bool:
+    """Whether what a warning was about has passed; False where it does not last, as a poison event."""
+    for beginning, reasons in _ENDED_BY.items():
+        if event.startswith(beginning):
+            return not any(code.startswith(reasons) for code in codes)
+    return False

@@ -16,6 +16,12 @@ WAL_PAGE_HEADERS: Final = (24, 40)
 """Bytes of a page's header, short and long (the first page of a segment)."""
 
 
+def place(connection: Connection) -> str:
+    """Name the database and the server of a connection, for a person."""
+    info = connection.info
+    return f"{info.dbname} at {info.host}:{info.port}"
+
+
 def require_logical(connection: Connection) -> None:
     """Raise ConfigurationError unless the server writes what logical decoding needs."""
     row = connection.execute("SHOW wal_level").fetchone()

@@ -210,6 +210,7 @@ class Supervisor:
         """Check what must be so before streaming, over a short connection. Raises ConfigurationError with the cure."""
         settings = self._settings
         with connect.open_connection(dsn, self._stop, lock_timeout=publication.LOCK_SECONDS) as connection:
+            self._counters.database = server.place(connection)
             server.require_primary(connection)
             server.require_logical(connection)
             if settings.failover:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Final
 
@@ -13,11 +14,15 @@ import pytest
 from tests.faults.acts import QUICK_RECONNECT
 from tests.plugins.command import run_command
 from tests.plugins.metrics import metrics
+from tests.plugins.outbox import Outbox
 from tests.plugins.waiting import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.plugins.daemon import Relay
-    from tests.plugins.outbox import Outbox
+    from tests.plugins.kafka import KafkaCluster
+    from tests.plugins.postgres import PostgresServer
 
 SHOWN_SECONDS: Final = 10.0
 """From the first event that Kafka does not confirm to a warning on every screen."""
@@ -80,3 +85,73 @@ def test_a_kafka_that_confirms_nothing_is_a_warning_on_every_screen_until_it_con
     {"frozen": proxy.thaw, "paused": server.resume, "stopped": server.start}[stop]()
     eventually(lambda: document(relay)["health"] == "ok", "the warning is over", seconds=60)
     assert (document(relay)["kafka_connected"], document(relay)["kafka_error"]) == (True, None)
+
+
+LIMITED: Final = {"max_slot_wal_keep_size": "48MB", "max_wal_size": "4GB", "checkpoint_timeout": "1h"}
+"""No checkpoint comes by itself: the slot stays unreserved, and is not lost."""
+
+
+def wal_status(outbox: Outbox) -> object:
+    """What the server has to say of the slot."""
+    slot = outbox.slot()
+    return slot["wal_status"] if slot else None
+
+
+def test_a_slot_in_danger_is_critical_and_the_sql_of_its_cure_buys_time(
+    own_postgres: Callable[..., PostgresServer], fragile_kafka: KafkaCluster, relay: Callable[..., Relay]
+) -> None:
+    outbox = Outbox(own_postgres(settings=LIMITED).create_database(), fragile_kafka, relay)
+    fragile_kafka.create_topic(f"{outbox.prefix}order")
+    outbox.create()
+    outbox.create_slot()
+    running = outbox.streaming("--max-in-flight-events", "1", *QUICK_RECONNECT, http=True)
+    outbox.confirm()
+    assert fragile_kafka.proxy is not None
+    fragile_kafka.proxy.freeze()
+    for _ in range(3):
+        outbox.add()
+
+    def in_danger() -> bool:
+        outbox.database.execute("SELECT pg_logical_emit_message(false, 'elsewhere', repeat('x', 4000000))")
+        return wal_status(outbox) == "unreserved"
+
+    eventually(in_danger, "the slot is in danger")
+    line = running.wait_for_log("slot.endangered", timeout=60, code="slot-unreserved")
+    screens_agree(running, outbox, "critical", "The slot is lost at the next checkpoint")
+    status = run_command("status", "--http", f"127.0.0.1:{running.http_port}", dsn=outbox.database.dsn)
+    assert status.returncode == 1
+
+    for statement in line["cure"].partition("has room: ")[2].rstrip(";").split("; "):
+        outbox.database.execute(statement)
+    eventually(lambda: wal_status(outbox) in {"reserved", "extended"}, "the slot is safe")
+    fragile_kafka.proxy.thaw()
+    eventually(lambda: "slot-unreserved" not in codes(running), "the relay sees it", seconds=60)
+
+
+def test_a_relay_that_lost_postgresql_reconnects_and_is_not_starting(
+    own_postgres: Callable[..., PostgresServer], kafka: KafkaCluster, relay: Callable[..., Relay]
+) -> None:
+    server = own_postgres()
+    outbox = Outbox(server.create_database(), kafka, relay)
+    outbox.create()
+    outbox.create_slot()
+    running = outbox.streaming(http=True)
+    outbox.confirm()
+
+    assert server.embedded is not None
+    server.embedded.stop("fast", timeout=60)
+    eventually(lambda: "postgres-disconnected" in codes(running), "the relay warns", seconds=SHOWN_SECONDS)
+    found = document(running)
+    assert (found["state"], found["health"], found["kafka_connected"]) == ("reconnecting", "warning", True)
+    assert "[i] health: warning: The connection to PostgreSQL was lost" in not_ready(running)
+
+    server.embedded.start()
+    eventually(lambda: document(running)["health"] == "ok", "the warning is over", seconds=60)
+
+
+def not_ready(relay: Relay) -> str:
+    """The body of /readyz, which fails."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(relay, "/readyz?verbose")
+    with caught.value as answer:
+        return answer.read().decode()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 import structlog
 
+from cdc_outbox import DOCUMENTATION
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters, State, TopicCounters
 from cdc_outbox.observe import Versions, http, logs
@@ -35,7 +36,10 @@ def counters() -> Counters:
         state=State.STREAMING,
         postgres_connected=True,
         kafka_connected=True,
+        kafka_since_timestamp=NOW - 60.0,
+        database="shop at db:5432",
         topics={"orders": TopicCounters()},
+        delivery_errors={("invoices", "MSG_SIZE_TOO_LARGE"): 2},
         in_flight_events=7,
         confirmed_lsn=90 * MIB,
         slot=SlotCounters(
@@ -104,8 +108,17 @@ def test_a_relay_that_is_well_state_charts_facts_and_warnings(
         facts = text(browser, "#facts")
         assert "720 events" in facts
         assert "600.0 MiB; 60 min at this rate, if it stood still" in facts
+        assert "shop at db:5432" in facts
+        assert "connected since" in facts
+        assert "kafka:9092" in facts
+        topics = browser.run("[...document.querySelectorAll('#topics tbody tr')].map((row) => row.innerText)")
+        assert topics == ["orders\t12/s\t720\t0 bytes\t1.0 s ago\t0", "invoices\t0/s\t0\t0 bytes\tnone\t2"]
+        axes = browser.run("[...document.querySelectorAll('.axis')].map((each) => each.children[1].innerText)")
+        assert axes == ["axis: 0 to 12 events/s", "axis: 0 to 1.0 s", "axis: 0 to 60.0 MiB", "axis: 0 to 100 ms"]
         warning = text(browser, "#warnings li")
-        assert warning.splitlines()[0] == "kafka.unreachable · warning · 61 s ago · 4 times"
+        assert warning.splitlines()[0] == "kafka.unreachable · warning · 61 s ago · 4 times · over"
+        link = browser.run("document.querySelector('#warnings a').href")
+        assert link == f"{DOCUMENTATION}/troubleshooting/#kafkaunreachable"
         assert HTML_IN_A_MESSAGE in warning
         assert warning.splitlines()[-1] == "Cure: start the broker"
 
@@ -188,5 +201,5 @@ def test_what_is_logged_as_a_warning_is_on_the_page(monkeypatch: pytest.MonkeyPa
     structlog.get_logger().warning("waiting", error="no answer from postgresql://relay:s3cr3t@db/shop", cure="wait")
 
     [warning] = kept.newest_first()
-    assert (warning["event"], warning["cure"], warning["times"]) == ("waiting", "wait", 1)
-    assert warning["error"] == "no answer from postgresql://relay:***@db/shop"
+    assert (warning.event, warning.cure, warning.times) == ("waiting", "wait", 1)
+    assert warning.error == "no answer from postgresql://relay:***@db/shop"

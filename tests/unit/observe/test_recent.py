@@ -16,7 +16,7 @@ def test_warnings_and_errors_are_kept_and_nothing_else() -> None:
     recent.note(line("stopped", "error"))
     recent.note(line("library", message="a warning of librdkafka", logger="confluent_kafka"))
 
-    assert [(each["event"], each["error"], each["cure"]) for each in recent.newest_first()] == [
+    assert [(each.event, each.error, each.cure) for each in recent.newest_first()] == [
         ("library", "a warning of librdkafka", ""),
         ("stopped", "", ""),
         ("waiting", "no answer", "wait"),
@@ -29,7 +29,7 @@ def test_equal_ones_are_one_with_how_often_it_came_the_suppressed_included() -> 
     recent.note(line("kafka.unreachable", error="refused"))
     recent.note({**line("waiting", error="no answer", suppressed=7), "timestamp": "2026-01-05T09:31:00Z"})
 
-    assert [(each["event"], each["times"], each["timestamp"]) for each in recent.newest_first()] == [
+    assert [(each.event, each.times, each.timestamp) for each in recent.newest_first()] == [
         ("waiting", 9, "2026-01-05T09:31:00Z"),
         ("kafka.unreachable", 1, "2026-01-05T09:30:00Z"),
     ]
@@ -49,4 +49,4 @@ def test_warnings_that_all_differ_do_not_fill_the_memory() -> None:
 
     kept = recent.newest_first()
     assert len(kept) == KEPT
-    assert kept[0]["error"] == f"attempt {10 * KEPT - 1}"
+    assert kept[0].error == f"attempt {10 * KEPT - 1}"
