@@ -28,6 +28,22 @@ $(VENV)/demo-ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
+NATIVE := $(wildcard native/*.toml native/*.py native/src/*.[ch] native/src/*.pyx native/cdc_outbox_native/*)
+$(VENV)/native-ready: $(VENV)/ready $(NATIVE)
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps ./native
+	touch $@
+
+.PHONY: native
+native: $(VENV)/native-ready ## build the native plane into the virtual environment (needs a C compiler)
+
+.PHONY: native-fuzz
+native-fuzz: SEEDS ?= 10
+native-fuzz: ## the native plane's C under AddressSanitizer, against an oracle: SEEDS=10
+	mkdir -p build
+	$(CC) -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -Wall -Wno-unused -o build/native-fuzz \
+	  native/fuzz/fuzz.c native/src/plain.c native/src/producer.c native/src/reader.c native/src/libraries.c -lpthread -ldl
+	for seed in $$(seq $(SEEDS)); do build/native-fuzz $$seed || exit 1; done
+
 RELEASE := $(VENV)/release/bin
 $(VENV)/release-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)/release
@@ -61,6 +77,10 @@ test-older: $(VENV)/ready ## the tests that meet PostgreSQL once more, on Debian
 	CDC_OUTBOX_POSTGRES_BIN=$(or $(POSTGRES_BIN),$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)) \
 	  $(PYTEST) $(PARALLEL) tests/integration tests/end_to_end -m 'postgres and not slow' $(ARGS)
 
+.PHONY: test-native
+test-native: $(VENV)/native-ready ## the tests that run a relay once more, on the native plane
+	CDC_OUTBOX_NATIVE=on $(PYTEST) $(PARALLEL) tests/integration tests/end_to_end tests/faults -m 'postgres and kafka' $(ARGS)
+
 .PHONY: check
 check: $(VENV)/ready ## format, lint, types, imports, dependencies
 	$(BIN)/ruff format --check .
@@ -83,7 +103,7 @@ docs: $(VENV)/ready ## the documentation as a site, in site/; ARGS='--repository
 	$(BIN)/python scripts/site.py $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/ready ## drain, steady rates, memory, first start: beside the raw slot, Debezium, a polling worker; ARGS=--help
+bench: $(VENV)/ready ## drain, latency, memory, first start: beside the raw slot, Debezium, a polling worker; ARGS=--help
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-check

@@ -1,6 +1,6 @@
 """The yardstick: one slot's messages read as fast as the server sends them, with nothing decoded and nothing sent on.
 
-In: a backlog. Out: what `pg_recvlogical` to /dev/null takes for it, and what a bare loop of psycopg.pq does, eager and lazy.
+In: a backlog. Out: what `pg_recvlogical` to /dev/null takes for it, and what a bare loop of psycopg.pq does.
 PostgreSQL manual: pg_recvlogical (--endpos: ends by itself when it is there).
 """
 
@@ -19,13 +19,7 @@ from benchmarks.rig import Backlog, Rig
 
 DRAIN_SECONDS: Final = 600.0
 
-EAGER: Final = ("pg_recvlogical", "bare loop")
-"""Awake for each packet of the walsender, which makes the walsender slower: it wakes its reader with each of them."""
-
-LAZY: Final = "lazy loop"
-"""The same bare loop, asleep until 64 KiB wait in its socket (SO_RCVLOWAT)."""
-
-READERS: Final = (*EAGER, LAZY)
+READERS: Final = ("pg_recvlogical", "bare loop")
 
 
 def drain(rig: Rig, backlog: Backlog, reader: str) -> Drained:
@@ -60,9 +54,8 @@ def drain(rig: Rig, backlog: Backlog, reader: str) -> Drained:
 
 
 def _arguments(rig: Rig, backlog: Backlog, reader: str, slot: str) -> list[str]:
-    if reader != "pg_recvlogical":
-        lazy = ("--lazy",) if reader == LAZY else ()
-        return [sys.executable, "-m", "benchmarks.bare_reader", "--slot", slot, "--rows", str(backlog.rows), *lazy]
+    if reader == "bare loop":
+        return [sys.executable, "-m", "benchmarks.bare_reader", "--slot", slot, "--rows", str(backlog.rows)]
     end = f"{backlog.end >> 32:X}/{backlog.end & 0xFFFFFFFF:X}"
     return [
         *(str(Path(rig.postgres.bin_dir) / "pg_recvlogical"), "--dbname", "postgres", "--slot", slot, "--start"),
@@ -84,7 +77,7 @@ def libpq_environment(rig: Rig) -> dict[str, str]:
 
 def _span(child: Child, reader: str, ended: float) -> tuple[float, float]:
     """When the first and the last row came. pg_recvlogical does not tell: from its start to its end, some 20 ms more."""
-    if reader != "pg_recvlogical":
+    if reader == "bare loop":
         told = json.loads(child.output)
         return float(told["first"]), float(told["last"])
     return child.began, ended

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Final, NewType
+from typing import Final, NamedTuple, NewType
 
 Lsn = NewType("Lsn", int)
 
@@ -29,6 +29,13 @@ def parse_lsn(text: str) -> Lsn:
 def format_lsn(lsn: int) -> str:
     """Write an LSN as PostgreSQL does, `16/B374D848`."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+class LsnRange(NamedTuple):
+    """Commit LSNs of transactions that follow one another, both ends included."""
+
+    first: Lsn
+    last: Lsn
 
 
 RATE_SECONDS: Final = 120.0

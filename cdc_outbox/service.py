@@ -32,6 +32,7 @@ from cdc_outbox.commands.background_prune import BackgroundPruner
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import CdcOutboxError, Undelivered
+from cdc_outbox.kafka import native
 from cdc_outbox.kafka.properties import librdkafka_version
 from cdc_outbox.observe import Versions, http, logs, metrics, systemd
 from cdc_outbox.observe.bar import Bar
@@ -60,9 +61,9 @@ LATE_SECONDS: Final = 1.0
 """How far beyond --shutdown-timeout a stop may be before the process ends itself, whatever is still waiting."""
 
 
-def versions() -> Versions:
+def versions(plane: native.Plane = native.PYTHON) -> Versions:
     """What is running."""
-    return Versions(__version__, platform.python_version(), librdkafka_version(), libpq_version())
+    return Versions(__version__, platform.python_version(), librdkafka_version(), libpq_version(), plane.name)
 
 
 def run(settings: Settings) -> int:
@@ -90,11 +91,13 @@ def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
             around.callback(logs.draw, "")
             later = around.enter_context(_ticking(*ticks))
             around.enter_context(_signals(stop, later, summary, settings.shutdown_timeout))
+            plane = native.choose(settings)
             if settings.http != "off":
-                registry = metrics.build_registry(counters, versions())
+                registry = metrics.build_registry(counters, versions(plane))
                 around.enter_context(http.serve(settings.http, counters, settings, registry, history=history))
-            log.info("started", **logs.started_fields(settings, versions()))
-            generations = Supervisor(settings, counters, stop)
+            log.info("started", **logs.started_fields(settings, versions(plane)))
+            log.info("plane.chosen", plane=plane.name, reason=plane.reason)
+            generations = Supervisor(settings, counters, stop, plane)
             if settings.prune_after is not None and settings.tables:
                 beside = BackgroundPruner(settings, counters, stop, older_than=settings.prune_after)
                 around.enter_context(beside.running())

@@ -7,10 +7,11 @@ from typing import Protocol
 
 from benchmarks.fed import Feed, row
 from cdc_outbox.config.settings import Settings
+from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres import pgoutput, wire
 from cdc_outbox.records.mapping import Mappings, RowMapping
-from cdc_outbox.relay.ledger import AckLedger, Transaction
+from cdc_outbox.relay.ledger import AckLedger
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import begin, commit
 

@@ -13,11 +13,11 @@ from cdc_outbox.check.report import Report
 from cdc_outbox.check.source import relation_of
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import CdcOutboxError, PoisonEvent
+from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import KafkaRecord
-from cdc_outbox.relay.ledger import Transaction
 
 NEWEST_ROWS: Final = 1000
 """Rows of each table that are looked at: read in a fraction of a second, and enough to meet every kind of event."""

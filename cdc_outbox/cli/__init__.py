@@ -175,12 +175,13 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     import platform
 
     from cdc_outbox import __version__
+    from cdc_outbox.kafka import native
     from cdc_outbox.kafka.properties import librdkafka_version
     from cdc_outbox.postgres.connect import libpq_version
 
     click.echo(
         f"cdc-outbox {__version__} (Python {platform.python_version()}, "
-        f"librdkafka {librdkafka_version()}, libpq {libpq_version()})"
+        f"librdkafka {librdkafka_version()}, libpq {libpq_version()}, native plane {native.version() or 'not available'})"
     )
     ctx.exit()
 
@@ -193,7 +194,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     expose_value=False,
     callback=_print_version,
     show_default=False,
-    help="Print the versions of cdc-outbox, Python, librdkafka and libpq.",
+    help="Print the versions of cdc-outbox, Python, librdkafka, libpq and the native plane.",
 )
 def cli() -> None:
     """Insert a row in your transaction, get a Kafka record.

@@ -23,12 +23,12 @@ from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective
+from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.selection import Selection, condition
 from cdc_outbox.records.events import OutboxEvent
 from cdc_outbox.records.mapping import Mappings, SnapshotMapping
 from cdc_outbox.records.router import InFlight, KafkaRecord
-from cdc_outbox.relay.ledger import Transaction
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.row_sender import RowSender
 from cdc_outbox.relay.snapshot import mapping_of, row_order

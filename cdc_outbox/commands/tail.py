@@ -23,6 +23,7 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.identifiers import TableName
+from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres import connect, publication, server, table_rows
 from cdc_outbox.postgres.pgoutput import Column, Relation
@@ -33,7 +34,7 @@ from cdc_outbox.records.mapping import Mappings, RecordMapping, Source
 from cdc_outbox.records.router import InFlight
 from cdc_outbox.records.stream_reader import StreamReader
 from cdc_outbox.relay.feedback import Feedback
-from cdc_outbox.relay.ledger import AckLedger, Transaction
+from cdc_outbox.relay.ledger import AckLedger
 from cdc_outbox.relay.server_shutdown import ServerShutdown
 from cdc_outbox.shutdown import Stop, Stopped
 
@@ -218,7 +219,7 @@ class Tail:
         self._print(_line_of(mapping, source, transaction))
         return not self._finished
 
-    def begin(self, lsn: Lsn, commit_time: int) -> Transaction:
+    def begin(self, lsn: Lsn, commit_time: int) -> LedgerEntry:
         """Open the transaction that commits at `lsn`; `commit_time` in Unix milliseconds."""
         return self._ledger.begin(commit_time, lsn)
 

@@ -252,6 +252,13 @@ class Settings:
         PROCESS,
         "Limit of bytes without a delivery report; reading pauses at this limit.",
     )
+    native: str = setting(
+        "off",
+        choice("auto", "on", "off"),
+        PROCESS,
+        "Native plane for plain rows (the package cdc-outbox-native): use it if it is installed, require it, or do not "
+        "use it.",
+    )
     until: str = setting(
         "never",
         choice("never", "caught-up"),

@@ -160,6 +160,8 @@ class DeliveryFailure(NamedTuple):
     error: KafkaError
     lsn: Lsn
     """Commit LSN of its transaction; unset for a row of a snapshot."""
+    last_lsn: Lsn
+    """The same; of a group of transactions, any of which it may belong to, that of the last."""
 
 
 def reason(error: KafkaError) -> str:

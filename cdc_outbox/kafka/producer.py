@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import MethodType
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -37,7 +37,10 @@ from cdc_outbox.kafka.errors import (
     unreachable,
 )
 from cdc_outbox.kafka.properties import connection_properties
-from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
+from cdc_outbox.lsn import UNSET, Lsn, LsnRange
+from cdc_outbox.postgres.stream import PlainReader
+from cdc_outbox.records.mapping import RowMapping
 from cdc_outbox.records.router import InFlight, KafkaRecord
 
 log = structlog.get_logger(__name__)
@@ -54,7 +57,7 @@ METADATA_PAUSE_SECONDS: Final = 0.05
 FLUSH_SECONDS: Final = 0.02
 """One wait for a record sent alone: a round trip to the broker, and no more than the server waits for a status."""
 
-_INFERRED: Final = KafkaError(
+INFERRED: Final = KafkaError(
     KafkaError._INCONSISTENT,
     "the broker took a later one of its partition first, so whether it has this one is not known",
 )
@@ -71,6 +74,13 @@ Report = Callable[[KafkaError | None, Message], None]
 _TopicReport = Callable[[InFlight, KafkaError | None, Message], None]
 
 
+class NativeReader(PlainReader[LedgerEntry], Protocol):
+    """The native plane's reader: takes plain rows from a connection into its producer."""
+
+    def learn(self, mapping: RowMapping) -> None:
+        """Take the plain rows of this relation from now on, until it is described again. Each counts as received."""
+
+
 class Publisher:
     """One producer. `properties` are librdkafka's; `reread` gives the user's as they are now, for a password that has changed.
 
@@ -81,7 +91,7 @@ class Publisher:
         self, properties: dict[str, str], counters: Counters, *, reread: Callable[[], Mapping[str, str]] = dict
     ) -> None:
         self._brokers = properties["bootstrap.servers"]
-        self._counters = counters
+        self.counters = counters
         self._refusal: CdcOutboxError | None = None
         self._reread = reread
         self._login_refused = False
@@ -93,10 +103,10 @@ class Publisher:
         self._largest = int(properties.get("message.max.bytes", "1000000"))
         self._properties = properties
         self._topic = ""
+        self.new_transaction: Callable[[int, Lsn], LedgerEntry] = Transaction
+        """Makes what records are counted on, from a commit time in Unix milliseconds and a commit LSN."""
         try:
-            self._producer = Producer(
-                {**properties, "error_cb": _weakly(self._on_error)}, logger=logging.getLogger("confluent_kafka")
-            )
+            self._producer = self._open()
         except KafkaException as raised:
             raise self._error(raised) from raised
         self._produced_bytes = 0
@@ -104,8 +114,14 @@ class Publisher:
         self._transaction: InFlight | None = None
         self._report: Report | None = None
         self._reports: dict[str, _TopicReport] = {}
-        self._produce = self._producer.produce
         self._poll = self._producer.poll
+
+    def _open(self) -> Producer:
+        producer = Producer(
+            {**self._properties, "error_cb": weakly(self.on_error)}, logger=logging.getLogger("confluent_kafka")
+        )
+        self._produce = producer.produce
+        return producer
 
     @property
     def in_flight(self) -> int:
@@ -127,6 +143,13 @@ class Publisher:
         """The payloads of the records that Kafka has confirmed."""
         return self._delivered_bytes
 
+    def native_reader(self, pgconn_ptr: int, isolated: Collection[LsnRange]) -> NativeReader | None:  # noqa: ARG002
+        """Make what takes plain rows from a libpq connection into this producer; None: the loop takes them all.
+
+        `isolated`: commit LSNs of transactions that the reader does not take.
+        """
+        return None
+
     def reach(self) -> None:
         """Hear from the cluster once. Raises Unreachable (try again), AccessRefused or ConfigurationError (do not)."""
         until = time.monotonic() + METADATA_SECONDS
@@ -144,7 +167,7 @@ class Publisher:
                     raise error from raised
                 if late:
                     raise unreachable(self._brokers, self._last_words) from raised
-        self._counters.kafka_answers(time.time())
+        self.counters.kafka_answers(time.time())
 
     def _new_report(self, transaction: InFlight, topic: str) -> Report:
         """Make the delivery report for records of one transaction and one topic. A bound method costs a transaction of one row
@@ -156,7 +179,7 @@ class Publisher:
         return report
 
     def _new_topic(self, topic: str) -> _TopicReport:
-        counts = self._counters.topic(topic)
+        counts = self.counters.topic(topic)
         failures = self.failures
 
         def delivered(transaction: InFlight, error: KafkaError | None, message: Message) -> None:
@@ -167,7 +190,7 @@ class Publisher:
                 counts.delivered_bytes += size
                 self._delivered_bytes += size
             else:
-                failures.append(_failure(error or _INFERRED, message, transaction.lsn))
+                failures.append(_failure(error or INFERRED, message, transaction.lsn))
 
         if len(self._reports) < MAX_TOPICS:
             self._reports[topic] = delivered
@@ -250,7 +273,7 @@ class Publisher:
         if error is None or error.fatal() or error.code() == KafkaError._FATAL:
             self._fatal = True
             return Unreachable(f"Kafka: {raised}")
-        known = DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET)
+        known = DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET, UNSET)
         if error.code() != KafkaError.MSG_SIZE_TOO_LARGE and caused_by_record([known]):
             return failed_delivery(known)
         return PoisonEvent(
@@ -270,26 +293,26 @@ class Publisher:
         self._fatal = self._fatal or error.fatal() or error.code() == KafkaError._FATAL
         return final(error, self._topic) or Unreachable(f"Kafka: {error.str()}")
 
-    def _on_error(self, error: KafkaError) -> None:
+    def on_error(self, error: KafkaError) -> None:
         """Note what librdkafka meets; it goes on trying by itself. Never raises."""
         refusal = final(error)
         if refusal is not None:
             self._refusal = refusal
-            self._counters.kafka_fails(error.str(), time.time())
+            self.counters.kafka_fails(error.str(), time.time())
             if isinstance(refusal, AccessRefused):
                 self._login_refused = True
             log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure)
         elif error.code() in NOT_READY:
             if error.code() != KafkaError._ALL_BROKERS_DOWN:
                 self._last_words = error.str()
-                self._counters.kafka_fails(error.str(), time.time(), connected=True)
+                self.counters.kafka_fails(error.str(), time.time(), connected=True)
             else:
-                self._counters.kafka_fails(self._last_words, time.time())
+                self.counters.kafka_fails(self._last_words, time.time())
                 self._all_down = True
                 self._last_words = CLOSED if self._last_words == SILENT else self._last_words
             log.warning("kafka.unreachable", error=error.str(), brokers=self._brokers)
         else:
-            self._counters.kafka_fails(error.str(), time.time(), connected=True)
+            self.counters.kafka_fails(error.str(), time.time(), connected=True)
             log.warning("kafka.error", error=error.str(), code=error.name())
 
     def _take_new_login(self) -> None:
@@ -308,7 +331,7 @@ class Publisher:
             self._producer.set_sasl_credentials(*login)
 
 
-def _weakly(method: Callable[[KafkaError], None]) -> Callable[[KafkaError], None]:
+def weakly(method: Callable[[KafkaError], None]) -> Callable[[KafkaError], None]:
     """A callback that does not keep its object alive: a producer and its owner in a circle would never end."""
     reference = weakref.WeakMethod(method)
 
@@ -321,4 +344,5 @@ def _weakly(method: Callable[[KafkaError], None]) -> Callable[[KafkaError], None
 
 def _failure(error: KafkaError, message: Message, lsn: Lsn) -> DeliveryFailure:
     key = message.key()
-    return DeliveryFailure(message.topic() or "", key if isinstance(key, bytes) else None, len(message), error, lsn)
+    known = key if isinstance(key, bytes) else None
+    return DeliveryFailure(message.topic() or "", known, len(message), error, lsn, lsn)

@@ -17,3 +17,5 @@ class Versions:
     python: str
     librdkafka: str
     libpq: str
+    plane: str = "python"
+    """What takes plain rows to Kafka: native or python."""

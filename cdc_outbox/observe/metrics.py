@@ -74,6 +74,7 @@ class RelayCollector(Collector):
             "python": versions.python,
             "librdkafka": versions.librdkafka,
             "libpq": versions.libpq,
+            "plane": versions.plane,
         }
         info = _gauge("build_info", "Always 1; the labels say what is running.", list(build))
         info.add_metric(list(build.values()), 1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -69,6 +70,12 @@ CA_BUNDLES: Final = (
 def libpq_version() -> str:
     """The version of the libpq in use, as `18.6`."""
     return f"{pq.version() // 10000}.{pq.version() % 10000}"
+
+
+def libpq_module() -> str | None:
+    """The path of psycopg's extension module that is linked with libpq; None if psycopg runs its pure Python implementation."""
+    path = sys.modules[pq.PGconn.__module__].__file__
+    return None if path is None or path.endswith(".py") else path
 
 
 def session_conninfo(dsn: str, **extra: str) -> str:

@@ -15,13 +15,15 @@ import os
 import select
 import socket
 import time
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar
 
 import psycopg
 from psycopg import pq
 
 from cdc_outbox.errors import CdcOutboxError, ConnectionLost, StreamGap
 from cdc_outbox.identifiers import quote_identifier, quote_literal
+from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres import wire
 from cdc_outbox.postgres.replication import ReplicationSession, result_error
 from cdc_outbox.shutdown import Stop
@@ -34,6 +36,30 @@ RECEIVE_BYTES: Final = 1024 * 1024
 
 CLOSE_SECONDS: Final = 2.0
 """For the end of the copy: measured 60 to 90 ms with 4,500 unread messages; longer than that is a dead wire."""
+
+
+Entry = TypeVar("Entry", covariant=True)  # noqa: PLC0105 - it is a name of the field
+
+
+class PlainReader(Protocol[Entry]):
+    """What takes messages from libpq in place of `receive`, as far as they are plain rows: the native plane's reader."""
+
+    over: bool
+    """Whether the server has ended the copy."""
+    broken: bool
+    """Whether libpq has failed."""
+    empty: bool
+    """Whether nothing more has arrived."""
+    count: int
+    """Messages of the last `take`, those that it took itself included."""
+
+    def take(self, limit: int, one_transaction: bool, last_end: int, now: float) -> Sequence[bytes | Entry]:
+        """Take at most `limit` messages, no further than the next Commit with `one_transaction`. `last_end`: where the
+        ledger ends; `now`: Unix seconds. Returns entries of the ledger and, at the end, the message that it did not take.
+        """
+
+    def interrupt(self) -> None:
+        """Do not take the next message, whatever it is."""
 
 
 class ReplicationStream:
@@ -57,6 +83,7 @@ class ReplicationStream:
         self._arriving: list[bytes] = []
         self._over = False
         """Whether the server has ended the copy: libpq says so once, and knows no COPY after that."""
+        self._interrupt: Callable[[], None] = lambda: None
         session.notice = self._on_notice
         self._poller = select.poll()
         self._poller.register(self._pgconn.socket, select.POLLIN)
@@ -131,6 +158,39 @@ class ReplicationStream:
             else:
                 self._over = length < 0
                 break
+
+    @property
+    def pgconn_ptr(self) -> int:
+        """The address of libpq's connection, for a reader."""
+        address: object = getattr(self._pgconn, "pgconn_ptr", None)  # documented, and not in psycopg's types
+        assert isinstance(address, int), "the connection is closed"
+        return address
+
+    def receive_through(
+        self, reader: PlainReader[Entry], limit: int, *, one_transaction: bool, last_end: Lsn
+    ) -> Sequence[bytes | Entry]:
+        """As `receive`, with the messages that `reader` takes left out, and its entries in their place.
+
+        Raises as `receive` does.
+        """
+        if self._skipping():
+            raise _gap(self._slot, self._skipped)
+        if self._over:
+            raise self._ended()
+        self._interrupt = reader.interrupt
+        items = reader.take(limit, one_transaction, last_end, time.time())
+        if reader.broken:
+            raise ConnectionLost(
+                f"the replication connection broke: {' '.join(self._pgconn.get_error_message().split())}"
+            )
+        self._over = reader.over
+        if self._skipping() and items and isinstance(items[-1], bytes):
+            items = items[:-1]
+        if reader.count:
+            self.last_received = time.monotonic()
+        elif self._over:
+            raise self._ended()
+        return items
 
     def require_data_since(self, listening_since: float = 0.0) -> None:
         """Raise ConnectionLost when nothing was received for the server's wal_sender_timeout.
@@ -211,6 +271,7 @@ class ReplicationStream:
 
     def _on_notice(self, sqlstate: str, message: str) -> None:
         """PostgreSQL 18 skips a publication that is missing, with a warning; what comes behind it must not be confirmed."""
+        self._interrupt()
         if self._tables and sqlstate == "55000" and "publication" in message and not self._skipped:
             self._skipped = message
             self._whole = len(self._arriving)

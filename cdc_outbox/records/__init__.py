@@ -7,5 +7,6 @@ logical_messages.py  the content of a logical message -> the same OutboxEvent
 json_members.py      the members of a JSON object, as they are written
 templates.py         topic, source and content type, with column names in braces
 router.py            OutboxEvent -> KafkaRecord
+plain.py             which rows the native plane makes records of, and from which columns
 cloudevents.py       OutboxEvent -> KafkaRecord that is a CloudEvent
 """

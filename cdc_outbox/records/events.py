@@ -73,11 +73,26 @@ class Plan(Protocol):
         """Header names for `OutboxEvent.extra`."""
 
 
+class Positions(NamedTuple):
+    """Where the parts of an event stand among a relation's columns; None for a part without a column."""
+
+    id: int
+    key: int
+    type: int
+    payload: int
+    headers: int | None
+    timestamp: int | None
+    partition: int | None
+    routing: tuple[int, ...]
+    extra: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxPlan:
     """How rows of one relation become events."""
 
     relation: Relation
+    positions: Positions
     read: Callable[[bytes], OutboxEvent]
     """An Insert in an XLogData message -> its event. Raises ProtocolError."""
     pick: Callable[[Sequence[bytes | None]], OutboxEvent]
@@ -97,17 +112,18 @@ def compile_plan(
     """Find the columns and compile the readers. Raises ConfigurationError for a missing column or one of a wrong type."""
     finder = _Finder(relation)
     extra = extra_headers(columns, headers, [name for name in TRACE_COLUMNS if name in finder.positions])
-    parts = [
-        finder.required("id", columns.id),
-        finder.required("key", columns.key),
-        finder.required("type", columns.type),
-        finder.required("payload", columns.payload),
-        finder.optional("headers", columns.headers),
-        finder.required("timestamp", (columns.timestamp,)) if columns.timestamp else None,
-        finder.required("partition", (columns.partition,)) if columns.partition else None,
-    ]
-    routed = [finder.required("topic", (name,)) for name in routing]
-    extras = [finder.required("header", (header.column,)) for header in extra]
+    positions = Positions(
+        id=finder.required("id", columns.id),
+        key=finder.required("key", columns.key),
+        type=finder.required("type", columns.type),
+        payload=finder.required("payload", columns.payload),
+        headers=finder.optional("headers", columns.headers),
+        timestamp=finder.required("timestamp", (columns.timestamp,)) if columns.timestamp else None,
+        partition=finder.required("partition", (columns.partition,)) if columns.partition else None,
+        routing=tuple(finder.required("topic", (name,)) for name in routing),
+        extra=tuple(finder.required("header", (header.column,)) for header in extra),
+    )
+    *parts, routed, extras = positions
     wanted = sorted({position for position in (*parts, *routed, *extras) if position is not None})
 
     def event(form: str) -> str:
@@ -125,6 +141,7 @@ def compile_plan(
     read: object = compile_reader(relation, event("c{}"), wanted, _SCOPE, ROW_AT)
     return OutboxPlan(
         relation=relation,
+        positions=positions,
         read=read,  # type: ignore[arg-type]  # the source text makes an event
         pick=eval(f"lambda cells: {event('cells[{}]')}", dict(_SCOPE)),  # noqa: S307 - positions only
         extra_names=tuple(header.name for header in extra),

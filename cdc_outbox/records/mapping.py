@@ -18,6 +18,7 @@ from cdc_outbox.postgres.pgoutput import LogicalMessage, Relation
 from cdc_outbox.records import cloudevents
 from cdc_outbox.records.events import OutboxEvent, OutboxPlan, Plan, compile_plan
 from cdc_outbox.records.logical_messages import MessagePlan
+from cdc_outbox.records.plain import PlainLayout, plain_layout
 from cdc_outbox.records.router import InFlight, KafkaRecord, Route, header_names
 from cdc_outbox.records.templates import ContentTypeTemplate, SourceTemplate, TopicTemplate
 
@@ -52,8 +53,22 @@ class RecordMapping(Generic[Source]):
         return self.route(self.event(source), transaction)
 
 
-RowMapping = RecordMapping[bytes]
-"""Rows of one relation as the stream brings them: Inserts in XLogData."""
+class RowMapping(RecordMapping[bytes]):
+    """Rows of one relation as the stream brings them: Inserts in XLogData."""
+
+    __slots__ = ("plain",)
+
+    def __init__(
+        self,
+        name: str,
+        event: Callable[[bytes], OutboxEvent],
+        route: Callable[[OutboxEvent, InFlight], KafkaRecord],
+        plain: PlainLayout | None = None,
+    ) -> None:
+        super().__init__(name, event, route)
+        self.plain = plain
+        """Of the rows that the native plane can take; None when it can take none."""
+
 
 SnapshotMapping = RecordMapping[Sequence[bytes | None]]
 """Rows of one relation as a query brings them."""
@@ -109,11 +124,13 @@ class Mappings:
         self._extra = [header for header in settings.headers if header.column not in always]
         self._routing = template.columns
         self._route: Callable[[Plan], Route] = lambda plan: Route(plan, template, names)
+        self._plain: Callable[[OutboxPlan], PlainLayout | None] = lambda plan: plain_layout(plan, template, names)
         if settings.format != "debezium":
             source = SourceTemplate(settings.ce_source or "")
             content_type = ContentTypeTemplate(settings.content_type)
             self._routing = (*template.columns, *source.columns, *content_type.columns)
             self._route = cloudevents.choose(settings, template, names, source, content_type)
+            self._plain = lambda _plan: None
 
     def is_outbox(self, table: TableName) -> bool:
         """Whether `table` is one of those that --table names."""
@@ -122,7 +139,7 @@ class Mappings:
     def rows(self, relation: Relation) -> RowMapping:
         """The way in for a relation's rows in the stream. Raises ConfigurationError for a missing or wrong column."""
         plan = self._plan(relation)
-        return RowMapping(str(plan.table), plan.read, self._route(plan).record)
+        return RowMapping(str(plan.table), plan.read, self._route(plan).record, self._plain(plan))
 
     def snapshot(self, relation: Relation) -> SnapshotMapping:
         """The way in for rows of a query, all columns in the relation's order. Raises ConfigurationError likewise."""

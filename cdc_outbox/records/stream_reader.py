@@ -57,14 +57,26 @@ class StreamSink(Protocol):
 class StreamReader:
     """Reads one connection."""
 
-    def __init__(self, mappings: Mappings, counters: Counters, sink: StreamSink) -> None:
+    def __init__(
+        self,
+        mappings: Mappings,
+        counters: Counters,
+        sink: StreamSink,
+        on_mapping: Callable[[RowMapping], None] = lambda _mapping: None,
+    ) -> None:
+        """`on_mapping`: called with the mapping of a relation's rows when it is made, and again when it is made anew."""
         self._mappings = mappings
         self._sink = sink
+        self._on_mapping = on_mapping
         self._counters = counters
         self._relations: dict[bytes, Relation] = {}
         self._rows: dict[bytes, RowMapping] = {}
         self._messages = mappings.messages(counters)
         self._transaction: InFlight | None = None
+
+    def resume(self, transaction: InFlight) -> None:
+        """Go on inside a transaction whose Begin, and perhaps first rows, the native plane has taken."""
+        self._transaction = transaction
 
     def read(self, messages: Iterator[bytes]) -> bool:
         """Read on, to the end of `messages` or until the sink returns False: then return False, and the rest comes next time.
@@ -159,4 +171,5 @@ class StreamReader:
         if table is None:
             return None
         mapping = self._rows[oid] = self._mappings.rows(relation._replace(schema=table.schema, name=table.name))
+        self._on_mapping(mapping)
         return mapping

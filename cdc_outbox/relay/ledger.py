@@ -13,46 +13,30 @@ below its `wal_end` was sent).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from cdc_outbox.errors import ProtocolError
+from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
-
-
-class Transaction:
-    """A transaction that is being delivered. The delivery reports of its records count `outstanding` down."""
-
-    __slots__ = ("commit_time", "end_lsn", "events", "isolated", "lsn", "outstanding", "sequence")
-
-    def __init__(self, commit_time: int, lsn: Lsn = UNSET) -> None:
-        self.lsn = lsn
-        """Its commit LSN, from its Begin: the same in every connection. Identifies it, and is never confirmed."""
-        self.commit_time = commit_time
-        """When it was committed, Unix milliseconds."""
-        self.end_lsn = UNSET
-        """Unset before its Commit: until then it is not delivered, whatever the reports count."""
-        self.events = 0
-        """Records handed to Kafka."""
-        self.outstanding = 0
-        """Those of them whose delivery is not yet reported."""
-        self.sequence = 0
-        """The number of its last event that was numbered."""
-        self.isolated = False
-        """Whether each of its records is produced with nothing else in flight."""
 
 
 class AckLedger:
     """The transactions and keepalives of one connection, oldest first.
 
-    `confirmed`: the slot's confirmed flush LSN at the start. The first keepalives of a connection lie before it, where decoding
-    begins. Reporting a lower LSN is pointless, and older servers move the slot backwards.
+    `new_transaction`: the publisher's. `confirmed`: the slot's confirmed flush LSN at the start. The first keepalives of a
+    connection lie before it, where decoding begins. Reporting a lower LSN is pointless, and older servers move the slot
+    backwards.
     """
 
-    def __init__(self, confirmed: Lsn = UNSET) -> None:
+    def __init__(
+        self, confirmed: Lsn = UNSET, new_transaction: Callable[[int, Lsn], LedgerEntry] = Transaction
+    ) -> None:
         self._confirmed = confirmed
-        self._queue: deque[Transaction] = deque()
-        self._last_end = UNSET
+        self._new_transaction = new_transaction
+        self._queue: deque[LedgerEntry] = deque()
+        self.last_end = UNSET
         """The highest end of a transaction, or position of a keepalive between two of them."""
-        self.open: Transaction | None = None
+        self.open: LedgerEntry | None = None
         """The transaction whose Begin has come, and whose Commit has not."""
         self.received_lsn = UNSET
         """The highest position that the server has sent, the keepalives inside a transaction included."""
@@ -77,13 +61,28 @@ class AckLedger:
                 return entry.commit_time
         return None
 
-    def begin(self, commit_time: int, lsn: Lsn = UNSET) -> Transaction:
+    def begin(self, commit_time: int, lsn: Lsn = UNSET) -> LedgerEntry:
         """Open the transaction that commits at `lsn`. Raises ProtocolError when one is open."""
         if self.open is not None:
             raise ProtocolError("a Begin inside a transaction")
-        self.open = Transaction(commit_time, lsn)
-        self._queue.append(self.open)
-        return self.open
+        self.open = transaction = self._new_transaction(commit_time, lsn)
+        self._queue.append(transaction)
+        return transaction
+
+    def enter(self, entry: LedgerEntry) -> None:
+        """Take what the native plane began: closed transactions, as a group, or the one that is open (its end LSN is unset).
+
+        Raises ProtocolError when one is open already, or when the LSN is not higher than the last one.
+        """
+        if self.open is not None:
+            raise ProtocolError("a Begin inside a transaction")
+        self._queue.append(entry)
+        if entry.end_lsn == UNSET:
+            self.open = entry
+            return
+        self._require_higher(entry.end_lsn)
+        self.last_end = entry.end_lsn
+        self.received_lsn = max(self.received_lsn, entry.end_lsn)
 
     def commit(self, end_lsn: Lsn) -> None:
         """Close the open transaction with its Commit's end LSN, as is.
@@ -92,11 +91,8 @@ class AckLedger:
         """
         if self.open is None:
             raise ProtocolError("a Commit without a Begin", lsn=format_lsn(end_lsn))
-        if end_lsn <= self._last_end:
-            raise ProtocolError(
-                f"a Commit that ends at or before {format_lsn(self._last_end)}", lsn=format_lsn(end_lsn)
-            )
-        self.open.end_lsn = self._last_end = end_lsn
+        self._require_higher(end_lsn)
+        self.open.end_lsn = self.last_end = end_lsn
         self.open = None
         self.received_lsn = max(self.received_lsn, end_lsn)
 
@@ -107,21 +103,25 @@ class AckLedger:
         end, and one before the confirmed LSN.
         """
         self.received_lsn = max(self.received_lsn, wal_end)
-        if self.open is not None or wal_end <= self._last_end or wal_end < self._confirmed:
+        if self.open is not None or wal_end <= self.last_end or wal_end < self._confirmed:
             return
-        self._last_end = wal_end
+        self.last_end = wal_end
         if not self._queue:
             self.flush_lsn = wal_end
             return
         last = self._queue[-1]
         if last.events or last.outstanding:
-            last = Transaction(last.commit_time)
+            last = self._new_transaction(last.commit_time, UNSET)
             self._queue.append(last)
         last.end_lsn = wal_end
 
-    def advance(self) -> list[Transaction]:
+    def _require_higher(self, end_lsn: Lsn) -> None:
+        if end_lsn <= self.last_end:
+            raise ProtocolError(f"a Commit that ends at or before {format_lsn(self.last_end)}", lsn=format_lsn(end_lsn))
+
+    def advance(self) -> list[LedgerEntry]:
         """Remove the delivered prefix, move `flush_lsn` to its end, and return the removed entries."""
-        delivered: list[Transaction] = []
+        delivered: list[LedgerEntry] = []
         queue = self._queue
         while queue and not queue[0].outstanding and queue[0].end_lsn != UNSET:
             delivered.append(queue.popleft())

@@ -23,14 +23,15 @@ from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import CdcOutboxError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
-from cdc_outbox.kafka.producer import Publisher
-from cdc_outbox.lsn import Lsn, format_lsn
+from cdc_outbox.kafka.producer import NativeReader, Publisher
+from cdc_outbox.kafka.transaction import LedgerEntry
+from cdc_outbox.lsn import UNSET, Lsn, LsnRange, format_lsn
 from cdc_outbox.postgres import pgoutput, publication, wire
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.stream_reader import StreamReader
 from cdc_outbox.relay.feedback import Feedback
-from cdc_outbox.relay.ledger import AckLedger, Transaction
+from cdc_outbox.relay.ledger import AckLedger
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.progress import Progress
 from cdc_outbox.relay.sender import RecordSender
@@ -71,7 +72,7 @@ SETTLE_SECONDS: Final = 2.0
 class BatchRejected(Exception):
     """Kafka refused records for good. The culprit is in one of these transactions, which go record by record next time."""
 
-    def __init__(self, lsns: frozenset[Lsn], words: str) -> None:
+    def __init__(self, lsns: frozenset[LsnRange], words: str) -> None:
         super().__init__(words)
         self.lsns = lsns
 
@@ -91,8 +92,10 @@ class SessionParams:
     policy: PoisonPolicy
     target: Lsn | None = None
     """Stop when all up to there is delivered."""
-    isolated_lsns: frozenset[Lsn] = field(default=frozenset())
+    isolated_lsns: frozenset[LsnRange] = field(default=frozenset())
     """Commit LSNs of transactions whose records go alone."""
+    native: NativeReader | None = None
+    """Takes plain rows from the stream, before the loop sees them."""
     raise_findings: Callable[[bool], None] = lambda _paused: None
     """Called each turn, with whether reading is paused; raises what the catalog watch found meanwhile."""
     server_shutdown: ServerShutdown = field(default_factory=ServerShutdown)
@@ -116,7 +119,7 @@ class StreamLoop:
         self._counters = counters
         self._stop = stop
         self._params = params
-        self._ledger = AckLedger(params.confirmed)
+        self._ledger = AckLedger(params.confirmed, publisher.new_transaction)
         self._progress = Progress(counters, self._ledger, publisher)
         self._sender = RecordSender(publisher, params.policy)
         request_seconds = None if params.target is None else CATCH_UP_REQUEST_SECONDS
@@ -124,7 +127,10 @@ class StreamLoop:
             stream, self._ledger, counters, params.server_shutdown, request_seconds=request_seconds
         )
         self.send = self._sender.send
-        self._reader = StreamReader(mappings, counters, self)
+        self._native = params.native
+        self._reader = StreamReader(
+            mappings, counters, self, self._native.learn if self._native else lambda _mapping: None
+        )
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
         self._few = False
@@ -205,6 +211,9 @@ class StreamLoop:
 
     def _read(self) -> None:
         """Take in at most one portion of messages."""
+        if self._native is not None:
+            self._read_natively(self._native)
+            return
         if self._inbox_empty:
             messages = self._stream.receive(MESSAGES_PER_TURN)
             if not messages:
@@ -214,12 +223,35 @@ class StreamLoop:
             self._few = len(messages) <= SMALL_READ_MESSAGES
         self._inbox_empty = self._reader.read(self._inbox)
 
+    def _read_natively(self, native: NativeReader) -> None:
+        """Let the native plane take one portion; take what it hands over: transactions, and messages that are not plain."""
+        left = MESSAGES_PER_TURN
+        more = True
+        while more and left > 0:
+            items = self._stream.receive_through(
+                native, left, one_transaction=self._stop.requested, last_end=self._ledger.last_end
+            )
+            left -= native.count
+            more = False
+            for item in items:
+                if isinstance(item, bytes):
+                    more = self._reader.read(iter((item,)))
+                else:
+                    self._ledger.enter(item)
+                    if item.end_lsn == UNSET:
+                        self._reader.resume(item)
+        self._inbox_empty = native.empty and not self._sender.holds
+        self._few = MESSAGES_PER_TURN - left <= SMALL_READ_MESSAGES
+        if left == MESSAGES_PER_TURN:
+            self._stream.require_data_since()
+
     # -- the stream's contents (StreamSink)
 
-    def begin(self, lsn: Lsn, commit_time: int) -> Transaction:
+    def begin(self, lsn: Lsn, commit_time: int) -> LedgerEntry:
         """Open the transaction that commits at `lsn`; `commit_time` in Unix milliseconds."""
         transaction = self._ledger.begin(commit_time, lsn)
-        transaction.isolated = lsn in self._params.isolated_lsns
+        if self._params.isolated_lsns:
+            transaction.isolated = any(first <= lsn <= last for first, last in self._params.isolated_lsns)
         return transaction
 
     def commit(self, end_lsn: Lsn) -> bool:
@@ -279,7 +311,7 @@ class StreamLoop:
         log.warning("delivery.failed", error=error, refused=len(failures), lsn=first.lsn)
         if not caused:
             raise error
-        raise BatchRejected(frozenset(culprit.lsn for culprit in caused), error.message)
+        raise BatchRejected(frozenset(LsnRange(each.lsn, each.last_lsn) for each in caused), error.message)
 
     def _advance(self) -> None:
         """Take off the ledger what is delivered, and let it be seen."""

@@ -14,7 +14,8 @@ import structlog
 
 from cdc_outbox.counters import LATENCY_BOUNDS, Counters
 from cdc_outbox.kafka.producer import Publisher
-from cdc_outbox.relay.ledger import AckLedger, Transaction
+from cdc_outbox.kafka.transaction import LedgerEntry
+from cdc_outbox.relay.ledger import AckLedger
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,7 @@ class Progress:
         self._held_since: float | None = None
         self._stalled = False
 
-    def update(self, delivered: list[Transaction]) -> None:
+    def update(self, delivered: list[LedgerEntry]) -> None:
         """Count the transactions that were delivered since the last update, and copy the present figures."""
         counters = self._counters
         now = time.monotonic()
@@ -66,19 +67,20 @@ class Progress:
                 log.info("backpressure.ended", seconds=round(time.monotonic() - self._held_since, 1))
             self._held_since, self._stalled = None, False
 
-    def _count(self, delivered: list[Transaction]) -> None:
+    def _count(self, delivered: list[LedgerEntry]) -> None:
         counters = self._counters
         buckets = counters.latency_buckets
         now = time.time()
-        transactions, seconds = 0, 0.0
+        transactions, counted, seconds = 0, 0, 0.0
         for transaction in delivered:
             events = transaction.events
             if events:
-                transactions += 1
+                transactions += transaction.transactions
+                counted += events
                 latency = now - transaction.commit_time / 1000
                 seconds += latency * events
                 buckets[bisect_left(LATENCY_BOUNDS, latency)] += events
-        if transactions:
+        if counted:
             counters.transactions += transactions
             counters.latency_sum += max(0.0, seconds)  # the clocks of two machines may differ
             counters.last_published_timestamp = now

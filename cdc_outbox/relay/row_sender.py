@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -16,9 +17,10 @@ import structlog
 from cdc_outbox.counters import Counters
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
-from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.lsn import UNSET
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.records.mapping import SnapshotMapping
+from cdc_outbox.records.router import InFlight
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.sender import RecordSender
 from cdc_outbox.shutdown import Stop, Stopped
@@ -41,38 +43,29 @@ WINDOW_BYTES: Final = 16 * 1024 * 1024
 class Batch:
     """Rows that were fetched together, kept until Kafka has them: what it refuses is sent again from here."""
 
-    __slots__ = (
-        "cells",
-        "commit_time",
-        "events",
-        "first",
-        "isolated",
-        "lsn",
-        "mapping",
-        "outstanding",
-        "sequence",
-        "size",
-        "whole",
-    )
+    __slots__ = ("cells", "first", "mapping", "new_transaction", "size", "transaction", "whole")
 
     def __init__(
-        self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells], *, lsn: Lsn, time: int, first: int
+        self,
+        mapping: SnapshotMapping,
+        cells: Sequence[table_rows.Cells],
+        *,
+        new_transaction: Callable[[], InFlight],
+        first: int,
     ) -> None:
-        """`lsn`: of the snapshot; `time`: of the records, Unix milliseconds; `first`: how many rows came before these."""
+        """`new_transaction`: with the LSN of the snapshot and the time of the records; `first`: rows that came before these."""
         self.mapping = mapping
         self.cells = cells
         self.size = table_rows.size_of(cells)
-        self.lsn = lsn
-        self.commit_time = time
+        self.new_transaction = new_transaction
         self.first = first
         self.restart(isolated=False)
 
     def restart(self, *, isolated: bool) -> None:
         """Nothing of it is sent (any more)."""
-        self.outstanding = 0
-        self.events = 0
-        self.sequence = self.first
-        self.isolated = isolated
+        self.transaction = self.new_transaction()
+        self.transaction.sequence = self.first
+        self.transaction.isolated = isolated
         self.whole = False
         """Whether all of them have been handed over: before that, nothing outstanding does not mean delivered."""
 
@@ -117,7 +110,8 @@ class RowSender:
 
     def send(self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells]) -> None:
         """Send rows that were fetched together, and wait for a place for the next."""
-        batch = Batch(mapping, cells, lsn=self.lsn, time=self.time, first=self._rows)
+        new_transaction = partial(self._publisher.new_transaction, self.time, self.lsn)
+        batch = Batch(mapping, cells, new_transaction=new_transaction, first=self._rows)
         self._rows += len(cells)
         self._window.append(batch)
         self._deliver(batch)
@@ -148,7 +142,7 @@ class RowSender:
 
     def _send(self, batch: Batch) -> None:
         for cells in batch.cells:
-            if not self._sender.send(batch.mapping, cells, batch):
+            if not self._sender.send(batch.mapping, cells, batch.transaction):
                 self._serve(SERVE_SECONDS)
                 while not self._sender.retry():
                     self._serve(SERVE_SECONDS)
@@ -175,7 +169,7 @@ class RowSender:
         rejected: set[Batch] = set()
         while self._window:
             self._settle()
-            rejected.update(batch for batch in self._window if batch.outstanding or not batch.whole)
+            rejected.update(batch for batch in self._window if batch.transaction.outstanding or not batch.whole)
             try:
                 for batch in list(self._window):
                     self.sent -= len(batch.cells) if batch.whole else 0
@@ -211,7 +205,7 @@ class RowSender:
         self._forget_delivered()
 
     def _forget_delivered(self) -> None:
-        while self._window and self._window[0].whole and not self._window[0].outstanding:
+        while self._window and self._window[0].whole and not self._window[0].transaction.outstanding:
             self._window.popleft()
 
     def _look(self) -> None:

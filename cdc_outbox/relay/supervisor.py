@@ -30,9 +30,10 @@ from cdc_outbox.errors import (
     Unreachable,
 )
 from cdc_outbox.identifiers import TableName
+from cdc_outbox.kafka.native import PYTHON, NativePublisher, Plane
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective
-from cdc_outbox.lsn import UNSET, Lsn, format_lsn
+from cdc_outbox.lsn import UNSET, Lsn, LsnRange, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
@@ -78,7 +79,7 @@ class CatalogState:
 class Supervisor:
     """All connections of one relay, one after the other."""
 
-    def __init__(self, settings: Settings, counters: Counters, stop: Stop) -> None:
+    def __init__(self, settings: Settings, counters: Counters, stop: Stop, plane: Plane = PYTHON) -> None:
         """Raises ConfigurationError for a broken --topic or a refused Kafka property."""
         self._settings = settings
         self._counters = counters
@@ -88,7 +89,8 @@ class Supervisor:
         largest = int(properties["message.max.bytes"])
         self._policy = PoisonPolicy(settings.on_poison, settings.dead_letter_topic, largest, counters)
         self._publisher: Publisher | None = None
-        self._isolated_lsns: frozenset[Lsn] = frozenset()
+        self._publisher_class = NativePublisher if plane.name == "native" else Publisher
+        self._isolated_lsns: frozenset[LsnRange] = frozenset()
         self._target: Lsn | None = None
         self._table_oids: dict[int, TableName] = {}
         self._streamed = False
@@ -195,6 +197,7 @@ class Supervisor:
             policy=self._policy,
             target=self._target,
             isolated_lsns=self._isolated_lsns,
+            native=publisher.native_reader(stream.pgconn_ptr, self._isolated_lsns),
             raise_findings=watch.raise_findings,
             server_shutdown=server_shutdown,
         )
@@ -332,7 +335,7 @@ class Supervisor:
     def _new_publisher(self) -> Publisher:
         """Make a producer, with secrets read again."""
         kafka = self._settings.kafka
-        return Publisher(effective(kafka(), self._settings), self._counters, reread=kafka)
+        return self._publisher_class(effective(kafka(), self._settings), self._counters, reread=kafka)
 
     def _drop_broken_publisher(self) -> None:
         if self._publisher is not None and self._publisher.broken:

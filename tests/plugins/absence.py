@@ -12,4 +12,4 @@ def absent(reason: str) -> NoReturn:
     """Skip, or fail where the environment variable CI is set."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)

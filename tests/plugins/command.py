@@ -23,8 +23,8 @@ DSN: Final = "CDC_OUTBOX_DSN"
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A developer's own settings of cdc-outbox and libpq do not reach the command."""
-    kept = {name: value for name, value in os.environ.items() if not re.match(r"CDC_OUTBOX_|PG[A-Z]", name)}
+    """A developer's own settings of cdc-outbox and libpq do not reach the command, except CDC_OUTBOX_NATIVE."""
+    kept = {name: value for name, value in os.environ.items() if not re.match(r"CDC_OUTBOX_(?!NATIVE$)|PG[A-Z]", name)}
     return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "error", **(extra or {})}
 
 

@@ -207,7 +207,7 @@ class Relay:
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     """A developer's own settings of cdc-outbox and libpq must not reach the relay under test."""
-    kept = {name: value for name, value in os.environ.items() if not re.match(r"CDC_OUTBOX_|PG[A-Z]", name)}
+    kept = {name: value for name, value in os.environ.items() if not re.match(r"CDC_OUTBOX_(?!NATIVE$)|PG[A-Z]", name)}
     path = os.pathsep.join(filter(None, (str(DEPLOYED), kept.get("PYTHONPATH"))))
     return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **extra}
 

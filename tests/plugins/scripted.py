@@ -22,7 +22,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import ConnectionLost
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.producer import Publisher, Report
-from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.lsn import UNSET, Lsn, LsnRange
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import Headers, KafkaRecord
@@ -247,7 +247,7 @@ class Rig:
         self,
         *,
         target: int | None = None,
-        isolated_lsns: Iterable[int] = (),
+        isolated_lsns: Iterable[int | LsnRange] = (),
         shutdown_timeout: float = 25.0,
         settings: Settings = Settings(brokers="b"),  # noqa: B008  # frozen
         raise_findings: Callable[[bool], None] = lambda _paused: None,
@@ -259,7 +259,9 @@ class Rig:
             shutdown_timeout=shutdown_timeout,
             policy=self.policy,
             target=None if target is None else Lsn(target),
-            isolated_lsns=frozenset(map(Lsn, isolated_lsns)),
+            isolated_lsns=frozenset(
+                each if isinstance(each, LsnRange) else LsnRange(Lsn(each), Lsn(each)) for each in isolated_lsns
+            ),
             raise_findings=raise_findings,
         )
         return StreamLoop(self.stream, self.publisher, Mappings(settings), self.counters, self.stop, params)

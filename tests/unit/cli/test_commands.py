@@ -108,7 +108,8 @@ def test_version_names_what_is_inside(invoke) -> None:
     assert result.exit_code == 0
     number = r"\d+\.\d+(\.\d+)?"
     assert re.fullmatch(
-        rf"cdc-outbox {re.escape(__version__)} \(Python {number}, librdkafka {number}, libpq {number}\)\n",
+        rf"cdc-outbox {re.escape(__version__)} \(Python {number}, librdkafka {number}, libpq {number}, "
+        rf"native plane ({number}|not available)\)\n",
         result.stdout,
     )
 

@@ -14,7 +14,7 @@ ALL_CODES = sorted({code for name in dir(KafkaError) if isinstance(code := getat
 
 
 def failure(code: int, *, key: bytes | None = b"customer-1", words: str = "words") -> DeliveryFailure:
-    return DeliveryFailure("orders", key, 12, KafkaError(code, words), UNSET)
+    return DeliveryFailure("orders", key, 12, KafkaError(code, words), UNSET, UNSET)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_key_is_cut_and_never_in_the_way() -> None:
 
 def test_a_failure_cannot_hold_a_payload() -> None:
     """It holds the size, so that no error made of it can show more."""
-    assert DeliveryFailure._fields == ("topic", "key", "size", "error", "lsn")
+    assert DeliveryFailure._fields == ("topic", "key", "size", "error", "lsn", "last_lsn")
 
 
 def test_the_kafka_error_is_found_inside_whatever_the_binding_raises() -> None:

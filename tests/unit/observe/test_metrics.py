@@ -26,7 +26,7 @@ VERSIONS = Versions("0.1.0", "3.13.1", "2.16.1", "18.6")
 NOW = 1_700_000_000.0
 
 INTERFACE = {
-    "build_info": ("gauge", {"version", "python", "librdkafka", "libpq"}),
+    "build_info": ("gauge", {"version", "python", "librdkafka", "libpq", "plane"}),
     "state": ("gauge", {"state"}),
     "connected": ("gauge", {"component"}),
     "events_received_total": ("counter", {"table"}),
@@ -188,7 +188,13 @@ def test_exactly_one_state_is_1(state: State) -> None:
 
 
 def test_build_info_says_what_is_running() -> None:
-    labels = (("libpq", "18.6"), ("librdkafka", "2.16.1"), ("python", "3.13.1"), ("version", "0.1.0"))
+    labels = (
+        ("libpq", "18.6"),
+        ("librdkafka", "2.16.1"),
+        ("plane", "python"),
+        ("python", "3.13.1"),
+        ("version", "0.1.0"),
+    )
 
     assert values(Counters())["build_info", labels] == 1
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from cdc_outbox.config.settings import Columns, Settings
 from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
+from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import KafkaRecord
 from cdc_outbox.records.templates import SourceTemplate
-from cdc_outbox.relay.ledger import Transaction
 from tests.plugins import wire_builder as build
 
 COMMITTED = 1_794_000_000_007

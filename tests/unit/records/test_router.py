@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cdc_outbox.config.settings import Columns
 from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
+from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.records import router
 from cdc_outbox.records.events import OutboxEvent, OutboxPlan, compile_plan
@@ -27,7 +28,6 @@ from cdc_outbox.records.router import (
     unix_milliseconds,
 )
 from cdc_outbox.records.templates import TopicTemplate
-from cdc_outbox.relay.ledger import Transaction
 from tests.plugins import wire_builder as build
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cdc_outbox.errors import ProtocolError
+from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.lsn import UNSET, Lsn
-from cdc_outbox.relay.ledger import AckLedger, Transaction
+from cdc_outbox.relay.ledger import AckLedger
 
 
 @dataclass

@@ -6,10 +6,10 @@ import pytest
 
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
+from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.records.events import OutboxEvent
 from cdc_outbox.records.router import KafkaRecord
-from cdc_outbox.relay.ledger import Transaction
 from cdc_outbox.relay.poison import ENVELOPE_BYTES, PoisonPolicy, RejectedRecord, shrink_dead_letter
 
 EVENT = OutboxEvent(b"e1", b"k", b"Placed", b"s3cret payload", b'{"a":1}', None, None, (b"order",), ())

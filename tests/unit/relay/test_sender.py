@@ -52,7 +52,7 @@ def test_a_failed_delivery_names_its_transaction_and_confirms_nothing_past_it() 
     rig.kafka.refuse = lambda record: KafkaError.MSG_SIZE_TOO_LARGE if event_id(record) == "e2" else None
     with pytest.raises(BatchRejected) as raised:
         rig.run()
-    assert raised.value.lsns == {200}
+    assert raised.value.lsns == {(200, 200)}
     assert (rig.flushed, rig.stream.ended) == (108, "closed")
     assert rig.counters.delivery_errors == {("outbox.event.order", "MSG_SIZE_TOO_LARGE"): 1}
 
@@ -174,7 +174,7 @@ def test_all_that_is_refused_with_the_first_is_suspected_together() -> None:
     rig.kafka.choose = lambda count: range(min(1, count))
     with pytest.raises(BatchRejected) as raised:
         rig.run()
-    assert raised.value.lsns == {100, 200}
+    assert raised.value.lsns == {(100, 100), (200, 200)}
     assert (rig.ids, rig.flushed) == (["e3"], 0)
 
 
@@ -206,7 +206,7 @@ def test_a_refusal_met_while_draining_is_not_taken_for_an_end() -> None:
     rig.stop_when(lambda: True)
     with pytest.raises(BatchRejected) as raised:
         rig.run()
-    assert raised.value.lsns == {200}
+    assert raised.value.lsns == {(200, 200)}
     assert (rig.flushed, rig.stream.ended) == (108, "closed")
 
 
@@ -239,7 +239,7 @@ def test_a_refusal_that_comes_late_is_never_taken_for_that_of_a_dead_letter(late
     rig.kafka.choose = lambda count: range(count if next(polls) >= late else 0)
     with pytest.raises(BatchRejected) as raised:
         rig.run()
-    assert raised.value.lsns == {100}
+    assert raised.value.lsns == {(100, 100)}
     assert [event_id(record) for record in rig.kafka.accepted] == ["e1"]
     assert rig.flushed == 0
 
@@ -251,7 +251,7 @@ def test_only_those_that_kafka_blames_are_suspected_and_not_their_neighbours() -
     rig.kafka.refuse = lambda record: KafkaError.INVALID_RECORD if event_id(record) == "e2" else innocent
     with pytest.raises(BatchRejected) as raised:
         rig.run()
-    assert raised.value.lsns == {200}
+    assert raised.value.lsns == {(200, 200)}
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip", "dead-letter"])

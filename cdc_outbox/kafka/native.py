@@ -1,0 +1,195 @@
+"""The native plane's side of Kafka: whether it can run, and its producer in place of confluent_kafka's.
+
+In: `--native`; librdkafka's properties. Out: why it does not run; `NativePublisher`, a `Publisher` in all it does.
+Never: a librdkafka of its own (cdc_outbox_native calls the one that confluent_kafka has loaded), or a promise of its own:
+errors become ours in `Publisher`, whichever way they came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Collection
+from functools import cache
+from typing import Final, NamedTuple, TypeVar
+
+import confluent_kafka.cimpl
+from confluent_kafka import KafkaError, KafkaException
+
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.kafka.errors import DeliveryFailure
+from cdc_outbox.kafka.producer import INFERRED, NativeReader, Publisher, weakly
+from cdc_outbox.lsn import UNSET, Lsn, LsnRange
+from cdc_outbox.postgres.connect import libpq_module
+from cdc_outbox.records.router import InFlight, KafkaRecord
+
+with contextlib.suppress(ImportError):  # it is an extra
+    import cdc_outbox_native
+
+_QUEUE_FULL: Final = KafkaError._QUEUE_FULL
+
+_LEVELS: Final = (logging.CRITICAL,) * 3 + (logging.ERROR, logging.WARNING, logging.INFO, logging.INFO, logging.DEBUG)
+"""syslog(3)'s severities, 0 to 7, which librdkafka uses, as Python's."""
+
+
+class Plane(NamedTuple):
+    """What takes plain rows from the stream to Kafka: native or python."""
+
+    name: str
+    reason: str | None
+    """Why it is Python."""
+
+
+PYTHON: Final = Plane("python", "--native off")
+
+
+_librdkafka: Final = logging.getLogger("confluent_kafka")
+
+T = TypeVar("T")
+
+
+@cache
+def why_not() -> str | None:
+    """Why the native plane cannot run in this process; None when it can. Loads it."""
+    if "cdc_outbox_native" not in sys.modules:
+        return "the package cdc-outbox-native is not installed"
+    postgres = libpq_module()
+    if postgres is None:
+        return "psycopg runs its pure Python implementation"
+    try:
+        cdc_outbox_native.load(confluent_kafka.cimpl.__file__, postgres)
+    except cdc_outbox_native.Unavailable as error:
+        return str(error)
+    return None
+
+
+def choose(settings: Settings) -> Plane:
+    """Choose by --native. Raises ConfigurationError when it is on and the native plane cannot run."""
+    if settings.native == "off":
+        return PYTHON
+    reason = why_not()
+    if reason is None and settings.format != "debezium":
+        reason = f"records of --format {settings.format} are made in Python"
+    if reason is None:
+        return Plane("native", None)
+    if settings.native == "on":
+        raise ConfigurationError(
+            f"the native plane cannot run: {reason}",
+            cure="pip install 'cdc-outbox[native]'; or --native auto, which goes on without it",
+        )
+    return Plane("python", reason)
+
+
+def version() -> str | None:
+    """The version of the native plane; None when it cannot run here."""
+    return cdc_outbox_native.__version__ if why_not() is None else None
+
+
+class NativeProducer:
+    """confluent_kafka's Producer as far as `Publisher` uses it, on librdkafka itself."""
+
+    def __init__(self, properties: dict[str, str], publisher: NativePublisher) -> None:
+        self._on_error = weakly(publisher.on_error)
+        self._failures = publisher.failures
+        self._counters = publisher.counters
+        self.delivered_bytes = 0
+        events = int(properties["queue.buffering.max.messages"])
+        size = int(properties["queue.buffering.max.kbytes"]) * 1024
+        self.plane = _translated(lambda: cdc_outbox_native.Producer(properties, events, size))
+
+    def __len__(self) -> int:
+        return len(self.plane)
+
+    def poll(self, seconds: float) -> None:
+        """Serve the reports that are due. Raises KafkaException for a fatal error."""
+        self.plane.poll(seconds)
+        self._look()
+
+    def flush(self, seconds: float) -> None:
+        """Send what is queued without waiting for more, and serve reports. Raises KafkaException for a fatal error."""
+        self.plane.flush(seconds)
+        self._look()
+
+    def purge(self) -> None:
+        """Have everything in flight reported as failed."""
+        self.plane.purge()
+
+    def list_topics(self, timeout: float) -> None:
+        """Hear from a broker. Raises KafkaException."""
+        _translated(lambda: self.plane.list_topics(timeout))
+
+    def set_sasl_credentials(self, username: str, password: str) -> None:
+        """Log in with these from now on. Raises KafkaException."""
+        _translated(lambda: self.plane.set_sasl_credentials(username, password))
+
+    def _look(self) -> None:
+        """Take over what the reports brought. In ordinary life that is one look at three empty lists a turn, and the counts."""
+        for topic, key, size, code, text, lsn, last_lsn in self.plane.failures():
+            error = INFERRED if code == INFERRED.code() else KafkaError(code, text)
+            self._failures.append(DeliveryFailure(topic, key, size, error, Lsn(lsn), Lsn(last_lsn)))
+        for topic, records, size in self.plane.delivered():
+            counts = self._counters.topic(topic)
+            counts.delivered += records
+            counts.delivered_bytes += size
+            self.delivered_bytes += size
+        for code, text, fatal, level in self.plane.notices():
+            if level >= 0:
+                _librdkafka.log(_LEVELS[min(level, 7)], "%s", text)
+            elif fatal:
+                raise KafkaException(KafkaError(code, text, fatal=True))
+            else:
+                self._on_error(KafkaError(code, text))
+
+
+class NativePublisher(Publisher):
+    """A producer of the native plane: rows that are plain reach it through a `reader`, all others by `produce`."""
+
+    _producer: NativeProducer  # type: ignore[assignment]  # what Publisher uses of it is the same
+
+    def _open(self) -> NativeProducer:  # type: ignore[override]  # likewise
+        producer = NativeProducer(self._properties, self)
+        self.new_transaction = producer.plane.transaction
+        return producer
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Everything that is kept for the records in flight."""
+        return self._producer.plane.size
+
+    @property
+    def delivered_bytes(self) -> int:
+        """The payloads of the records that Kafka has confirmed."""
+        return self._producer.delivered_bytes
+
+    def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
+        """Hand one record over, as `Publisher.produce`."""
+        topic, key, value, headers, timestamp, partition = record
+        try:
+            code = self._producer.plane.produce(topic, key, value, headers, timestamp, partition, transaction)
+        except cdc_outbox_native.KafkaFailure as failure:
+            raise self._refused(_exception(failure), record) from failure
+        if code in {0, _QUEUE_FULL}:
+            return code == 0
+        raise self._refused(KafkaException(KafkaError(code)), record)
+
+    def native_reader(self, pgconn_ptr: int, isolated: Collection[LsnRange]) -> NativeReader:
+        """Make what takes plain rows from a libpq connection into this producer.
+
+        Transactions up to the last isolated one are left to the loop: after it, the rejected records are dealt with.
+        """
+        until = max((lsns.last for lsns in isolated), default=UNSET)
+        return cdc_outbox_native.Reader(self._producer.plane, pgconn_ptr, until)
+
+
+def _translated(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except cdc_outbox_native.KafkaFailure as failure:
+        raise _exception(failure) from failure
+
+
+def _exception(failure: cdc_outbox_native.KafkaFailure) -> KafkaException:
+    code, text = failure.args
+    return KafkaException(KafkaError(code, text))

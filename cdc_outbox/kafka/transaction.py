@@ -1,0 +1,59 @@
+"""Transactions on their way to Kafka: how many records they became, and how many have no delivery report. Plain data.
+
+In: a commit LSN and time. Out: counts, which the producer moves and the acknowledgement ledger reads.
+Never: a decision. The native plane has a class of its own with these attributes (native/src/producer.h).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.records.router import InFlight
+
+
+class LedgerEntry(InFlight, Protocol):
+    """A transaction, or a group of small ones that follow one another."""
+
+    end_lsn: Lsn
+    """Of its last Commit. Unset before that: until then it is not delivered, whatever the reports count."""
+
+    @property
+    def last_lsn(self) -> Lsn:
+        """The commit LSN of its last transaction."""
+
+    @property
+    def transactions(self) -> int:
+        """Those of its transactions that have events."""
+
+
+class Transaction:
+    """A transaction that is being delivered. The delivery reports of its records count `outstanding` down."""
+
+    __slots__ = ("commit_time", "end_lsn", "events", "isolated", "lsn", "outstanding", "sequence")
+
+    def __init__(self, commit_time: int, lsn: Lsn = UNSET) -> None:
+        self.lsn = lsn
+        """Its commit LSN, from its Begin: the same in every connection. Identifies it, and is never confirmed."""
+        self.commit_time = commit_time
+        """When it was committed, Unix milliseconds."""
+        self.end_lsn = UNSET
+        """Unset before its Commit: until then it is not delivered, whatever the reports count."""
+        self.events = 0
+        """Records handed to Kafka."""
+        self.outstanding = 0
+        """Those of them whose delivery is not yet reported."""
+        self.sequence = 0
+        """The number of its last event that was numbered."""
+        self.isolated = False
+        """Whether each of its records is produced with nothing else in flight."""
+
+    @property
+    def last_lsn(self) -> Lsn:
+        """Its commit LSN: it is not a group."""
+        return self.lsn
+
+    @property
+    def transactions(self) -> int:
+        """1 if it has events, else 0."""
+        return 1 if self.events else 0
