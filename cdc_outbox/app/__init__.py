@@ -10,7 +10,8 @@ Never: a connection of its own, a commit of what the application has not asked f
 or of the rest of cdc_outbox. The folder can be copied into an application as it is, without `django/`; what it needs in the
 database is what `cdc-outbox sql install` (`emit`) and `cdc-outbox sql consumer` (`once`) make.
 
-`cdc_outbox.app.sqlalchemy` has the table for Alembic, `cdc_outbox.app.django` is a Django app with the migration.
+`cdc_outbox.app.consumer` has the loop of a consumer group, `cdc_outbox.app.sqlalchemy` the table for Alembic, and
+`cdc_outbox.app.django` is a Django app with the migration.
 """
 
 from __future__ import annotations

@@ -89,6 +89,19 @@ def function_call_each(function: str, types: tuple[str, ...], rows: Sequence[Seq
     return Statement(_call_each_pieces(function, types), arrays, function, cure)
 
 
+def claim_each(function: str, consumer: str, message_ids: Sequence[str], cure: str) -> Statement:
+    """Claim several messages; the value is a JSON array of the ids that are claimed for the first time.
+
+    `message_ids` in an order that is the same for every process: two that claim the same ones wait, and never block each other.
+    """
+    pieces = (
+        f"SELECT CAST(to_json(ARRAY(SELECT c.id FROM (SELECT e.id AS id, {function}(CAST(",  # noqa: S608 - a quoted name
+        " AS text), e.id) AS first FROM unnest(CAST(",
+        " AS text[])) WITH ORDINALITY AS e(id, place) ORDER BY e.place) AS c WHERE c.first)) AS text)",
+    )
+    return Statement(pieces, (consumer, list(message_ids)), function, cure)
+
+
 def insert(
     table: str, columns: Sequence[str], types: Sequence[str | None], rows: Sequence[Sequence[Any]], cure: str
 ) -> Statement:

@@ -6,6 +6,7 @@ Never: a word about one driver.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -55,12 +56,16 @@ class Driver(ABC):
         """Run the statement."""
 
     @abstractmethod
-    def ask(self, statement: Statement) -> bool:
+    def ask(self, statement: Statement) -> Any:
         """Run the statement and return its one value."""
 
     @abstractmethod
     def transaction(self, *, nested: bool) -> AbstractContextManager[object]:
         """Begin, and commit at the end. OutboxUsageError inside a transaction, unless `nested`: a savepoint there."""
+
+    def pipeline(self) -> AbstractContextManager[object]:
+        """Send the statements of the block without waiting for each, where the driver can. Errors come by its end."""
+        return contextlib.nullcontext()
 
 
 class AsyncDriver(ABC):
@@ -78,12 +83,16 @@ class AsyncDriver(ABC):
         """As of `Driver`."""
 
     @abstractmethod
-    async def ask(self, statement: Statement) -> bool:
+    async def ask(self, statement: Statement) -> Any:
         """As of `Driver`."""
 
     @abstractmethod
     def transaction(self, *, nested: bool) -> AbstractAsyncContextManager[object]:
         """As of `Driver`."""
+
+    def pipeline(self) -> AbstractAsyncContextManager[object]:
+        """As of `Driver`."""
+        return contextlib.nullcontext()
 
 
 def is_a(target: Any, *names: str) -> bool:

@@ -70,8 +70,8 @@ class Psycopg(Driver):
     def run(self, statement: Statement) -> None:
         self._execute(statement)
 
-    def ask(self, statement: Statement) -> bool:
-        return bool(self._execute(statement).fetchone()[0])
+    def ask(self, statement: Statement) -> Any:
+        return self._execute(statement).fetchone()[0]
 
     def _execute(self, statement: Statement) -> Any:
         psycopg = sys.modules["psycopg"]
@@ -84,6 +84,10 @@ class Psycopg(Driver):
             raise inside()
         with self._target.transaction():
             yield
+
+    def pipeline(self) -> contextlib.AbstractContextManager[object]:
+        pipeline: contextlib.AbstractContextManager[object] = self._target.pipeline()
+        return pipeline
 
 
 class PsycopgAsync(AsyncDriver):
@@ -99,8 +103,8 @@ class PsycopgAsync(AsyncDriver):
     async def run(self, statement: Statement) -> None:
         await self._execute(statement)
 
-    async def ask(self, statement: Statement) -> bool:
-        return bool((await (await self._execute(statement)).fetchone())[0])
+    async def ask(self, statement: Statement) -> Any:
+        return (await (await self._execute(statement)).fetchone())[0]
 
     async def _execute(self, statement: Statement) -> Any:
         psycopg = sys.modules["psycopg"]
@@ -113,6 +117,10 @@ class PsycopgAsync(AsyncDriver):
             raise inside()
         async with self._target.transaction():
             yield
+
+    def pipeline(self) -> contextlib.AbstractAsyncContextManager[object]:
+        pipeline: contextlib.AbstractAsyncContextManager[object] = self._target.pipeline()
+        return pipeline
 
 
 # --- asyncpg -----------------------------------------------------------------------------------------------------------
@@ -128,8 +136,8 @@ class Asyncpg(AsyncDriver):
     async def run(self, statement: Statement) -> None:
         await self._target.execute(statement.sql(dollar), *statement.arguments)
 
-    async def ask(self, statement: Statement) -> bool:
-        return bool(await self._target.fetchval(statement.sql(dollar), *statement.arguments))
+    async def ask(self, statement: Statement) -> Any:
+        return await self._target.fetchval(statement.sql(dollar), *statement.arguments)
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
@@ -177,8 +185,8 @@ class Sqlalchemy(Driver):
     def run(self, statement: Statement) -> None:
         self._connection().execute(*_text_of(statement))
 
-    def ask(self, statement: Statement) -> bool:
-        return bool(self._connection().execute(*_text_of(statement)).scalar())
+    def ask(self, statement: Statement) -> Any:
+        return self._connection().execute(*_text_of(statement)).scalar()
 
     @contextlib.contextmanager
     def transaction(self, *, nested: bool) -> Iterator[None]:
@@ -206,8 +214,8 @@ class SqlalchemyAsync(AsyncDriver):
     async def run(self, statement: Statement) -> None:
         await (await self._connection()).execute(*_text_of(statement))
 
-    async def ask(self, statement: Statement) -> bool:
-        return bool((await (await self._connection()).execute(*_text_of(statement))).scalar())
+    async def ask(self, statement: Statement) -> Any:
+        return (await (await self._connection()).execute(*_text_of(statement))).scalar()
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, nested: bool) -> AsyncIterator[None]:
@@ -242,10 +250,10 @@ class Django(Driver):
         with self._target.cursor() as cursor:
             cursor.execute(statement.sql(percent), statement.arguments)
 
-    def ask(self, statement: Statement) -> bool:
+    def ask(self, statement: Statement) -> Any:
         with self._target.cursor() as cursor:
             cursor.execute(statement.sql(percent), statement.arguments)
-            return bool(cursor.fetchone()[0])
+            return cursor.fetchone()[0]
 
     @contextlib.contextmanager
     def transaction(self, *, nested: bool) -> Iterator[None]:

@@ -96,7 +96,7 @@ def _text(name: str, given: object) -> str:
 def _once(driver: Driver, claim: Statement, *, nested: bool) -> Iterator[bool]:
     with driver.transaction(nested=nested):
         try:
-            first = driver.ask(claim)
+            first = bool(driver.ask(claim))
         except Exception as error:
             explain(error, claim)
             raise
@@ -107,7 +107,7 @@ def _once(driver: Driver, claim: Statement, *, nested: bool) -> Iterator[bool]:
 async def _once_async(driver: AsyncDriver, claim: Statement, *, nested: bool) -> AsyncIterator[bool]:
     async with driver.transaction(nested=nested):
         try:
-            first = await driver.ask(claim)
+            first = bool(await driver.ask(claim))
         except Exception as error:
             explain(error, claim)
             raise

@@ -276,7 +276,7 @@ def test_the_page_on_consuming_once_but_for_its_loop(shop: Database, shell: Shel
     reader = Reader(shop, shell)
     reader.names["Account"] = Account
     loop = block(CONSUME, "import os")
-    exec(loop.text.partition("consumer = Consumer(")[0], reader.names)  # what it imports
+    exec(loop.text.partition("def add_points(")[0], reader.names)  # what it imports
     for each in read(CONSUME).blocks:
         if each.language == "sh":
             shell(each.text, DSN=url(shop))
@@ -315,7 +315,7 @@ def test_the_loop_killed_again_and_again_has_each_effect_once(outbox: Outbox, tm
     text = block(CONSUME, "import os").text
     for old, new in {
         '"outbox.event.order"': f'"{outbox.prefix}order"',
-        '"group.id": "rewards",': f'"group.id": "{outbox.prefix}", {SESSION_TIMEOUT}',
+        'group="rewards"': f'group="{outbox.prefix}", properties={{{SESSION_TIMEOUT}}}',
     }.items():
         assert text.count(old) == 1
         text = text.replace(old, new)

@@ -64,7 +64,13 @@ APPLICATION_PAGES: Final = {
     ),
     "consume-once": (
         "test_the_page_on_consuming_once_but_for_its_loop",
-        ["cdc-outbox sql consumer", "GRANT USAGE", "async def credit", "SELECT inbox_claim", "DELETE FROM inbox"],
+        [
+            "cdc-outbox sql consumer",
+            "GRANT USAGE",
+            "from cdc_outbox.app import once",
+            "SELECT inbox_claim",
+            "DELETE FROM inbox",
+        ],
     ),
 }
 """Below docs/how-to, for application teams: the test that follows the page, and how its blocks begin."""

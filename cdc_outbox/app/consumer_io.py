@@ -1,0 +1,287 @@
+"""How a consumer waits: Kafka's client, and the handler's connection, in a thread or in asyncio.
+
+In: the options of `consume`. Out: batches of events, committed offsets, dead letters; a transaction that claims and handles
+a batch. Never: two calls of Kafka's client at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from .calls import Statement
+from .driver import AsyncDriver, Driver
+from .drivers import driver_for
+from .errors import OutboxUsageError
+from .received import ReceivedEvent, received
+
+T = TypeVar("T")
+
+log: Final = logging.getLogger("cdc_outbox.app.consumer")
+
+POLL_SECONDS: Final = 0.5
+"""One wait for the first event of a batch: how long a stop waits at most while nothing comes."""
+
+DEAD_LETTER_SECONDS: Final = 30.0
+"""For Kafka to confirm a dead letter."""
+
+_PROPERTIES: Final[dict[str, Any]] = {
+    "auto.offset.reset": "earliest",
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "session.timeout.ms": 10_000,  # how long the group waits for a member that was killed; 45 s by default
+    "topic.metadata.refresh.interval.ms": 5_000,  # how soon a topic is found that was created after the start; 5 min
+    "partition.assignment.strategy": "cooperative-sticky",  # a rebalance stops only the partitions that move
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Arguments of `consume`."""
+
+    brokers: str
+    group: str
+    topics: Sequence[str]
+    consumer: str
+    table: str
+    batch_events: int
+    attempts: int
+    dead_letter_topic: str | None
+    properties: Mapping[str, Any]
+
+
+class KafkaConsumer:
+    """The consumer's side of Kafka. Blocking; only one thread at a time calls it."""
+
+    def __init__(self, options: Options, stop: threading.Event) -> None:
+        import confluent_kafka  # noqa: PLC0415 - applications that only emit do not have it
+
+        self._library = confluent_kafka
+        self._options = options
+        self._stop = stop
+        self._arrived: list[Any] = []
+        """Messages of partitions that were assigned during a pause."""
+        self._producer: Any = None
+        self._base = {"bootstrap.servers": options.brokers, **options.properties}
+        self._consumer = confluent_kafka.Consumer({**_PROPERTIES, **self._base, "group.id": options.group}, logger=log)
+        self._consumer.subscribe(list(options.topics))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop was requested."""
+        return self._stop.is_set()
+
+    def read(self) -> list[ReceivedEvent]:
+        """What is there, at most a batch; waits at most POLL_SECONDS for the first."""
+        messages, self._arrived = self._arrived, []
+        if not messages:
+            first = self._consumer.poll(POLL_SECONDS)
+            messages = [] if first is None else [first]
+        room = self._options.batch_events - len(messages)
+        if messages and room > 0:
+            messages += self._consumer.consume(room, timeout=0)
+        return [received(message) for message in messages if self._is_event(message)]
+
+    def _is_event(self, message: Any) -> bool:
+        error = message.error()
+        if error is None:
+            return True
+        if error.fatal():
+            raise self._library.KafkaException(error)
+        log.warning(
+            "kafka: %s", error.str()
+        )  # among them a topic that does not exist yet; librdkafka goes on by itself
+        return False
+
+    def commit(self, events: list[ReceivedEvent]) -> None:
+        """Commit the offsets behind these events. A refusal (a rebalance, a member that was given up) only repeats events."""
+        ends: dict[tuple[str, int], int] = {}
+        for event in events:
+            ends[event.topic, event.partition] = event.offset + 1
+        offsets = [self._library.TopicPartition(topic, number, end) for (topic, number), end in ends.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except self._library.KafkaException as error:
+            log.warning("offsets are not committed, the events come again without effect: %s", error)
+
+    def idle(self, seconds: float) -> None:
+        """Wait, and stay a member of the group meanwhile: no further events come. Ends early when a stop is requested."""
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            self._consumer.pause(self._consumer.assignment())
+            message = self._consumer.poll(min(POLL_SECONDS, left))
+            if message is not None:
+                self._arrived.append(message)
+        self._consumer.resume(self._consumer.assignment())
+
+    def dead_letter(self, event: ReceivedEvent, error: Exception) -> None:
+        """Send the event to the dead-letter topic, and wait until Kafka has it. Raises KafkaException."""
+        if self._producer is None:
+            self._producer = self._library.Producer(
+                {**self._base, "enable.idempotence": True, "acks": "all"}, logger=log
+            )
+        refused: list[Any] = []
+        headers = [
+            *event.headers.items(),
+            ("outbox.error.reason", b"handler-failed"),
+            ("outbox.error.message", repr(error)[:2000].encode(errors="replace")),
+            ("outbox.original.topic", event.topic.encode()),
+            ("outbox.consumer", self._options.consumer.encode()),
+        ]
+        self._producer.produce(
+            self._options.dead_letter_topic,
+            value=event.payload,
+            key=None if event.key is None else event.key.encode(),
+            headers=headers,
+            on_delivery=lambda failure, _: refused.append(failure) if failure is not None else None,
+        )
+        if self._producer.flush(DEAD_LETTER_SECONDS) or refused:
+            reason = refused[0] if refused else f"Kafka has not confirmed it within {DEAD_LETTER_SECONDS:.0f} s"
+            raise self._library.KafkaException(reason)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+
+class Io(Protocol):
+    """How a loop waits, and how it works with a connection: in this thread, or in asyncio."""
+
+    async def wait(self, blocking: Callable[[], T]) -> T:
+        """Call something that blocks."""
+
+    async def connected(self) -> Any:
+        """The connection; a new one where there is none."""
+
+    async def disconnect(self) -> None:
+        """Close it, if there is one. Never raises."""
+
+    async def works(self, connection: Any) -> bool:
+        """Whether the connection can still be used."""
+
+    async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
+        """In one transaction: claim, then call the handler for the events that are new. Returns how many these are."""
+
+
+def _new_events(events: list[ReceivedEvent], claimed: str) -> Iterator[ReceivedEvent]:
+    """Those that were claimed, in their order, each once. `claimed`: a JSON array of ids."""
+    new = set(json.loads(claimed))
+    for event in events:
+        if event.id in new:
+            new.discard(event.id)
+            yield event
+
+
+class Blocking:
+    """In this thread: what is awaited here never waits."""
+
+    def __init__(
+        self, handler: Callable[[ReceivedEvent, Any], object], connect: Callable[[], Any], kafka: KafkaConsumer
+    ) -> None:
+        self._handler = handler
+        self._connect = connect
+        self._kafka = kafka
+        self._connection: Any = None
+
+    async def wait(self, blocking: Callable[[], T]) -> T:
+        return blocking()
+
+    async def connected(self) -> Any:
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    async def disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        with contextlib.suppress(Exception):
+            connection.close()
+
+    async def works(self, connection: Any) -> bool:
+        try:
+            driver = _blocking_driver(connection)
+            with driver.transaction(nested=False):
+                driver.run(_PING)
+        except Exception:  # noqa: BLE001 - whatever the driver raises: it cannot be used
+            return False
+        return True
+
+    async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
+        driver = _blocking_driver(connection)
+        with driver.transaction(nested=False):
+            new = list(_new_events(events, driver.ask(claim)))
+            if handled and new:
+                with driver.pipeline() if len(new) > 1 else contextlib.nullcontext():
+                    for event in new:
+                        self._handler(event, connection)
+        return len(new)
+
+
+class Asyncio:
+    """In asyncio; Kafka's client blocks, in a thread of its own."""
+
+    def __init__(
+        self,
+        handler: Callable[[ReceivedEvent, Any], Awaitable[object]],
+        connect: Callable[[], Awaitable[Any]],
+        kafka: KafkaConsumer,
+    ) -> None:
+        self._handler = handler
+        self._connect = connect
+        self._kafka = kafka
+        self._connection: Any = None
+
+    async def wait(self, blocking: Callable[[], T]) -> T:
+        return await asyncio.to_thread(blocking)
+
+    async def connected(self) -> Any:
+        if self._connection is None:
+            self._connection = await self._connect()
+        return self._connection
+
+    async def disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        with contextlib.suppress(Exception):
+            await connection.close()
+
+    async def works(self, connection: Any) -> bool:
+        try:
+            driver = _asyncio_driver(connection)
+            async with driver.transaction(nested=False):
+                await driver.run(_PING)
+        except Exception:  # noqa: BLE001 - whatever the driver raises: it cannot be used
+            return False
+        return True
+
+    async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
+        driver = _asyncio_driver(connection)
+        async with driver.transaction(nested=False):
+            new = list(_new_events(events, await driver.ask(claim)))
+            if handled and new:
+                async with driver.pipeline() if len(new) > 1 else contextlib.nullcontext():
+                    for event in new:
+                        await self._handler(event, connection)
+        return len(new)
+
+
+_PING: Final = Statement(("SELECT 1",), (), "", "")
+
+
+def _blocking_driver(connection: Any) -> Driver:
+    driver = driver_for(connection)
+    if isinstance(driver, AsyncDriver):
+        raise OutboxUsageError("connect makes a connection for asyncio: await consume_async(...)")
+    return driver
+
+
+def _asyncio_driver(connection: Any) -> AsyncDriver:
+    driver = driver_for(connection)
+    if isinstance(driver, Driver):
+        raise OutboxUsageError("connect makes a connection that blocks: use consume(...)")
+    return driver
