@@ -245,21 +245,26 @@ def _buy_time(document: StatusDocument) -> str:
 
 def _kafka_unconfirmed(document: StatusDocument) -> Reason | None:
     seconds = document.unconfirmed_seconds
-    if not seconds or seconds < UNCONFIRMED_SECONDS:
+    if not seconds or seconds < UNCONFIRMED_SECONDS or document.kafka_connected is False:
         return None
-    count = document.in_flight_events or 0
-    text = f"Kafka has confirmed nothing for {seconds:.0f} s, with {count:,} event{'' if count == 1 else 's'} in flight"
     error = f"; the last error was: {document.kafka_error}" if document.kafka_error else ""
-    return Reason("kafka-unconfirmed", WARNING, text + error, f"look at the brokers; {_NOTHING_LOST}")
+    text = f"Kafka has {_nothing_confirmed(document, seconds)}{error}"
+    return Reason("kafka-unconfirmed", WARNING, text, f"look at the brokers; {_NOTHING_LOST}")
+
+
+def _nothing_confirmed(document: StatusDocument, seconds: float) -> str:
+    count = document.in_flight_events or 0
+    return f"confirmed nothing for {seconds:.0f} s, with {count:,} event{'' if count == 1 else 's'} in flight"
 
 
 def _kafka_unreachable(document: StatusDocument) -> Reason | None:
-    if document.kafka_connected is not False or document.state not in {State.STREAMING, State.DRAINING}:
+    seconds = document.unconfirmed_seconds
+    if document.kafka_connected is not False or not (seconds or document.state in {State.STREAMING, State.DRAINING}):
         return None
     error = f": {document.kafka_error}" if document.kafka_error else ""
-    return Reason(
-        "kafka-unreachable", WARNING, f"Kafka does not answer{error}", f"look at the brokers; {_NOTHING_LOST}"
-    )
+    waits = f"; it has {_nothing_confirmed(document, seconds)}" if seconds else ""
+    text = f"Kafka does not answer{error}{waits}"
+    return Reason("kafka-unreachable", WARNING, text, f"look at the brokers; {_NOTHING_LOST}")
 
 
 def _not_streaming(document: StatusDocument) -> Reason | None:

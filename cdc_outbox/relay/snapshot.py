@@ -119,12 +119,11 @@ class FirstStart:
         counts = {table: snapshot.count(table) for table in self._settings.tables}
         self.expected = self._counters.snapshot_expected = sum(counts.values())
         if self.expected:
-            log.warning(
+            log.info(
                 "snapshot.started",
                 slot=self._settings.slot,
                 rows=self.expected,
                 complete_since=self._complete_since(snapshot),
-                cure="the rows that are in the table are sent before the stream: consumers drop those they know by id",
             )
         for table, count in counts.items():
             if count:

@@ -11,14 +11,19 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from cdc_outbox import DOCUMENTATION
 from tests.docs.pages import anchor, headings, section
 from tests.plugins.absence import absent
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "deploy" / "prometheus"
 RUNBOOK: Final = "docs/runbook.md"
+BASE: Final = '{{ with query "cdc_outbox_runbook" }}{{ . | first | label "base" }}{{ end }}'
 
-RULES: Final[list[dict[str, Any]]] = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"][0]["rules"]
+ALL: Final[list[dict[str, Any]]] = [
+    rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]
+]
+RULES: Final = [rule for rule in ALL if "alert" in rule]
 TESTS: Final[list[dict[str, Any]]] = yaml.safe_load((FOLDER / "rules.test.yml").read_text())["tests"]
 NAMES: Final = [rule["alert"] for rule in RULES]
 
@@ -31,7 +36,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
     done = promtool("check", "rules", "rules.yml")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(NAMES)} rules found" in done.stdout
+    assert f"{len(ALL)} rules found" in done.stdout
 
 
 def test_the_unit_tests_of_the_rules_pass() -> None:
@@ -48,7 +53,15 @@ def test_each_alert_fires_in_one_unit_test_and_is_quiet_in_another() -> None:
 def test_the_runbook_has_a_heading_for_each_alert_and_each_alert_leads_to_it() -> None:
     assert [title for title in headings(RUNBOOK, 2) if title.startswith("CdcOutbox")] == NAMES
     for rule in RULES:
-        assert rule["annotations"]["runbook"] == f"{RUNBOOK}#{anchor(rule['alert'])}"
+        assert rule["annotations"]["runbook_url"] == f"{BASE}#{anchor(rule['alert'])}"
+
+
+def test_one_line_is_the_base_of_every_link_to_the_runbook() -> None:
+    text = (FOLDER / "rules.yml").read_text()
+    [base] = [rule["labels"]["base"] for rule in ALL if rule.get("record") == "cdc_outbox_runbook"]
+
+    assert base == f"{DOCUMENTATION}/runbook/"
+    assert text.count(base) == 1
 
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)

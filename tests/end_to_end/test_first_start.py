@@ -191,7 +191,7 @@ def test_the_rows_are_counted_in_a_warning(outbox: Outbox) -> None:
     outbox.create()
     fill(outbox, 123)
     relay = outbox.drain()
-    assert relay.wait_for_log("snapshot.started", level="warning")["rows"] == 123
+    assert relay.wait_for_log("snapshot.started", level="info")["rows"] == 123
     assert relay.wait_for_log("snapshot.finished")["rows"] == 123
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.plugins.kafka import KafkaCluster
     from tests.plugins.postgres import PostgresServer
 
+UNCONFIRMED: Final = {"kafka-unconfirmed", "kafka-unreachable"}
+
 SHOWN_SECONDS: Final = 10.0
 """From the first event that Kafka does not confirm to a warning on every screen."""
 
@@ -78,8 +80,11 @@ def test_a_kafka_that_confirms_nothing_is_a_warning_on_every_screen_until_it_con
     assert proxy is not None
     {"frozen": proxy.freeze, "paused": server.pause, "stopped": server.stop}[stop]()
     fragile.add()
-    eventually(lambda: "kafka-unconfirmed" in codes(relay), "the relay warns", seconds=SHOWN_SECONDS)
-    screens_agree(relay, fragile, "warning", "Kafka has confirmed nothing for")
+    eventually(lambda: UNCONFIRMED & set(codes(relay)), "the relay warns", seconds=SHOWN_SECONDS)
+    if stop != "stopped":
+        assert codes(relay) == ["kafka-unconfirmed"]
+    eventually(lambda: document(relay)["unconfirmed_seconds"], "nothing is confirmed")
+    screens_agree(relay, fragile, "warning", "confirmed nothing for")
     assert get(relay, "/readyz").startswith("ok")
 
     {"frozen": proxy.thaw, "paused": server.resume, "stopped": server.start}[stop]()

@@ -85,7 +85,7 @@ UNCONFIRMED = {"in_flight_events": 7, "unconfirmed_since_monotonic": MONOTONIC -
         (
             changed(slot=at_rate(60.0), kafka_connected=False, **UNCONFIRMED),
             CRITICAL,
-            ["slot-endangered", "kafka-unconfirmed", "kafka-unreachable"],
+            ["slot-endangered", "kafka-unreachable"],
         ),
     ],
 )
