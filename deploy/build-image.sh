@@ -155,7 +155,17 @@ fi
 # HEALTHCHECK is part of Docker's image format only.
 [[ $engine != docker ]] && options+=(--format docker)
 
-"${command[@]}" build "${options[@]}" "$here"
+"${command[@]}" build "${options[@]}" "$here" || {
+  status=$?
+  if [[ ! $local_base ]]; then
+    cat >&2 <<TEXT
+build-image.sh: the build failed. If the registry of the base image cannot be reached from here:
+  deploy/build-image.sh --base IMAGE     an image with Python 3.11 or newer from a registry that can be reached, or that is here already
+  deploy/build-image.sh --local-base     no registry: a base made with debootstrap (root, and podman or buildah)
+TEXT
+  fi
+  exit "$status"
+}
 printf 'built %s\n' "$tag"
 if [[ $local_base ]]; then
   # Drop the images that lost their name to this build.

@@ -20,7 +20,8 @@ from tests.plugins.absence import absent
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "deploy" / "kubernetes"
-RECIPES: Final = ("base", "overlays/standby-pair", "overlays/sidecar")
+RECIPES: Final = ("base", "overlays/standby-pair", "overlays/standby-pair-monitored", "overlays/sidecar")
+MONITORED: Final = "overlays/standby-pair-monitored"
 PAGE: Final = "docs/how-to/deploy-on-kubernetes.md"
 VERSIONS: Final = ("1.29", "1.33", "1.37")
 """Of Kubernetes: native sidecars are switched on since the first, stable in the second; the third is the newest known."""
@@ -150,17 +151,22 @@ def test_the_pair_is_two_on_two_nodes_of_which_a_drain_takes_one() -> None:
 
 
 def test_prometheus_finds_the_pods_their_port_and_their_job() -> None:
-    monitor = one("overlays/standby-pair", "PodMonitor")["spec"]
-    labels = pod("overlays/standby-pair")["metadata"]["labels"]
+    monitor = one(MONITORED, "PodMonitor")["spec"]
+    labels = pod(MONITORED)["metadata"]["labels"]
     assert monitor["selector"]["matchLabels"].items() <= labels.items()
     assert monitor["jobLabel"] in labels
     (endpoint,) = monitor["podMetricsEndpoints"]
-    assert endpoint["port"] in [each["name"] for each in relay("overlays/standby-pair")["ports"]]
+    assert endpoint["port"] in [each["name"] for each in relay(MONITORED)["ports"]]
 
 
 def test_the_cluster_gets_the_alert_rules_that_promtool_has_tested() -> None:
     tested = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
-    assert one("overlays/standby-pair", "PrometheusRule")["spec"] == tested
+    assert one(MONITORED, "PrometheusRule")["spec"] == tested
+
+
+@pytest.mark.parametrize("recipe", [each for each in RECIPES if each != MONITORED])
+def test_nothing_but_the_monitored_pair_needs_the_prometheus_operator(recipe: str) -> None:
+    assert of_kubernetes(built(recipe)) == built(recipe)
 
 
 def test_the_overlays_of_the_page_are_built_as_they_stand_there(tmp_path: Path) -> None:
