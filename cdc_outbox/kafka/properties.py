@@ -8,13 +8,15 @@ librdkafka: CONFIGURATION.md; INTRODUCTION.md, "Idempotent Producer" (gapless, o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import confluent_kafka
 
-from cdc_outbox.config.librdkafka import ALIASES
+from cdc_outbox.config.librdkafka import ALIASES, CONSUMER_ONLY, FREE
+from cdc_outbox.config.redaction import MASK, is_secret_property
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
 
@@ -43,7 +45,14 @@ class _Rule:
 
 _TRUE: Final = ("true", "t", "1")
 
-_RULES: Final[Mapping[str, _Rule]] = {
+_LOADS_CODE: Final = _Rule((), "it loads code or runs a command in the relay's process")
+_FAKES: Final = _Rule((), "librdkafka would acknowledge records that no broker has")
+_TAKES_EVENTS: Final = _Rule((), "librdkafka's errors and delivery reports would go to a queue that is not read")
+_OLD_PROTOCOL: Final = (
+    "the protocol of brokers before 0.11 has no headers and no idempotence: an event would lose its id"
+)
+
+RULES: Final[Mapping[str, _Rule]] = {
     "acks": _Rule(
         ("all", "-1"), "an event would count as delivered before every in-sync replica has it, and could be lost"
     ),
@@ -65,10 +74,43 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "queue.buffering.max.messages": _Rule((), "the bound on events in flight is --max-in-flight-events"),
     "queue.buffering.max.kbytes": _Rule((), "the bound on bytes in flight is --max-in-flight-bytes"),
     "bootstrap.servers": _Rule((), "the brokers are named by --brokers"),
+    "plugin.library.paths": _LOADS_CODE,
+    "sasl.kerberos.kinit.cmd": _LOADS_CODE,
+    "ssl.engine.id": _LOADS_CODE,
+    "ssl.engine.location": _LOADS_CODE,
+    "ssl.providers": _LOADS_CODE,
+    "test.mock.broker.rtt": _FAKES,
+    "test.mock.num.brokers": _FAKES,
+    "ut_handle_ProduceResponse": _FAKES,
+    "enable_sasl_queue": _TAKES_EVENTS,
+    "enabled_events": _TAKES_EVENTS,
+    "log.queue": _TAKES_EVENTS,
+    "enable.gapless.guarantee": _Rule(
+        (),
+        "after the first rejected batch librdkafka would take nothing more; the relay itself keeps the order of a key",
+    ),
+    "internal.termination.signal": _Rule((), "the relay handles signals itself: a stop could be lost"),
+    "topic.blacklist": _Rule((), "librdkafka would take a topic that exists for one that does not"),
+    "api.version.request": _Rule(_TRUE, _OLD_PROTOCOL),
+    "api.version.fallback.ms": _Rule(("0",), _OLD_PROTOCOL),
+    "broker.version.fallback": _Rule((), _OLD_PROTOCOL),
 }
 
-_NO_TEXT: Final = frozenset({"default.topic.config", "logger", "on_delivery", "opaque"})
-"""Objects of a program, as are all callbacks: confluent_kafka would fail on a text with a TypeError, or take it in silence."""
+_OBJECTS: Final = frozenset(
+    re.findall(
+        r"\S+",
+        """
+    default.topic.config default_topic_conf interceptors logger msg_order_cmp on_delivery opaque ssl_ca ssl_certificate
+    ssl_engine_callback_data ssl_key
+    """,
+    )
+)
+"""Objects of a program, as are all callbacks: confluent_kafka fails on a text with a TypeError, or accepts it silently."""
+
+
+def is_object(name: str) -> bool:
+    """Whether a property's value is an object of a program."""
+    return name in _OBJECTS or name.endswith(("_cb", "_callback"))
 
 
 def librdkafka_version() -> str:
@@ -81,16 +123,19 @@ def effective(user: Mapping[str, str], settings: Settings) -> dict[str, str]:
     merged = dict(DEFAULTS)
     for given, value in user.items():
         name = ALIASES.get(given, given)
-        if name in _NO_TEXT or name.endswith(("_cb", "_callback")):
+        if is_object(name):
             raise _refusal(given, value, _Rule((), "it is an object of a program, which no text can be"))
-        rule = _RULES.get(name)
+        rule = RULES.get(name)
         if rule is not None and value.strip().lower() not in rule.allowed:
             raise _refusal(given, value, rule)
+        if rule is None and name not in FREE and name not in CONSUMER_ONLY:
+            raise _unknown(given)
         merged[name] = value
     merged["bootstrap.servers"] = settings.brokers
     merged["queue.buffering.max.messages"] = str(settings.max_in_flight_events)
     merged["queue.buffering.max.kbytes"] = str(_kibibytes(settings.max_in_flight_bytes))
     _check_one_fits(merged, settings)
+    _check_token_source(merged)
     return merged
 
 
@@ -108,11 +153,35 @@ def _kibibytes(size: int) -> int:
     return -(-size // 1024)
 
 
+def _unknown(name: str) -> ConfigurationError:
+    """Without the value, which a misspelt name may not mark as a secret."""
+    return ConfigurationError(
+        f"Kafka property {name} is refused: this version of cdc-outbox does not know what it does",
+        cure=f"correct the name, or leave {name} out; names are those of librdkafka's CONFIGURATION.md",
+    )
+
+
 def _refusal(name: str, value: str, rule: _Rule) -> ConfigurationError:
     cure = f"leave {name} out"
     if rule.allowed:
         cure += f", or set it to {' or '.join(rule.allowed[:2])}"
-    return ConfigurationError(f"Kafka property {name}={value} is refused: {rule.reason}", cure=cure)
+    return ConfigurationError(
+        f"Kafka property {name}={MASK if is_secret_property(name) else value} is refused: {rule.reason}", cure=cure
+    )
+
+
+def _check_token_source(merged: Mapping[str, str]) -> None:
+    """Without a source of tokens librdkafka never logs in, and reports no error. CONFIGURATION.md, sasl.oauthbearer.*"""
+    if merged.get("sasl.mechanisms", "").upper() != "OAUTHBEARER":
+        return
+    made = merged.get("enable.sasl.oauthbearer.unsecure.jwt", "false").lower() in _TRUE
+    metadata = merged.get("sasl.oauthbearer.metadata.authentication.type", "none") != "none"
+    if not made and not metadata and merged.get("sasl.oauthbearer.method", "default").lower() != "oidc":
+        raise ConfigurationError(
+            "sasl.mechanism=OAUTHBEARER has no source of tokens",
+            cure="-X sasl.oauthbearer.method=oidc -X sasl.oauthbearer.token.endpoint.url=URL -X sasl.oauthbearer.client.id=ID, "
+            "and the secret in the file that CDC_OUTBOX_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET_FILE names",
+        )
 
 
 def _check_one_fits(merged: Mapping[str, str], settings: Settings) -> None:
