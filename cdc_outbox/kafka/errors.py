@@ -174,7 +174,7 @@ TOO_LARGE: Final = "msg-size-too-large"
 
 def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     """Our error for a delivery that failed for good: by what the operator has to do."""
-    error, topic, key = failure.error, failure.topic, _shown(failure.key)
+    error, topic, key = failure.error, failure.topic, shown_key(failure.key)
     refusal = final(error, topic)
     if refusal is not None:
         return type(refusal)(refusal.message, cure=refusal.cure, topic=topic)
@@ -205,7 +205,8 @@ def caused_by_record(failures: Sequence[DeliveryFailure]) -> list[DeliveryFailur
     return [failure for failure in failures if failure.error.code() in _ABOUT_A_RECORD]
 
 
-def _shown(key: bytes | None) -> str | None:
+def shown_key(key: bytes | None) -> str | None:
+    """A key for a message: its first 200 bytes as text."""
     return None if key is None else key[:200].decode(errors="replace")
 
 

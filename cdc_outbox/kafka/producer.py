@@ -38,6 +38,15 @@ from cdc_outbox.kafka.errors import (
 )
 from cdc_outbox.kafka.properties import connection_properties
 from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
+from cdc_outbox.kafka.weight import (
+    HEADER_BYTES,
+    KNOWN_NAMES,
+    LONGEST_KNOWN_NAME,
+    RECORD_BYTES,
+    USUAL_BYTES,
+    extra_bytes,
+    unfit,
+)
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange
 from cdc_outbox.postgres.stream import PlainReader
 from cdc_outbox.records.mapping import RowMapping
@@ -65,6 +74,11 @@ INFERRED: Final = KafkaError(
 batch ("implicitly acked"), which is right where the broker checks sequence numbers. But a broker that has nothing of this
 producer in a partition takes any first number (KAFKA-15591; better for new topics since Kafka 4.5): the batch before it,
 refused a moment earlier since the partition's leader was not ready, is then lost, and reported as delivered."""
+
+_USUAL: Final = RECORD_BYTES + USUAL_BYTES
+
+_QUEUE_KIBIBYTES: Final = "1048576"
+"""librdkafka's default of queue.buffering.max.kbytes."""
 
 _LOGIN: Final = ("sasl.username", "sasl.password")
 
@@ -109,8 +123,12 @@ class Publisher:
             self._producer = self._open()
         except KafkaException as raised:
             raise self._error(raised) from raised
-        self._produced_bytes = 0
+        self._limit = 1024 * int(properties.get("queue.buffering.max.kbytes", _QUEUE_KIBIBYTES))
+        self._free = self._limit
+        """Bytes that may still be put in flight."""
         self._delivered_bytes = 0
+        self._known_names: set[str] = set()
+        """Header names that librdkafka can take, and that are short."""
         self._transaction: InFlight | None = None
         self._report: Report | None = None
         self._reports: dict[str, _TopicReport] = {}
@@ -135,12 +153,17 @@ class Publisher:
 
     @property
     def in_flight_bytes(self) -> int:
-        """The payloads of those records."""
-        return self._produced_bytes - self._delivered_bytes
+        """What those records occupy: keys, values, headers, and what librdkafka keeps for each."""
+        return self._limit - self._free
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may be in flight: --max-in-flight-bytes."""
+        return self._limit
 
     @property
     def delivered_bytes(self) -> int:
-        """The payloads of the records that Kafka has confirmed."""
+        """What the records occupied that Kafka has confirmed."""
         return self._delivered_bytes
 
     def native_reader(self, pgconn_ptr: int, isolated: Collection[LsnRange]) -> NativeReader | None:  # noqa: ARG002
@@ -188,8 +211,11 @@ class Publisher:
                 size = len(message)
                 counts.delivered += 1
                 counts.delivered_bytes += size
+                size += _USUAL
                 self._delivered_bytes += size
+                self._free += size
             else:
+                self._free += len(message) + _USUAL
                 failures.append(_failure(error or INFERRED, message, transaction.lsn))
 
         if len(self._reports) < MAX_TOPICS:
@@ -197,14 +223,26 @@ class Publisher:
         return delivered
 
     def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
-        """Hand one record over and count it on its transaction; False when the queue is full: serve, and try again.
+        """Hand one record over and count it on its transaction; False when there is no room: serve, and try again.
 
-        Raises PoisonEvent, ConfigurationError or AccessRefused when librdkafka will not take this record (too large, a topic
-        known to be unknown or not ours); Unreachable when the producer is done for.
+        Raises PoisonEvent, ConfigurationError or AccessRefused when librdkafka does not accept this record (too large, text it
+        cannot encode, a topic known to be unknown or not to be written); Unreachable when only a new producer can go on.
         """
         topic, key, value, headers, timestamp, partition = record
+        size = _USUAL if value is None else _USUAL + len(value)
+        usual = USUAL_BYTES if key is None else USUAL_BYTES - len(key)
+        known = self._known_names
+        for name, content in headers:
+            if name not in known or content is None:
+                usual = -1
+                break
+            usual -= HEADER_BYTES + len(content)
         report = self._report
-        if topic is not self._topic or transaction is not self._transaction or report is None:
+        if usual < 0 or size > self._free:
+            size, report = self._weigh(record, transaction)
+            if size > self._free < self._limit:
+                return False
+        elif topic is not self._topic or transaction is not self._transaction or report is None:
             report = self._new_report(transaction, topic)
         try:
             self._produce(topic, value, key, partition, report, report, timestamp, headers)
@@ -212,11 +250,35 @@ class Publisher:
             return False
         except KafkaException as raised:
             raise self._refused(raised, record) from raised
+        except (ValueError, TypeError, OverflowError) as raised:  # a UnicodeError is a ValueError
+            raise unfit(record, raised) from raised
         transaction.outstanding += 1
         transaction.events += 1
-        if value is not None:
-            self._produced_bytes += len(value)
+        self._free -= size
         return True
+
+    def _weigh(self, record: KafkaRecord, transaction: InFlight) -> tuple[int, Report]:
+        """The size and the report of a record that is not counted as usual: with header names that are not known yet, with more
+        than the usual key and headers, or without room for it. Raises PoisonEvent for text that librdkafka cannot take.
+        """
+        surplus = max(0, extra_bytes(record) - USUAL_BYTES)
+        self._remember_names(record)
+        report = self._new_report(transaction, record.topic)
+        size = _USUAL + surplus + (0 if record.value is None else len(record.value))
+        return size, self._with_surplus(report, surplus) if surplus else report
+
+    def _remember_names(self, record: KafkaRecord) -> None:
+        known = self._known_names
+        if len(known) + len(record.headers) > KNOWN_NAMES:
+            known.clear()
+        known.update(name for name, _ in record.headers[:KNOWN_NAMES] if len(name) <= LONGEST_KNOWN_NAME)
+
+    def _with_surplus(self, report: Report, surplus: int) -> Report:
+        def counted(error: KafkaError | None, message: Message) -> None:
+            self._free += surplus
+            report(error, message)
+
+        return counted
 
     def serve(self, seconds: float = 0.0) -> None:
         """Call the reports that are due; wait for the first one at most `seconds`."""

@@ -156,7 +156,7 @@ def _kibibytes(size: int) -> int:
 def _unknown(name: str) -> ConfigurationError:
     """Without the value, which a misspelt name may not mark as a secret."""
     return ConfigurationError(
-        f"Kafka property {name} is refused: this version of cdc-outbox does not know what it does",
+        f"Kafka property {name} is refused: its effect is not known",
         cure=f"correct the name, or leave {name} out; names are those of librdkafka's CONFIGURATION.md",
     )
 

@@ -170,7 +170,11 @@ class RelayCollector(Collector):
             unconfirmed_seconds(counters, self._monotonic()),
         )
         yield _known("in_flight_events", "Events handed to the producer, not yet confirmed.", counters.in_flight_events)
-        yield _known("in_flight_bytes", "Bytes of the events in flight.", counters.in_flight_bytes)
+        yield _known(
+            "in_flight_bytes",
+            "Bytes kept for the events in flight: key, value, headers, overhead, and rows of a first start.",
+            counters.in_flight_bytes,
+        )
         yield _single_counter(
             "backpressure_seconds_total",
             "Time during which reading was paused for Kafka.",

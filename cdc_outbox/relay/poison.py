@@ -108,17 +108,20 @@ def dead_letter(
 ) -> KafkaRecord:
     """Make the record that is sent in place of the rejected one."""
     event, record = rejected.event, rejected.record
-    headers: Headers = list(record.headers) if record is not None else [("id", event.id), ("type", event.type)]
+    usable = record is not None and reason not in _UNFIT
+    headers: Headers = (
+        list(record.headers) if record is not None and usable else [("id", event.id), ("type", event.type)]
+    )
     payload = event.payload
     headers += [
         (REASON_HEADER, reason.encode()),
-        ("outbox.error.message", error.message[:2000].encode()),
+        ("outbox.error.message", error.message[:2000].encode(errors="replace")),
         ("outbox.source.table", rejected.table.encode()),
         ("outbox.source.lsn", format_lsn(rejected.transaction.lsn).encode()),
     ]
     if record is not None:
-        headers.append(("outbox.original.topic", record.topic.encode()))
-    elif event.headers is not None:
+        headers.append(("outbox.original.topic", record.topic.encode(errors="replace")))
+    if not usable and event.headers is not None:
         headers.append(("outbox.headers", event.headers[:4000]))
     if payload is not None and len(payload) > largest_payload:
         headers.append(("outbox.payload.bytes", str(len(payload)).encode()))
@@ -136,6 +139,9 @@ def shrink_dead_letter(dead_letter: KafkaRecord) -> KafkaRecord | None:
     ours = [dead_letter.headers[0], *(header for header in dead_letter.headers[1:] if header[0].startswith("outbox."))]
     return dead_letter._replace(headers=ours) if len(ours) < len(dead_letter.headers) else None
 
+
+_UNFIT: Final = frozenset({"bad-headers", "bad-record"})
+"""Reasons for which the record's own headers are not sent again: they may be the cause."""
 
 _REASONS: Final[dict[type[CdcOutboxError], str]] = {
     ConfigurationError: "unknown-topic",

@@ -36,8 +36,8 @@ SERVE_SECONDS: Final = 0.05
 WINDOW_ROWS: Final = 16_000
 """Rows on their way at once: enough to keep a broker busy, and what a refusal sends again."""
 
-WINDOW_BYTES: Final = 16 * 1024 * 1024
-"""And no more than this of them, since they are kept till then; but always one batch."""
+ROW_BYTES: Final = 512
+"""What a kept row occupies besides its values: a tuple and some ten objects of bytes."""
 
 
 class Batch:
@@ -56,7 +56,7 @@ class Batch:
         """`new_transaction`: with the LSN of the snapshot and the time of the records; `first`: rows that came before these."""
         self.mapping = mapping
         self.cells = cells
-        self.size = table_rows.size_of(cells)
+        self.size = table_rows.size_of(cells) + ROW_BYTES * len(cells)
         self.new_transaction = new_transaction
         self.first = first
         self.restart(isolated=False)
@@ -157,7 +157,14 @@ class RowSender:
     def _has_room(self) -> bool:
         window = self._window
         rows_kept = sum(len(batch.cells) for batch in window)
-        return len(window) <= 1 or (rows_kept <= WINDOW_ROWS and sum(batch.size for batch in window) <= WINDOW_BYTES)
+        next_size = 2 * window[-1].size if window else 0  # the next batch, as rows and as records
+        return len(window) <= 1 or (
+            rows_kept <= WINDOW_ROWS and self._kept_bytes() + next_size <= self._publisher.limit
+        )
+
+    def _kept_bytes(self) -> int:
+        """Rows that are kept, and the records that they became."""
+        return sum(batch.size for batch in self._window) + self._publisher.in_flight_bytes
 
     def _is_empty(self) -> bool:
         return not self._window
@@ -219,7 +226,7 @@ class RowSender:
         counters.last_turn_monotonic = now
         counters.snapshot_rows = self.sent - self._publisher.in_flight
         publisher = self._publisher
-        counters.note_in_flight(publisher.in_flight, publisher.in_flight_bytes, publisher.delivered_bytes, now)
+        counters.note_in_flight(publisher.in_flight, self._kept_bytes(), publisher.delivered_bytes, now)
         if now >= self._report_at:
             self._report_at = now + self._report_seconds
             self._report(counters.snapshot_rows)

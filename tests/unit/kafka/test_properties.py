@@ -104,7 +104,7 @@ def test_every_property_of_this_librdkafka_is_classified_once() -> None:
 @pytest.mark.parametrize("name", ["acks ", "ACKS", "linger", "test.mock.partitions", "sasl.passwrd"])
 def test_a_property_that_is_not_known_is_refused_without_its_value(name: str) -> None:
     error = refusal({name: "hunter2"})
-    assert name in error.what
+    assert name in error.message
     assert "hunter2" not in f"{error} {error.cure}"
 
 

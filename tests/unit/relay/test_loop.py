@@ -116,7 +116,8 @@ def test_the_oldest_unacknowledged_commit_is_told_while_kafka_takes_nothing() ->
     with pytest.raises(Undelivered):
         rig.run()
     assert rig.counters.oldest_unacknowledged_timestamp == COMMITTED
-    assert (rig.counters.in_flight_events, rig.counters.in_flight_bytes) == (1, 2)
+    assert rig.counters.in_flight_events == 1
+    assert rig.counters.in_flight_bytes > 2
 
 
 def test_the_rows_of_other_tables_are_left_counted_and_told_once() -> None:
