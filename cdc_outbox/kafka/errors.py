@@ -193,14 +193,21 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
             reason=reason(error),
             topic=topic,
             key=key,
-            size=failure.size,
+            size=failure.size or None,
         )
     return Unreachable(f"Kafka did not take a record: {error.str()}", topic=topic)
 
 
+def about_cluster(error: KafkaError) -> bool:
+    """Whether the refusal is about the record's topic, and holds until the cluster is changed: the topic or the partition is
+    not known, or may not be written.
+    """
+    return error.code() in _ABOUT_THE_TOPIC
+
+
 def caused_by_record(failures: Sequence[DeliveryFailure]) -> list[DeliveryFailure]:
-    """Those in which a record may be at fault. The others are about the producer or the whole cluster, or name an innocent
-    neighbour of the culprit (_INVALID_DIFFERENT_RECORD).
+    """Those that a single record, or its topic, may have caused. The others are about the producer or the cluster, or name a
+    record that was only in the same batch (_INVALID_DIFFERENT_RECORD).
     """
     return [failure for failure in failures if failure.error.code() in _ABOUT_A_RECORD]
 
@@ -228,5 +235,11 @@ _POISON: Final[dict[int, str]] = {
     KafkaError._UNKNOWN_PARTITION: "add partitions to the topic, or correct what the application writes as the partition",
 }
 """Codes with which a record is refused, whoever sends it; and the cure."""
+
+_ABOUT_THE_TOPIC: Final = _UNKNOWN_TOPIC | {
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.POLICY_VIOLATION,
+}
 
 _ABOUT_A_RECORD: Final = _UNKNOWN_TOPIC | _POISON.keys() | {KafkaError.TOPIC_AUTHORIZATION_FAILED}

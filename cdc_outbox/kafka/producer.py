@@ -9,18 +9,16 @@ librdkafka: INTRODUCTION.md, "Idempotent Producer". Idempotence lives as long as
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import TimeoutError as FutureTimeout
 from types import MethodType
 from typing import Final, Protocol
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import ConfigResource
 
 from cdc_outbox.counters import MAX_TOPICS, Counters
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, PoisonEvent, Unreachable
@@ -29,14 +27,15 @@ from cdc_outbox.kafka.errors import (
     NOT_READY,
     SILENT,
     DeliveryFailure,
-    caused_by_record,
+    about_cluster,
     failed_delivery,
     final,
     kafka_error,
     reason,
     unreachable,
 )
-from cdc_outbox.kafka.properties import connection_properties
+from cdc_outbox.kafka.topic_gate import REMEMBERED_TOPICS, TopicGate
+from cdc_outbox.kafka.topics import TopicCatalog
 from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
 from cdc_outbox.kafka.weight import (
     HEADER_BYTES,
@@ -76,6 +75,12 @@ producer in a partition takes any first number (KAFKA-15591; better for new topi
 refused a moment earlier since the partition's leader was not ready, is then lost, and reported as delivered."""
 
 _USUAL: Final = RECORD_BYTES + USUAL_BYTES
+
+_BATCH_BYTES: Final = "1000000"
+"""librdkafka's default of batch.size."""
+
+_PROPAGATION_MS: Final = "30000"
+"""librdkafka's default of topic.metadata.propagation.max.ms: how long brokers may take to know a new topic."""
 
 _QUEUE_KIBIBYTES: Final = "1048576"
 """librdkafka's default of queue.buffering.max.kbytes."""
@@ -127,6 +132,14 @@ class Publisher:
         self._free = self._limit
         """Bytes that may still be put in flight."""
         self._delivered_bytes = 0
+        self._batch_bytes = int(properties.get("batch.size", _BATCH_BYTES))
+        self._gate = TopicGate(
+            functools.partial(TopicCatalog, properties),
+            counters,
+            unknown_seconds=int(properties.get("topic.metadata.propagation.max.ms", _PROPAGATION_MS)) / 1000,
+        )
+        self._open_topics: set[str] = set()
+        """Topics that may be written to, with batches that each of them takes."""
         self._known_names: set[str] = set()
         """Header names that librdkafka can take, and that are short."""
         self._transaction: InFlight | None = None
@@ -192,6 +205,41 @@ class Publisher:
                     raise unreachable(self._brokers, self._last_words) from raised
         self.counters.kafka_answers(time.time())
 
+    def _admits(self, topic: str) -> bool:
+        """Whether records of the topic may be produced now; at its first use it is asked for. Raises as `produce` does.
+
+        A topic that takes smaller batches than this producer makes would refuse them, with all records in them: the producer is
+        replaced by one whose batches the topic takes, when nothing is in flight.
+        """
+        if not self._gate.admits(topic, self._metadata):
+            return False
+        limit = self._gate.limits.get(topic)
+        if limit is not None and limit < self._batch_bytes:
+            if len(self._producer):
+                return False
+            self._batch_bytes = limit
+            self._properties["batch.size"] = str(limit)
+            self._producer = self._open()
+            self._poll = self._producer.poll
+        if len(self._open_topics) >= REMEMBERED_TOPICS:
+            self._open_topics.clear()
+        self._open_topics.add(topic)
+        return True
+
+    def _metadata(self, topic: str) -> int | KafkaError:
+        """Ask for a topic, and let librdkafka know it; the number of its partitions, or an error."""
+        try:
+            found = self._producer.list_topics(topic, timeout=METADATA_SLICE_SECONDS).topics[topic]
+        except KafkaException as raised:
+            return kafka_error(raised) or KafkaError(KafkaError._TRANSPORT)
+        return found.error or len(found.partitions)
+
+    def refused(self, record: KafkaRecord, error: KafkaError) -> None:
+        """Note that a record was refused for what is about the cluster: its topic is asked for again before the next one."""
+        self._gate.refused(record.topic, error, record.partition)
+        self._open_topics.discard(record.topic)
+        self._topic = ""
+
     def _new_report(self, transaction: InFlight, topic: str) -> Report:
         """Make the delivery report for records of one transaction and one topic. A bound method costs a transaction of one row
         less than a closure, and the garbage collector nothing.
@@ -238,20 +286,20 @@ class Publisher:
                 break
             usual -= HEADER_BYTES + len(content)
         report = self._report
-        if usual < 0 or size > self._free:
-            size, report = self._weigh(record, transaction)
-            if size > self._free < self._limit:
-                return False
-        elif topic is not self._topic or transaction is not self._transaction or report is None:
-            report = self._new_report(transaction, topic)
         try:
+            if topic is not self._topic and topic not in self._open_topics and not self._admits(topic):
+                return False
+            if usual < 0 or size > self._free:
+                size, report = self._weigh(record, transaction)
+                if size > self._free < self._limit:
+                    return False
+            elif topic is not self._topic or transaction is not self._transaction or report is None:
+                report = self._new_report(transaction, topic)
             self._produce(topic, value, key, partition, report, report, timestamp, headers)
         except BufferError:
             return False
-        except KafkaException as raised:
-            raise self._refused(raised, record) from raised
-        except (ValueError, TypeError, OverflowError) as raised:  # a UnicodeError is a ValueError
-            raise unfit(record, raised) from raised
+        except (KafkaException, ValueError, TypeError, OverflowError) as raised:
+            return self._not_accepted(raised, record)
         transaction.outstanding += 1
         transaction.events += 1
         self._free -= size
@@ -280,6 +328,17 @@ class Publisher:
 
         return counted
 
+    @property
+    def waits(self) -> bool:
+        """Whether a topic is waited for."""
+        return self._gate.waits
+
+    def wait(self, seconds: float) -> None:
+        """Wait at most `seconds` for what a held record waits for, and call the reports that are due."""
+        if self._gate.pause(seconds):
+            seconds = 0.0
+        self.serve(seconds if len(self._producer) or self._gate.waits else 0.0)
+
     def serve(self, seconds: float = 0.0) -> None:
         """Call the reports that are due; wait for the first one at most `seconds`."""
         try:
@@ -289,6 +348,8 @@ class Publisher:
         if self._login_refused:
             self._login_refused = False
             self._take_new_login()
+        if self._gate.over and not len(self._producer) and not self.failures:
+            self._gate.produced()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
         """Send what is queued without waiting for more of a batch: `linger.ms` is for others. Serves reports meanwhile, until
@@ -300,17 +361,8 @@ class Publisher:
             raise self._error(raised) from raised
 
     def topic_limit(self, topic: str) -> int | str:
-        """Ask for the topic's max.message.bytes, where that is permitted; for a message, never for a decision."""
-        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        try:
-            admin = AdminClient(  # it must live until the answer is here
-                connection_properties(self._properties), logger=logging.getLogger("confluent_kafka")
-            )
-            future = admin.describe_configs([resource], request_timeout=METADATA_SECONDS)[resource]
-            return int(future.result(METADATA_SECONDS)["max.message.bytes"].value)
-        except (KafkaException, FutureTimeout, KeyError, ValueError) as error:
-            log.debug("topic.limit.unknown", topic=topic, error=str(error))
-            return "the topic's max.message.bytes"
+        """The topic's max.message.bytes, where that is known; for a message, never for a decision."""
+        return self._gate.limits.get(topic) or "the topic's max.message.bytes"
 
     def drain(self, until: float, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Serve until nothing is in flight; False when `until` (time.monotonic) comes first, or `stopped()`."""
@@ -330,14 +382,25 @@ class Publisher:
         self._report = None  # reports hold us as we hold them: librdkafka's threads end when nobody holds its producer
         self._reports.clear()
 
+    def _not_accepted(self, raised: Exception, record: KafkaRecord) -> bool:
+        """Raise what librdkafka or its binding has against a record; False if it is about its topic: ask again."""
+        if not isinstance(raised, KafkaException):  # UnicodeError is a ValueError
+            raise unfit(record, raised) from raised
+        error = kafka_error(raised)
+        if error is None or not about_cluster(error):
+            raise self._refused(raised, record) from raised
+        self.refused(record, error)
+        return False
+
     def _refused(self, raised: KafkaException, record: KafkaRecord) -> CdcOutboxError:
         error = kafka_error(raised)
         if error is None or error.fatal() or error.code() == KafkaError._FATAL:
             self._fatal = True
             return Unreachable(f"Kafka: {raised}")
-        known = DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET, UNSET)
-        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE and caused_by_record([known]):
-            return failed_delivery(known)
+        if about_cluster(error):
+            return failed_delivery(
+                DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET, UNSET)
+            )
         return PoisonEvent(
             f"librdkafka does not take the record: {error.str()}",
             cure="raise message.max.bytes here and max.message.bytes of the topic, or keep such payloads elsewhere",

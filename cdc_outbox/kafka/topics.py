@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclOperation
-from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._config import ConfigEntry, ConfigResource
 from confluent_kafka.admin._metadata import ClusterMetadata
 from confluent_kafka.admin._topic import TopicDescription
 
@@ -31,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS: Final = 5.0
 """For one question. Brokers answer these from memory; a controller's election takes about as long."""
+
+_ConfigFuture: TypeAlias = "Future[dict[str, ConfigEntry]]"
 
 _UNKNOWN: Final = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
 
@@ -61,6 +64,43 @@ class Defaults:
     replicas: int
 
 
+class Inquiry:
+    """A topic that is being looked up: its description and its settings, asked for at the same time."""
+
+    def __init__(self, name: str, described: Future[TopicDescription], config: _ConfigFuture) -> None:
+        self._name = name
+        self._described = described
+        self._config = config
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most `seconds`. True when the answer is complete."""
+        asked: list[Future[object]] = [cast("Future[object]", self._described), cast("Future[object]", self._config)]
+        return not wait(asked, seconds).not_done
+
+    def answer(self, seconds: float = 0.0) -> Topic | None:
+        """What the cluster has; None for a topic that does not exist. Raises AccessRefused or Unreachable."""
+        try:
+            described = self._described.result(seconds)
+        except KafkaException as raised:
+            error = kafka_error(raised)
+            if error is not None and error.code() in _UNKNOWN:
+                return None
+            raise _translated(raised, self._name) from raised
+        except FutureTimeout as raised:
+            raise Unreachable(f"Kafka: {SILENT}") from raised
+        config = _config(self._config, self._name, seconds)
+        operations = cast("list[AclOperation] | None", described.authorized_operations)
+        return Topic(
+            self._name,
+            partitions=len(described.partitions),
+            replicas=min(len(one.replicas) for one in described.partitions),
+            in_sync=min(len(one.isr) for one in described.partitions),
+            may_write=None if operations is None else AclOperation.WRITE in operations,
+            max_message_bytes=_number(config, "max.message.bytes"),
+            min_in_sync=_number(config, "min.insync.replicas"),
+        )
+
+
 class TopicCatalog:
     """Asks a cluster that has answered before. `properties`: the producer's."""
 
@@ -76,29 +116,17 @@ class TopicCatalog:
         return len(self._metadata().brokers)
 
     def describe(self, name: str) -> Topic | None:
-        """Look the topic up, which makes none. Raises AccessRefused when we may not even see it, or Unreachable."""
-        try:
-            futures = self._admin.describe_topics(
-                TopicCollection([name]), include_authorized_operations=True, request_timeout=ANSWER_SECONDS
-            )
-            described: TopicDescription = futures[name].result(ANSWER_SECONDS)
-        except KafkaException as raised:
-            error = kafka_error(raised)
-            if error is not None and error.code() in _UNKNOWN:
-                return None
-            raise _translated(raised, name) from raised
-        except FutureTimeout as raised:
-            raise Unreachable(f"Kafka: {SILENT}") from raised
-        config = self._settings(ConfigResource(ConfigResource.Type.TOPIC, name))
-        operations = cast("list[AclOperation] | None", described.authorized_operations)
-        return Topic(
-            name,
-            partitions=len(described.partitions),
-            replicas=min(len(one.replicas) for one in described.partitions),
-            in_sync=min(len(one.isr) for one in described.partitions),
-            may_write=None if operations is None else AclOperation.WRITE in operations,
-            max_message_bytes=_number(config, "max.message.bytes"),
-            min_in_sync=_number(config, "min.insync.replicas"),
+        """Look the topic up, which creates none. Raises AccessRefused when it may not be described, or Unreachable."""
+        return self.ask(name).answer(ANSWER_SECONDS)
+
+    def ask(self, name: str, seconds: float = ANSWER_SECONDS) -> Inquiry:
+        """Begin to look the topic up. `seconds`: how long the cluster may take."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        described = self._admin.describe_topics(
+            TopicCollection([name]), include_authorized_operations=True, request_timeout=seconds
+        )
+        return Inquiry(
+            name, described[name], self._admin.describe_configs([resource], request_timeout=seconds)[resource]
         )
 
     def defaults(self) -> Defaults | None:
@@ -123,10 +151,19 @@ class TopicCatalog:
         """Its settings; none when we may not see them."""
         try:
             future = self._admin.describe_configs([resource], request_timeout=ANSWER_SECONDS)[resource]
-            return {name: str(entry.value) for name, entry in future.result(ANSWER_SECONDS).items()}
-        except (KafkaException, FutureTimeout) as error:
+        except KafkaException as error:
             log.debug("topic.limit.unknown", topic=resource.name, error=str(error))
             return {}
+        return _config(future, resource.name, ANSWER_SECONDS)
+
+
+def _config(future: _ConfigFuture, name: str, seconds: float) -> dict[str, str]:
+    """Settings by name; none when they may not be seen."""
+    try:
+        return {setting: str(entry.value) for setting, entry in future.result(seconds).items()}
+    except (KafkaException, FutureTimeout) as error:
+        log.debug("topic.limit.unknown", topic=name, error=str(error))
+        return {}
 
 
 def _translated(raised: KafkaException, topic: str = "") -> CdcOutboxError:

@@ -199,8 +199,7 @@ class StreamLoop:
         now = time.monotonic()
         self._counters.last_turn_monotonic = now
         if self._sender.holds:
-            if self._publisher.in_flight:
-                self._publisher.serve(HELD_WAIT_SECONDS)
+            self._publisher.wait(HELD_WAIT_SECONDS)
             self._progress.held(now)
         elif self._inbox_empty:
             if self._few and self._publisher.in_flight:

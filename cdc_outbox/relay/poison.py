@@ -15,6 +15,7 @@ import structlog
 
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
+from cdc_outbox.kafka.weight import extra_bytes
 from cdc_outbox.lsn import Lsn, format_lsn
 from cdc_outbox.records.events import OutboxEvent
 from cdc_outbox.records.router import UNASSIGNED, Headers, InFlight, KafkaRecord
@@ -35,6 +36,9 @@ WAYS_OUT: Final = (
     "correct what the application writes; raise the topic's limit or make the topic; or leave this event out on purpose: "
     "--on-poison skip, or --on-poison dead-letter --dead-letter-topic TOPIC"
 )
+
+
+WAITS: Final = "with --on-poison skip, or --on-poison dead-letter --dead-letter-topic TOPIC, the relay waits for it"
 
 
 class RejectedRecord(NamedTuple):
@@ -76,18 +80,31 @@ class PoisonPolicy:
         return record.topic == self._topic and any(name == REASON_HEADER for name, _ in record.headers)
 
     def apply(self, error: CdcOutboxError, rejected: RejectedRecord) -> KafkaRecord | None:
-        """Give the dead letter to send in its place, or None to leave the event out. Raises the error when the policy is stop.
-
-        A ConfigurationError or AccessRefused here is about the event's topic: unknown, or not ours to write to.
-        """
-        described = _described(error, rejected)
-        reason = str(error.where.get("reason") or _REASONS.get(type(error), "undeliverable"))
+        """Give the dead letter to send in its place, or None to leave the event out. Raises the error if the policy is stop."""
+        described = self.described(error, rejected)
+        reason = str(error.where.get("reason") or "undeliverable")
         if self.stops or (rejected.record is not None and self.is_dead_letter(rejected.record)):
             raise described
         self._report(described, reason, rejected)
         if self._topic is None:
             return None
         return dead_letter(self._topic, error, reason, rejected, self._limit - ENVELOPE_BYTES)
+
+    def described(self, error: CdcOutboxError, rejected: RejectedRecord) -> CdcOutboxError:
+        """The same error, with all that is known of the event."""
+        event, record = rejected.event, rejected.record
+        where = {
+            **error.where,
+            "table": rejected.table,
+            "id": _shown(event.id),
+            "type": _shown(event.type),
+            "key": _shown(event.key),
+            "topic": record.topic if record is not None else None,
+            "lsn": format_lsn(rejected.transaction.lsn) if rejected.transaction.lsn else None,
+        }
+        if isinstance(error, (ConfigurationError, AccessRefused)):
+            return type(error)(error.message, cure=f"{error.cure}; {WAITS}", **where)
+        return PoisonEvent(error.message, cure=WAYS_OUT, **where)
 
     def _report(self, described: CdcOutboxError, reason: str, rejected: RejectedRecord) -> None:
         """Count and log it, once as long as this process remembers; one without an id each time."""
@@ -108,7 +125,7 @@ def dead_letter(
 ) -> KafkaRecord:
     """Make the record that is sent in place of the rejected one."""
     event, record = rejected.event, rejected.record
-    usable = record is not None and reason not in _UNFIT
+    usable = record is not None and _can_be_sent(record)
     headers: Headers = (
         list(record.headers) if record is not None and usable else [("id", event.id), ("type", event.type)]
     )
@@ -140,30 +157,13 @@ def shrink_dead_letter(dead_letter: KafkaRecord) -> KafkaRecord | None:
     return dead_letter._replace(headers=ours) if len(ours) < len(dead_letter.headers) else None
 
 
-_UNFIT: Final = frozenset({"bad-headers", "bad-record"})
-"""Reasons for which the record's own headers are not sent again: they may be the cause."""
-
-_REASONS: Final[dict[type[CdcOutboxError], str]] = {
-    ConfigurationError: "unknown-topic",
-    AccessRefused: "not-authorized",
-}
-
-
-def _described(error: CdcOutboxError, rejected: RejectedRecord) -> CdcOutboxError:
-    """The same error, with all that is known of the event."""
-    event, record = rejected.event, rejected.record
-    where = {
-        **error.where,
-        "table": rejected.table,
-        "id": _shown(event.id),
-        "type": _shown(event.type),
-        "key": _shown(event.key),
-        "topic": record.topic if record is not None else None,
-        "lsn": format_lsn(rejected.transaction.lsn) if rejected.transaction.lsn else None,
-    }
-    kind = type(error) if isinstance(error, (ConfigurationError, AccessRefused)) else PoisonEvent
-    cure = WAYS_OUT if kind is PoisonEvent else f"{error.cure}; or {WAYS_OUT.split('or ', 1)[1]}"
-    return kind(error.message, cure=cure, **where)
+def _can_be_sent(record: KafkaRecord) -> bool:
+    """Whether the record's headers can be handed to librdkafka: they may be why it is rejected."""
+    try:
+        extra_bytes(record._replace(topic=""))
+    except PoisonEvent:
+        return False
+    return True
 
 
 def _shown(value: bytes | None) -> str | None:

@@ -52,7 +52,7 @@ class Progress:
         self._counters.backpressure_seconds += now - since
         if self._held_since is None:
             self._held_since = since
-        elif not self._stalled and now - self._held_since > STALLED_SECONDS:
+        elif not self._stalled and not self._publisher.waits and now - self._held_since > STALLED_SECONDS:
             self._stalled = True
             log.warning(
                 "backpressure",

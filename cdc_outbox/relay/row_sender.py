@@ -205,7 +205,7 @@ class RowSender:
 
     def _serve(self, seconds: float = 0.0) -> None:
         """Serve reports; raise Refused when Kafka refused records, Stopped when a stop is wanted."""
-        self._publisher.serve(seconds if self._publisher.in_flight else 0.0)
+        self._publisher.wait(seconds)
         if self._publisher.failures and not self._sender.isolated:
             raise Refused
         self._look()

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
-from cdc_outbox.kafka.errors import TOO_LARGE, caused_by_record, failed_delivery
+from cdc_outbox.kafka.errors import TOO_LARGE, about_cluster, caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.records.mapping import RecordMapping, Source
 from cdc_outbox.records.router import InFlight, KafkaRecord
 from cdc_outbox.relay.poison import PoisonPolicy, RejectedRecord, shrink_dead_letter
 
-_ABOUT_THE_RECORD: Final = (PoisonEvent, ConfigurationError, AccessRefused)
-"""Raised by `produce` about this record: too large, or of a topic or partition that is unknown or may not be written."""
+_ABOUT_THE_TOPIC: Final = (ConfigurationError, AccessRefused)
+"""Raised by `produce` about a record's topic: it is unknown, or may not be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,10 @@ class RecordSender:
         try:
             if self._produce(record, transaction):
                 return True
-        except _ABOUT_THE_RECORD as error:
+        except PoisonEvent as error:
             return self._apply_policy(error, _rejected(mapping, source, transaction, record))
+        except _ABOUT_THE_TOPIC as error:
+            return self._wait(error, HeldRecord(record, _rejected(mapping, source, transaction, record)))
         self._held = HeldRecord(record, _rejected(mapping, source, transaction, record))
         return False
 
@@ -85,8 +87,10 @@ class RecordSender:
         try:
             if not self._publisher.produce(held.record, held.event.transaction):
                 return False
-        except _ABOUT_THE_RECORD as error:
+        except PoisonEvent as error:
             return self._apply_policy(error, held.event)
+        except _ABOUT_THE_TOPIC as error:
+            return self._wait(error, held)
         self._held = None
         return True
 
@@ -105,12 +109,19 @@ class RecordSender:
                 return False
             try:
                 self._held = replace(held, in_flight=publisher.produce(held.record, transaction))
-            except _ABOUT_THE_RECORD as error:
+            except PoisonEvent as error:
                 return self._apply_policy(error, held.event)
+            except _ABOUT_THE_TOPIC as error:
+                return self._wait(error, held)
             publisher.flush()
             return False
-        self._held = None
+        return self._take_report(held)
+
+    def _take_report(self, held: HeldRecord) -> bool:
+        """Deal with the delivery report of a record that was in flight alone."""
+        publisher, transaction = self._publisher, held.event.transaction
         if not publisher.failures:
+            self._held = None
             return True
         failure = publisher.failures.pop()
         publisher.failures.clear()
@@ -119,9 +130,21 @@ class RecordSender:
         found = failed_delivery(failure)
         if not caused_by_record([failure]):
             raise found
+        if about_cluster(failure.error):
+            publisher.refused(held.record, failure.error)
+            return self._wait(found, replace(held, in_flight=False))
         if found.where.get("reason") == TOO_LARGE:
             found.where["limit"] = publisher.topic_limit(failure.topic)
         return self._apply_policy(found, held.event)
+
+    def _wait(self, error: CdcOutboxError, held: HeldRecord) -> bool:
+        """Hold a record until its topic takes it: what is about the cluster is no property of the event. Raise the error with
+        --on-poison stop, and for a dead letter.
+        """
+        if not isinstance(error, PoisonEvent) and (self._policy.stops or self._policy.is_dead_letter(held.record)):
+            raise self._policy.described(error, held.event)
+        self._held = held
+        return False
 
     def _apply_policy(self, error: CdcOutboxError, rejected: RejectedRecord) -> bool:
         """Apply the policy to a rejected record. A dead letter is isolated too: whether Kafka takes it must be known."""

@@ -350,16 +350,6 @@ def test_an_unknown_topic_stops_the_relay_and_once_it_is_made_all_arrives(closed
     judge(witness.committed(), closed.records(), last_counts=True)
 
 
-def test_events_for_an_unknown_topic_can_be_skipped(closed: Outbox, witness: Witness) -> None:
-    closed.kafka.create_topic(closed.prefix + "order")
-    unknown = [closed.add_all([{}, {"aggregatetype": "surprise", "aggregateid": "2"}, {}])[1] for _ in range(3)]
-    relay = closed.streaming("--on-poison", "skip", *QUICK, http=True)
-    closed.confirm()
-    judge(_without(witness.committed(), *unknown), closed.records(), last_counts=True)
-    assert metrics(relay)['events_skipped_total{reason="unknown-topic"}'] == 3
-    assert [line["id"] for line in relay.log_lines("poison")] == unknown
-
-
 # -- a relay killed around a dead letter
 
 

@@ -215,6 +215,10 @@ class ScriptedPublisher(Publisher):
             patch.setattr("cdc_outbox.kafka.producer.Producer", lambda _properties, **_rest: kafka)
             super().__init__({"bootstrap.servers": "b", "queue.buffering.max.kbytes": str(limit // 1024)}, counters)
 
+    def _admits(self, topic: str) -> bool:
+        self._open_topics.add(topic)
+        return True
+
     def topic_limit(self, topic: str) -> int | str:
         return f"max.message.bytes of {topic}"
 

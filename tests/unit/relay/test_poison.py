@@ -74,8 +74,6 @@ def test_what_is_not_known_is_left_out() -> None:
     [
         (POISON, "bad-headers"),
         (PoisonEvent("…"), "undeliverable"),
-        (ConfigurationError("…"), "unknown-topic"),
-        (AccessRefused("…"), "not-authorized"),
     ],
 )
 def test_what_is_left_out_is_counted_by_reason(error: CdcOutboxError, reason: str) -> None:

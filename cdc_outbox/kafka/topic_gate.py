@@ -1,0 +1,218 @@
+"""Whether a topic can be written to at all: asked at its first use, and again while it cannot.
+
+In: names of topics. Out: whether records may be produced to it now, and the largest batch that it takes.
+Never: a record. What is about the cluster (a topic or partition that is not known, an ACL) is waited for here, logged with its
+cure, and raised for the caller to decide: it is no property of an event.
+
+One topic is waited for at a time, as the record behind it is held. Metadata comes from the producer, which thereby knows the
+topic as well (and a broker that creates topics on demand creates it); limits and privileges from the admin API.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from confluent_kafka import KafkaError
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, Unreachable
+from cdc_outbox.kafka.errors import DeliveryFailure, failed_delivery
+from cdc_outbox.kafka.topics import Inquiry, Topic, TopicCatalog
+from cdc_outbox.lsn import UNSET
+
+log = structlog.get_logger(__name__)
+
+ANSWER_SECONDS: Final = 1.0
+"""For limits and privileges. A cluster that does not answer so soon is not asked again for QUIET_SECONDS."""
+
+QUIET_SECONDS: Final = 60.0
+
+ASK_SECONDS: Final = (0.1, 2.0)
+"""Between two questions for one topic: the first pause, doubled up to the last."""
+
+WARN_SECONDS: Final = 2.0
+"""A topic that is created on demand, or with the event's deployment, is there by then."""
+
+REPEAT_SECONDS: Final = 10.0
+"""Between two warnings of one topic."""
+
+PARTITION_SECONDS: Final = 10.0
+"""Brokers know a new partition within a second or two. One that is not known by then is the event's error."""
+
+REMEMBERED_TOPICS: Final = 10_000
+"""Topics that are admitted; beyond it all are asked for again."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    """A topic that cannot be written to yet."""
+
+    topic: str
+    since: float
+    next_ask: float = 0.0
+    pause: float = ASK_SECONDS[0]
+    inquiry: Inquiry | None = None
+    inquired_at: float = 0.0
+    partition: int = -1
+    """The partition that the held record names, if it is not known."""
+    partitions: int = 0
+    error: CdcOutboxError | None = None
+    code: str = ""
+    warned_at: float | None = None
+    admitted_at: float | None = None
+
+
+@dataclass(slots=True)
+class TopicGate:
+    """The topics of one producer."""
+
+    catalog: Callable[[], TopicCatalog]
+    counters: Counters
+    unknown_seconds: float
+    """After which an unknown topic is raised as an error: brokers may take as long to know a new one."""
+    limits: dict[str, int | None] = field(default_factory=dict)
+    """Topics that may be written to, each with its max.message.bytes where that is known."""
+    _wait: _Wait | None = None
+    _catalog: TopicCatalog | None = None
+    _quiet_until: float = 0.0
+    _waited_for: dict[str, int] = field(default_factory=dict)
+    """Topics whose partitions were waited for in vain, with how many they had: the next event need not wait again."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a topic is waited for."""
+        return self._wait is not None and self._wait.admitted_at is None
+
+    @property
+    def over(self) -> bool:
+        """Whether a topic that was waited for is admitted, and nothing of it is known to be delivered yet."""
+        return self._wait is not None and self._wait.admitted_at is not None
+
+    def pause(self, seconds: float) -> bool:
+        """Wait for an answer at most `seconds`; False when none is due."""
+        inquiry = None if self._wait is None else self._wait.inquiry
+        if inquiry is None:
+            return False
+        inquiry.wait(seconds)
+        return True
+
+    def admits(self, topic: str, metadata: Callable[[str], int | KafkaError]) -> bool:
+        """Whether records may be produced to `topic` now; False: ask again soon. `metadata` asks the producer's brokers for a
+        topic, and returns the number of its partitions, or an error.
+
+        Raises, each time, what keeps it: AccessRefused; ConfigurationError once an unknown topic has been asked for long
+        enough; PoisonEvent for a partition that the topic does not have.
+        """
+        if topic in self.limits:
+            return True
+        now = time.monotonic()
+        wait = self._wait
+        if wait is None or wait.topic != topic:
+            wait = self._wait = _Wait(topic, now)
+        if wait.inquiry is None and now < wait.next_ask:
+            return self._keeps(wait, now)
+        return self._asked(wait, metadata, now)
+
+    def refused(self, topic: str, error: KafkaError, partition: int) -> None:
+        """Note that librdkafka or the broker refused a record for what is about the cluster: ask again, after a pause."""
+        self.limits.pop(topic, None)
+        now = time.monotonic()
+        wait = self._wait
+        if wait is None or wait.topic != topic:
+            wait = self._wait = _Wait(topic, now)
+        wait.admitted_at = None
+        wait.partition = partition if error.code() == KafkaError._UNKNOWN_PARTITION else -1
+        self._put_off(wait, error, now)
+
+    def produced(self) -> None:
+        """Note that a record was accepted after a wait: it is over."""
+        wait, self._wait = self._wait, None
+        if wait is not None and wait.warned_at is not None:
+            if self.counters.last_error == str(wait.error):
+                self.counters.last_error = None
+            log.info("topic.available", topic=wait.topic, seconds=round(time.monotonic() - wait.since, 1))
+
+    def _asked(self, wait: _Wait, metadata: Callable[[str], int | KafkaError], now: float) -> bool:
+        """Ask the producer's brokers, then begin to ask for limits and privileges."""
+        if wait.inquiry is not None:
+            return self._answered(wait, wait.inquiry, now)
+        partitions = metadata(wait.topic)
+        if isinstance(partitions, KafkaError):
+            self._put_off(wait, partitions, now)
+            return self._keeps(wait, now)
+        if wait.partition >= partitions:
+            return self._lacks_partition(wait, partitions, now)
+        if now < self._quiet_until:
+            return self._admit(wait, None, now)
+        self._catalog = self._catalog or self.catalog()
+        wait.inquiry, wait.inquired_at = self._catalog.ask(wait.topic, ANSWER_SECONDS), now
+        return False
+
+    def _answered(self, wait: _Wait, inquiry: Inquiry, now: float) -> bool:
+        if not inquiry.wait(0.0) and now - wait.inquired_at < ANSWER_SECONDS:
+            return False
+        wait.inquiry = found = None
+        try:
+            found = inquiry.answer()
+        except Unreachable:
+            self._quiet_until, self._catalog = now + QUIET_SECONDS, None
+        except CdcOutboxError as error:  # a privilege for the admin API is missing, and the producer was answered
+            log.debug("topic.limit.unknown", topic=wait.topic, error=str(error))
+        if found is not None and found.may_write is False:
+            self._put_off(wait, KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), now)
+            return self._keeps(wait, now)
+        return self._admit(wait, found, now)
+
+    def _admit(self, wait: _Wait, found: Topic | None, now: float) -> bool:
+        if len(self.limits) >= REMEMBERED_TOPICS:
+            self.limits.clear()
+        self.limits[wait.topic] = None if found is None else found.max_message_bytes
+        wait.admitted_at = now
+        return True
+
+    def _put_off(self, wait: _Wait, error: KafkaError, now: float) -> None:
+        """Note why the topic cannot be written to, and ask again later."""
+        if error.code() in _NO_ANSWER:
+            wait.error, wait.next_ask = None, now + ASK_SECONDS[0]
+            return
+        wait.code = error.name()
+        wait.error = failed_delivery(DeliveryFailure(wait.topic, None, 0, error, UNSET, UNSET))
+        wait.next_ask, wait.pause = now + wait.pause, min(2 * wait.pause, ASK_SECONDS[1])
+
+    def _lacks_partition(self, wait: _Wait, partitions: int, now: float) -> bool:
+        if self._waited_for.get(wait.topic) == partitions:
+            wait.since = now - PARTITION_SECONDS
+        wait.partitions = partitions
+        self._put_off(wait, KafkaError(KafkaError._UNKNOWN_PARTITION), now)
+        return self._keeps(wait, now)
+
+    def _keeps(self, wait: _Wait, now: float) -> bool:
+        """Log and raise what keeps the topic; False while that is too early."""
+        error = wait.error
+        if error is None:
+            return False
+        refused = isinstance(error, AccessRefused)
+        if now - (wait.warned_at or wait.since) >= (
+            REPEAT_SECONDS if wait.warned_at else 0.0 if refused else WARN_SECONDS
+        ):
+            wait.warned_at = now
+            self.counters.count_delivery_error(wait.topic, wait.code)
+            self.counters.last_error = str(error)
+            log.warning("topic.unavailable", error=error, seconds=round(now - wait.since, 1))
+        patience = 0.0 if refused else PARTITION_SECONDS if wait.partition >= 0 else self.unknown_seconds
+        if now - wait.since < patience:
+            return False
+        if wait.partition >= 0:
+            self._waited_for[wait.topic] = wait.partitions
+            self._wait = None
+        raise error
+
+
+_NO_ANSWER: Final = frozenset(
+    {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError.LEADER_NOT_AVAILABLE}
+)
+"""Nothing about the topic: no broker answers, or the topic has no leader at the moment."""
