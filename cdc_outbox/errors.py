@@ -23,13 +23,18 @@ from typing import ClassVar
 
 
 class CdcOutboxError(Exception):
-    """The root. `message` is one sentence, `cure` says what to do next, `where` names the place."""
+    """The root. `message` is one sentence, `cure` is what to do next, `where` names the place.
+
+    `code`: a stable slug for logs, scripts and docs/troubleshooting.md; by default the class's.
+    """
 
     exit_code: ClassVar[int] = 70
+    default_code: ClassVar[str] = "bug"
 
-    def __init__(self, message: str, *, cure: str = "", **where: str | int | None) -> None:
+    def __init__(self, message: str, *, code: str = "", cure: str = "", **where: str | int | None) -> None:
         super().__init__(message)
         self.message = message
+        self.code = code or str(where.get("reason") or self.default_code)
         self.cure = cure
         self.where = {name: value for name, value in where.items() if value is not None}
 
@@ -42,6 +47,7 @@ class ConfigurationError(CdcOutboxError):
     """A setting, the database, the slot, the publication or a topic is not as it must be. Restarting does not help."""
 
     exit_code = 78
+    default_code = "configuration"
 
 
 class CannotConnect(ConfigurationError):
@@ -50,6 +56,8 @@ class CannotConnect(ConfigurationError):
     Final at start. Later it may pass by itself: certificates are renewed, and a failover ends.
     """
 
+    default_code = "cannot-connect"
+
 
 class StreamGap(ConfigurationError):
     """Rows were committed that the slot cannot give us any more: it is lost, gone or not the same, or they were not published.
@@ -57,46 +65,58 @@ class StreamGap(ConfigurationError):
     What was not delivered can only be read from the table: the cure names `slot recover`.
     """
 
+    default_code = "stream-gap"
+
 
 class AccessRefused(CdcOutboxError):
     """A server knows us and says no: a wrong password, pg_hba, SASL, or a privilege that is missing."""
 
     exit_code = 77
+    default_code = "access-refused"
 
 
 class PoisonEvent(CdcOutboxError):
     """An event that can never be delivered as it is."""
 
     exit_code = 65
+    default_code = "poison"
 
 
 class Unreachable(CdcOutboxError):
     """A server does not answer, or not yet. Trying again is right."""
 
     exit_code = 69
+    default_code = "unreachable"
 
 
 class ConnectionLost(Unreachable):
     """A connection that worked has ended. Connect again; what was not confirmed comes again."""
 
+    default_code = "connection-lost"
+
 
 class ShuttingDown(Unreachable):
     """A server takes no new connections since it is about to stop (57P03)."""
+
+    default_code = "postgres-shutting-down"
 
 
 class SlotBusy(CdcOutboxError):
     """Another process streams from the slot."""
 
     exit_code = 75
+    default_code = "slot-busy"
 
 
 class Undelivered(CdcOutboxError):
     """Stopped, with events that were read but not delivered. They are sent again by the next start."""
 
     exit_code = 75
+    default_code = "undelivered"
 
 
 class ProtocolError(CdcOutboxError):
     """A message that the manual does not allow. Nothing after it is trusted."""
 
     exit_code = 70
+    default_code = "bug"

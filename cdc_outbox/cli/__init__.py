@@ -108,7 +108,7 @@ def exit_code(call: Callable[[], object]) -> int:
 def _report(error: CdcOutboxError) -> int:
     from cdc_outbox.config.redaction import scrub
 
-    _log(scrub(f"error: {error}" + (f"\ncure: {error.cure}" if error.cure else "")))
+    _log(scrub(f"error: {error} [{error.code}]" + (f"\ncure: {error.cure}" if error.cure else "")))
     return error.exit_code
 
 

@@ -122,7 +122,10 @@ def _emit(connection: connect.Connection, table: TableName, event: NewEvent) -> 
         if str(error.where.get("sqlstate", ""))[:2] not in _DATA_CLASSES:
             raise
         raise ConfigurationError(
-            error.message, cure="check payload and headers against the column types of the table", **error.where
+            error.message,
+            code=error.code,
+            cure="check payload and headers against the column types of the table",
+            **error.where,
         ) from None
     assert row is not None, "SELECT of a function that returns no set gives one row"
     return str(row[0])

@@ -159,7 +159,8 @@ def describe_error(_logger: object, _method: str, fields: EventDict) -> EventDic
     if exception is None:
         return fields
     if isinstance(exception, CdcOutboxError):
-        told = {"error": exception.message, **({"cure": exception.cure} if exception.cure else {}), **exception.where}
+        told: dict[str, object] = {"error": exception.message, "code": exception.code}
+        told |= {**({"cure": exception.cure} if exception.cure else {}), **exception.where}
     else:
         told = {"error": f"{type(exception).__name__}: {exception}".removesuffix(": ")}
         if caught:

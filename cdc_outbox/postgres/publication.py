@@ -215,7 +215,7 @@ def _require_of_no_shard(publication: Publication | None, name: str) -> None:
 
 def _also_hidden(error: ConfigurationError) -> StreamGap:
     """The error, with what its cure does not heal: rows that an older slot has passed, or will pass."""
-    return StreamGap(error.message, cure=f"{error.cure}. {_HIDDEN}", **error.where)
+    return StreamGap(error.message, cure=f"{error.cure}. {_HIDDEN}", code=error.code, **error.where)
 
 
 def _without_own_filter(

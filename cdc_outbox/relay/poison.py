@@ -103,8 +103,8 @@ class PoisonPolicy:
             "lsn": format_lsn(rejected.transaction.lsn) if rejected.transaction.lsn else None,
         }
         if isinstance(error, (ConfigurationError, AccessRefused)):
-            return type(error)(error.message, cure=f"{error.cure}; {WAITS}", **where)
-        return PoisonEvent(error.message, cure=WAYS_OUT, **where)
+            return type(error)(error.message, code=error.code, cure=f"{error.cure}; {WAITS}", **where)
+        return PoisonEvent(error.message, code=error.code, cure=WAYS_OUT, **where)
 
     def _report(self, described: CdcOutboxError, reason: str, rejected: RejectedRecord) -> None:
         """Count and log it, once as long as this process remembers; one without an id each time."""

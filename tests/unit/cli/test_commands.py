@@ -183,7 +183,7 @@ def test_a_foreseen_error_is_one_sentence_its_place_and_its_cure(error: CdcOutbo
         raise error
 
     assert exit_code(fail) == code
-    assert capsys.readouterr() == ("", "error: no such slot (slot s)\ncure: create it\n")
+    assert capsys.readouterr() == ("", f"error: no such slot (slot s) [{error.code}]\ncure: create it\n")
 
 
 @pytest.fixture
