@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 from typing import Final
 
@@ -31,9 +32,11 @@ from cdc_outbox import __version__
 from cdc_outbox.commands.background_prune import BackgroundPruner
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, State
-from cdc_outbox.errors import CdcOutboxError, Undelivered
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError, Undelivered
 from cdc_outbox.kafka import native
+from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import librdkafka_version
+from cdc_outbox.kafka.traced import TracedPublisher
 from cdc_outbox.observe import Versions, http, logs, metrics, systemd
 from cdc_outbox.observe.bar import Bar
 from cdc_outbox.observe.history import History
@@ -97,7 +100,7 @@ def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
                 around.enter_context(http.serve(settings.http, counters, settings, registry, history=history))
             log.info("started", **logs.started_fields(settings, versions(plane)))
             log.info("plane.chosen", plane=plane.name, reason=plane.reason)
-            generations = Supervisor(settings, counters, stop, plane)
+            generations = Supervisor(settings, counters, stop, _publisher(around, settings, counters, plane))
             if settings.prune_after is not None and settings.tables:
                 beside = BackgroundPruner(settings, counters, stop, older_than=settings.prune_after)
                 around.enter_context(beside.running())
@@ -193,6 +196,26 @@ def _systemd(around: ExitStack, counters: Counters, stop: Stop) -> list[Tick]:
         return []
     around.callback(unit.end)
     return [unit.tick]
+
+
+def _publisher(
+    around: ExitStack, settings: Settings, counters: Counters, plane: native.Plane
+) -> Callable[..., Publisher]:
+    """What makes producers: of the plane, or with --otel those that report deliveries. Begins to export, until `around` ends.
+
+    Raises ConfigurationError without the extra.
+    """
+    if not settings.otel:
+        return native.NativePublisher if plane.name == "native" else Publisher
+    try:
+        from cdc_outbox.observe import telemetry  # noqa: PLC0415 - an extra, and a third of a second to load
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--otel needs packages that are not installed: {error.name}", cure="pip install 'cdc-outbox[otel]'"
+        ) from error
+    exports = telemetry.export(settings, metrics.RelayCollector(counters, versions(plane)))
+    around.callback(exports.shutdown)
+    return partial(TracedPublisher, on_delivered=exports.delivered)
 
 
 @contextmanager

@@ -307,6 +307,13 @@ class Settings:
     log_level: str = setting(
         "info", choice("debug", "info", "warning", "error"), PROCESS, "Lowest severity that is logged."
     )
+    otel: bool = setting(
+        False,
+        SWITCH,
+        PROCESS,
+        "OpenTelemetry of the relay (the extra otel): metrics by OTLP, and a span for each event of a sampled trace. The "
+        "endpoint is OTEL_EXPORTER_OTLP_ENDPOINT.",
+    )
     core_dump: bool = setting(
         False,
         SWITCH,

@@ -72,6 +72,8 @@ def choose(settings: Settings) -> Plane:
     reason = why_not()
     if reason is None and settings.format != "debezium":
         reason = f"records of --format {settings.format} are made in Python"
+    if reason is None and settings.otel:
+        reason = "the spans of --otel are made in Python"
     if reason is None:
         return Plane("native", None)
     if settings.native == "on":

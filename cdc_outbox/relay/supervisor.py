@@ -12,6 +12,7 @@ login is waited for as well: passwords rotate, and failovers pass.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +31,6 @@ from cdc_outbox.errors import (
     Unreachable,
 )
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.kafka.native import PYTHON, NativePublisher, Plane
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange, format_lsn
@@ -79,8 +79,13 @@ class CatalogState:
 class Supervisor:
     """All connections of one relay, one after the other."""
 
-    def __init__(self, settings: Settings, counters: Counters, stop: Stop, plane: Plane = PYTHON) -> None:
-        """Raises ConfigurationError for a broken --topic or a refused Kafka property."""
+    def __init__(
+        self, settings: Settings, counters: Counters, stop: Stop, publisher: Callable[..., Publisher] = Publisher
+    ) -> None:
+        """`publisher` makes a producer, as `Publisher` does.
+
+        Raises ConfigurationError for a broken --topic or a refused Kafka property.
+        """
         self._settings = settings
         self._counters = counters
         self._stop = stop
@@ -89,7 +94,7 @@ class Supervisor:
         largest = int(properties["message.max.bytes"])
         self._policy = PoisonPolicy(settings.on_poison, settings.dead_letter_topic, largest, counters)
         self._publisher: Publisher | None = None
-        self._publisher_class = NativePublisher if plane.name == "native" else Publisher
+        self._make_publisher = publisher
         self._isolated_lsns: frozenset[LsnRange] = frozenset()
         self._target: Lsn | None = None
         self._table_oids: dict[int, TableName] = {}
@@ -335,7 +340,7 @@ class Supervisor:
     def _new_publisher(self) -> Publisher:
         """Make a producer, with secrets read again."""
         kafka = self._settings.kafka
-        return self._publisher_class(effective(kafka(), self._settings), self._counters, reread=kafka)
+        return self._make_publisher(effective(kafka(), self._settings), self._counters, reread=kafka)
 
     def _drop_broken_publisher(self) -> None:
         if self._publisher is not None and self._publisher.broken:
