@@ -70,8 +70,8 @@ def _call_pieces(function: str, types: tuple[str, ...]) -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def _call_each_pieces(function: str, types: tuple[str, ...]) -> tuple[str, ...]:
     columns = [f"e{number}" for number in range(len(types))]
-    calls = ", ".join(f"CAST({column} AS {name})" for column, name in zip(columns, types, strict=True))
-    arrays = [("CAST(", f" AS {_sent_as(name)}[])") for name in types]
+    calls = ", ".join(f"CAST({column} AS pg_catalog.{name})" for column, name in zip(columns, types, strict=True))
+    arrays = [("CAST(", f" AS pg_catalog.{_sent_as(name)}[])") for name in types]
     end = f") WITH ORDINALITY AS e({', '.join(columns)}, place) ORDER BY place"
     return _joined(f"SELECT {function}({calls}) FROM unnest(", arrays, end)  # noqa: S608 - quoted names only
 
@@ -131,8 +131,8 @@ def _sent_as(name: str) -> str:
 
 def _cast(name: str) -> tuple[str, str]:
     if name == _sent_as(name):
-        return "CAST(", f" AS {name})"
-    return "CAST(CAST(", f" AS text) AS {name})"
+        return "CAST(", f" AS pg_catalog.{name})"
+    return "CAST(CAST(", f" AS pg_catalog.text) AS pg_catalog.{name})"
 
 
 @lru_cache(maxsize=64)

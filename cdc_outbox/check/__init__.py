@@ -38,6 +38,7 @@ _BEHIND_THE_CONNECTION = (
     "table.columns",
     "table.select",
     "table.writers",
+    "table.function",
     "publication.table",
     "publication.columns",
     "slot.state",

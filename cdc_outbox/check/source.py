@@ -26,6 +26,7 @@ _TABLE_CHECKS: Final = (
     "table.columns",
     "table.select",
     "table.writers",
+    "table.function",
     "table.rows",
     "publication.table",
     "publication.columns",
@@ -57,6 +58,8 @@ def check_tables(
         _check_select(connection, settings, shape, catalog, report)
         with report.judging("table.writers"):
             _check_writers(connection, settings, shape, report)
+        with report.judging("table.function"):
+            _check_function(connection, shape, report)
         with report.judging("table.rows"):
             _check_rows(connection, settings, shape, catalog, report)
         _check_published(settings, table, shape, published, catalog, report)
@@ -196,6 +199,30 @@ def _check_writers(connection: Connection, settings: Settings, shape: table_rows
         )
     else:
         report.ok("table.writers", f"whoever may INSERT into {shape.table} may read the id of what it wrote")
+
+
+_FOREIGN_FUNCTIONS: Final = """
+SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text, pg_catalog.pg_get_userbyid(p.proowner),
+       pg_catalog.pg_get_userbyid(c.relowner)
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_proc p ON p.pronamespace = c.relnamespace AND p.proname IN (c.relname || '_emit', c.relname || '_delete')
+ WHERE c.oid = %s::int8::oid AND p.prosecdef AND p.proowner <> c.relowner
+ ORDER BY 1
+"""
+
+
+def _check_function(connection: Connection, shape: table_rows.TableShape, report: Report) -> None:
+    """A function that runs with its owner's rights must have the owner of the table: the table's triggers run with them too."""
+    found = connection.execute(_FOREIGN_FUNCTIONS, (shape.oid,)).fetchall()
+    if not found:
+        report.ok("table.function", f"functions of {shape.table} run with the rights of its owner")
+    for function, owner, table_owner in found:
+        report.warn(
+            "table.function",
+            f"function {function} runs with the rights of {owner}, and table {shape.table} belongs to {table_owner}: its "
+            f"triggers run with the rights of {owner}",
+            f"ALTER FUNCTION {function} OWNER TO {quote_identifier(str(table_owner))};",
+        )
 
 
 def _check_rows(

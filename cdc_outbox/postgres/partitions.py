@@ -27,6 +27,9 @@ from cdc_outbox.postgres.errors import translated
 LOCK_SECONDS: Final = 1.0
 """A lock that we wait for makes writers wait behind us: after this long we let them go, and try again later."""
 
+_NAME_IS_TAKEN: Final = "42P07"
+"""SQLSTATE duplicate_table."""
+
 _DEFAULT_HAS_ROWS: Final = "23514"
 """SQLSTATE of a partition whose rows are in the default partition already."""
 
@@ -145,7 +148,18 @@ def _make(
     """By ATTACH, which lets writers write, and not by CREATE … PARTITION OF, which does not."""
     connection.execute(SQL("SET LOCAL ROLE {}").format(Identifier(owner)))
     like = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING GENERATED"
-    connection.execute(SQL("CREATE TABLE {} (LIKE {} {})").format(_identifier(name), _identifier(table), SQL(like)))
+    create = SQL("CREATE TABLE {} (LIKE {} {})").format(_identifier(name), _identifier(table), SQL(like))
+    try:
+        with translated():
+            connection.execute(create)
+    except ConfigurationError as error:
+        if error.where.get("sqlstate") == _NAME_IS_TAKEN:
+            raise ConfigurationError(
+                f"table {name} exists, and is not the partition of {table} that has this name",
+                cure=f"drop or rename it: ALTER TABLE {name.quoted} RENAME TO something_else",
+                table=str(name),
+            ) from error
+        raise
     attach = SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})")
     try:
         with translated():

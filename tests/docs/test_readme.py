@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from cdc_outbox import errors
+from cdc_outbox.commands.install import InstallOptions, apply_roles
 from cdc_outbox.config.options import Option
 from cdc_outbox.config.settings import OPTIONS
 from cdc_outbox.observe.http import Views
@@ -62,7 +64,11 @@ def test_the_three_snippets_in_order_end_with_the_record_that_is_shown(
     servers = {"DSN": installed.dsn, "BROKERS": kafka.brokers}
     shell(until_caught_up, **servers)  # the relay runs beside the service, so its slot is there before the first event
 
-    shell('psql -v ON_ERROR_STOP=1 "$DSN" <<"SQL"\n' + beginning_with(INSERT) + "SQL", **servers)
+    role = f"my_service_{secrets.token_hex(4)}"
+    apply_roles(installed.dsn, InstallOptions(), pytest.fail)
+    installed.execute(f"CREATE ROLE {role} IN ROLE cdc_outbox_writer; GRANT SELECT, UPDATE ON orders TO {role}")
+    as_service = f"PGOPTIONS='-c role={role}' psql"
+    shell(f'{as_service} -v ON_ERROR_STOP=1 "$DSN" <<"SQL"\n' + beginning_with(INSERT) + "SQL", **servers)
     shell(until_caught_up, **servers)
 
     (event_id,) = installed.execute("SELECT id::text FROM outbox")[0]

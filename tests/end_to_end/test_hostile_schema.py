@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from cdc_outbox.app import emit, emit_many, once
 from cdc_outbox.commands.install import InstallOptions, render_consumer, render_install, render_roles, render_uninstall
 from tests.plugins.command import run_command
 from tests.plugins.hostile import ROLE, TRAP, pinned, set_traps
@@ -75,16 +76,22 @@ def test_no_command_calls_a_trap(outbox: Outbox, hostile: psycopg.Connection[Any
     ok(database, "sql", "status")
     ok(database, "sql", "upgrade", "--apply")
     ok(database, "emit", "--aggregate-type", "order", "--aggregate-id", "1", "--type", "OrderPlaced", "--payload", "{}")
-    with database.connect() as session:
+    with database.connect(autocommit=False) as session:
         session.execute("SELECT public.outbox_emit('order', '2', 'OrderPlaced', '{}')")
+        event = {"aggregate_type": "order", "type": "OrderPlaced", "payload": {}}
+        emit(session, **event, aggregate_id="3")
+        emit_many(session, [{**event, "aggregate_id": "4"}, {**event, "aggregate_id": "5"}])
         session.execute("SELECT public.inbox_claim('mailer', '1'), public.inbox_prune('1 day')")
+        session.commit()
+        with once(session, consumer="mailer", message_id="2") as first:
+            assert first
 
     to_kafka = ("--brokers", outbox.kafka.brokers, "--topic", outbox.prefix + "{aggregatetype}")
     ok(database, "check", *to_kafka)
     outbox.drain()
     for shard in range(shards):
         outbox.drain("--shard", f"{shard}/{shards}")
-    assert len(outbox.records()) == (4 if shards else 2)
+    assert len(outbox.records()) == (10 if shards else 5)
     ok(database, "slot", "status")
     ok(database, "replay", *to_kafka, "--all", "--yes")
     ok(database, "replay", *to_kafka, "--key", "1", "--since", "2020-01-01", "--from-seq", "1", "--yes")

@@ -428,6 +428,16 @@ def test_a_writer_whose_orm_would_be_refused(bench: Bench) -> None:
     bench.check().fine("table.writers")
 
 
+def test_a_function_that_runs_with_the_rights_of_another_role_than_the_tables_owner(bench: Bench) -> None:
+    bench.check().fine("table.function")
+    bench.role()
+    [user] = bench.database.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'r\\_%'")[0]
+    bench.database.execute(f"ALTER TABLE outbox OWNER TO {user}")
+    cure = bench.check().warned("table.function", user, "postgres").cures[0]
+    bench.database.execute(cure)
+    bench.check().fine("table.function")
+
+
 def test_rows_that_a_policy_hides(bench: Bench) -> None:
     bench.database.execute("ALTER TABLE outbox ENABLE ROW LEVEL SECURITY; GRANT SELECT ON outbox TO PUBLIC")
     bench.check(dsn=Secret.of(bench.role())).failed("table.select", "row-level security", "BYPASSRLS")

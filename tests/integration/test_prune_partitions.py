@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles, render_install
-from cdc_outbox.errors import AccessRefused, Undelivered, Unreachable
+from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered, Unreachable
 from cdc_outbox.identifiers import TableName
 from tests.integration.test_prune import DAY, Shop
 
@@ -153,6 +153,17 @@ def test_days_are_made_ahead_by_whom_the_table_belongs_to_and_writers_need_not_w
     assert days.prune(older_than=300 * DAY, partitions_ahead=10).made == []
     owners = "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relname ~ '^outbox_2'"
     assert len(days.database.execute(owners)) == 1
+
+
+def test_a_table_with_the_name_of_a_day_is_named(days: Days) -> None:
+    days.database.execute(f"CREATE TABLE {day(-9)} ()")
+    with pytest.raises(
+        ConfigurationError, match=rf"table public.{day(-9)} exists, and is not the partition"
+    ) as refused:
+        days.prune(older_than=300 * DAY, partitions_ahead=10)
+    days.database.execute(refused.value.cure.partition(": ")[2])
+    days.prune(older_than=300 * DAY, partitions_ahead=10)
+    assert days.rows(day(-9)) == 0
 
 
 def test_a_day_whose_rows_are_in_the_default_partition_is_left_to_it(days: Days) -> None:

@@ -191,6 +191,15 @@ def test_emit_takes_named_arguments_and_nulls(installed: Database) -> None:
     ]
 
 
+def test_a_key_that_is_a_number_is_cast_to_text(installed: Database) -> None:
+    with pytest.raises(
+        psycopg.errors.UndefinedFunction, match=r"function outbox_emit\(unknown, integer, unknown, unknown\)"
+    ):
+        installed.execute("SELECT outbox_emit('order', 42, 'OrderPlaced', '{}')")
+    installed.execute("SELECT outbox_emit('order', 42::text, 'OrderPlaced', '{}')")
+    assert installed.execute("SELECT aggregateid FROM outbox") == [("42",)]
+
+
 @pytest.mark.parametrize(
     "arguments", ["'', 'b', 'c', '{}'", "NULL, 'b', 'c', '{}'", "'a', 'b', 'c', '{}', '[]'", "'a', 'b', 'c', '{}', '5'"]
 )

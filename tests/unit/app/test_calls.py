@@ -12,16 +12,16 @@ CALL = function_call('"public"."outbox_emit"', ("text", "json", "bytea"), ("orde
 
 def test_each_parameter_is_sent_as_text_or_bytea_in_the_style_of_the_driver() -> None:
     assert (
-        CALL.sql(percent)
-        == 'SELECT "public"."outbox_emit"(CAST(%s AS text), CAST(CAST(%s AS text) AS json), CAST(%s AS bytea))'
+        CALL.sql(percent) == 'SELECT "public"."outbox_emit"('
+        "CAST(%s AS pg_catalog.text), CAST(CAST(%s AS pg_catalog.text) AS pg_catalog.json), CAST(%s AS pg_catalog.bytea))"
     )
     assert (
-        CALL.sql(dollar)
-        == 'SELECT "public"."outbox_emit"(CAST($1 AS text), CAST(CAST($2 AS text) AS json), CAST($3 AS bytea))'
+        CALL.sql(dollar) == 'SELECT "public"."outbox_emit"('
+        "CAST($1 AS pg_catalog.text), CAST(CAST($2 AS pg_catalog.text) AS pg_catalog.json), CAST($3 AS pg_catalog.bytea))"
     )
     assert (
-        CALL.sql(colon)
-        == 'SELECT "public"."outbox_emit"(CAST(:p1 AS text), CAST(CAST(:p2 AS text) AS json), CAST(:p3 AS bytea))'
+        CALL.sql(colon) == 'SELECT "public"."outbox_emit"('
+        "CAST(:p1 AS pg_catalog.text), CAST(CAST(:p2 AS pg_catalog.text) AS pg_catalog.json), CAST(:p3 AS pg_catalog.bytea))"
     )
 
 
