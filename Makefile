@@ -81,6 +81,12 @@ test-older: $(VENV)/ready ## the tests that meet PostgreSQL once more, on Debian
 test-native: $(VENV)/native-ready ## the tests that run a relay once more, on the native plane
 	CDC_OUTBOX_NATIVE=on $(PYTEST) $(PARALLEL) tests/integration tests/end_to_end tests/faults -m 'postgres and kafka' $(ARGS)
 
+.PHONY: test-versions
+test-versions: VERSIONS ?= 14 15 16 17
+test-versions: $(VENV)/ready ## the same on every older version that is supported, fetched by Maven: VERSIONS="14 16"
+	set -e; for version in $(VERSIONS); do \
+	  $(MAKE) test-older POSTGRES_BIN="$$($(BIN)/python -m tests.servers.postgres_versions $$version)"; done
+
 .PHONY: check
 check: $(VENV)/ready ## format, lint, types, imports, dependencies
 	$(BIN)/ruff format --check .

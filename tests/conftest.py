@@ -2,6 +2,8 @@
 
 import signal
 
+from hypothesis import settings
+
 pytest_plugins = [
     "tests.plugins.postgres",
     "tests.plugins.kafka",
@@ -15,6 +17,10 @@ pytest_plugins = [
     "tests.plugins.browser",
     "tests.plugins.order",
 ]
+
+settings.register_profile("suite", deadline=None)
+"""A busy machine delays single examples; pytest-timeout ends a test that hangs."""
+settings.load_profile("suite")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that puts us into the background has SIGINT ignored, here and in every program that the tests start.

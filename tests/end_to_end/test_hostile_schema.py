@@ -128,9 +128,8 @@ def test_printed_scripts_run_in_any_session_and_leave_its_search_path_alone(
                 assert shown(session) == "public, pg_catalog"
 
 
+@pytest.mark.since_postgres(15)
 def test_shards_of_a_varchar_key_send_every_row_once(outbox: Outbox, hostile: psycopg.Connection[Any]) -> None:
-    if not shards_of(hostile):
-        pytest.skip("publications have row filters since PostgreSQL 15")
     hostile.execute(
         "CREATE TABLE public.outbox (id uuid DEFAULT gen_random_uuid(), aggregatetype varchar(255) NOT NULL,"
         " aggregateid varchar(255), type varchar(255), payload json, headers jsonb)"
@@ -252,9 +251,8 @@ def test_a_table_with_the_name_of_a_partition_is_refused_with_its_owner(database
     assert f"table public.{day} of role {ROLE} has the name of a partition" in done.stderr
 
 
+@pytest.mark.since_postgres(15)
 def test_uninstall_takes_the_slots_and_publications_of_shards_and_no_other(database: Database) -> None:
-    if database.server.version < FILTERS_SINCE:
-        pytest.skip("publications have row filters since PostgreSQL 15")
     ok(database, "sql", "install", "--apply", "--shards", "2")
     database.execute("CREATE TABLE other (id int PRIMARY KEY); CREATE PUBLICATION cdc_outbox_0_of_3 FOR TABLE other")
     for slot in ("cdc_outbox", "cdc_outbox_0_of_2", "cdc_outbox_1_of_2", "cdc_outbox_0_of_3", "cdc_outbox_x"):

@@ -144,6 +144,7 @@ def test_a_table_that_is_not_in_the_publication(outbox: Outbox) -> None:
     outbox.drain()
 
 
+@pytest.mark.since_postgres(15)
 def test_a_publication_that_hides_rows(outbox: Outbox) -> None:
     outbox.create_table()
     outbox.database.execute("CREATE PUBLICATION cdc_outbox FOR TABLE outbox WHERE (seq > 5) WITH (publish = 'insert')")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from cdc_outbox.commands.install import InstallOptions, apply_install
 from tests.plugins.command import run_command
 from tests.plugins.oracle import judge
 from tests.plugins.outbox import ended, ids
 from tests.plugins.waiting import eventually
+
+pytestmark = pytest.mark.since_postgres(15)
+"""Before that, publications have no row filters."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable

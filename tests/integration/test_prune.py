@@ -210,6 +210,7 @@ def test_rows_of_a_shard_wait_for_all_shards_whichever_is_named(shop: Shop) -> N
             assert shop.prune(slot=first).total == 40
 
 
+@pytest.mark.since_postgres(15)
 def test_the_publication_of_a_shard_is_refused_and_not_to_be_changed(shop: Shop) -> None:
     apply_install(shop.database.dsn, InstallOptions(shards=2), lambda _words: None)
     with pytest.raises(ConfigurationError, match="sends the rows of shard 1/2 only") as refused:

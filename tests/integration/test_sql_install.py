@@ -191,6 +191,16 @@ def test_emit_takes_named_arguments_and_nulls(installed: Database) -> None:
     ]
 
 
+def test_shards_before_row_filters_are_refused_with_the_version_that_has_them(database: Database) -> None:
+    if database.server.version >= 150000:
+        apply_install(database.dsn, InstallOptions(shards=2), unexpected)
+        return
+    with pytest.raises(ConfigurationError, match="publications have row filters since PostgreSQL 15") as refused:
+        apply_install(database.dsn, InstallOptions(shards=2), unexpected)
+    assert refused.value.cure == "use one relay, or a newer server"
+    assert not read_installation(database.dsn, InstallOptions()).table
+
+
 def test_a_key_that_is_a_number_is_cast_to_text(installed: Database) -> None:
     with pytest.raises(
         psycopg.errors.UndefinedFunction, match=r"function outbox_emit\(unknown, integer, unknown, unknown\)"

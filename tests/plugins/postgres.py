@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 import uuid
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -208,6 +209,22 @@ def own_postgres() -> Iterator[Callable[..., PostgresServer]]:
             return PostgresServer(embedded.dsn, embedded)
 
         yield start
+
+
+@cache
+def _major() -> int:
+    """The major version of the session's server."""
+    if dsn := os.environ.get(ENVIRONMENT):
+        with psycopg.connect(dsn, connect_timeout=5) as connection:
+            return connection.info.server_version // 10000
+    return int(server_version(find_binaries()).partition(".")[0])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what the server's version does not have yet: docs/how-to/upgrade.md lists what that is."""
+    for marker in item.iter_markers("since_postgres"):
+        if _major() < marker.args[0]:
+            pytest.skip(f"what this is about exists since PostgreSQL {marker.args[0]}")
 
 
 def pytest_report_header() -> list[str]:
