@@ -136,7 +136,15 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
 the words may stand. Capitals are for whoever types it to replace. The first row counts."""
 
 
+def describe(error: KafkaError) -> str:
+    """What librdkafka met while it could not reach a broker. Its own text is right about connections, and wrong about
+    time-outs: it takes a broker that is frozen for one before 0.10.
+    """
+    return SILENT if error.code() == KafkaError._TIMED_OUT else error.str().split(": probably ", 1)[0]
+
+
 SILENT: Final = "no answer"
+GONE: Final = "no broker accepts a connection"
 CLOSED: Final = "it closes each connection without a word"
 """For a broker that librdkafka has nothing to say about but that all are down: what it does to who speaks another protocol."""
 
@@ -186,6 +194,13 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
             topic=topic,
             key=key,
         )
+    if error.code() in _COMPRESSION:
+        return Unreachable(
+            f"Kafka does not take compressed records: {error.str()}",
+            cure="-X compression.type=none; or let the topic take them: compression.type, message.format.version",
+            topic=topic,
+            code=error.name(),
+        )
     if error.code() in _POISON:
         return PoisonEvent(
             f"Kafka does not take a record: {error.str()}",
@@ -195,7 +210,7 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
             key=key,
             size=failure.size or None,
         )
-    return Unreachable(f"Kafka did not take a record: {error.str()}", topic=topic)
+    return Unreachable(f"Kafka did not take a record: {error.str()}", topic=topic, code=error.name())
 
 
 def about_cluster(error: KafkaError) -> bool:
@@ -216,6 +231,9 @@ def shown_key(key: bytes | None) -> str | None:
     """A key for a message: its first 200 bytes as text."""
     return None if key is None else key[:200].decode(errors="replace")
 
+
+_COMPRESSION: Final = frozenset({KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT, KafkaError.UNSUPPORTED_COMPRESSION_TYPE})
+"""Event Hubs refuses lz4 with the first."""
 
 _UNKNOWN_TOPIC: Final = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
 

@@ -20,7 +20,9 @@ from confluent_kafka import KafkaError, KafkaException
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.kafka.errors import DeliveryFailure
-from cdc_outbox.kafka.producer import INFERRED, NativeReader, Publisher, weakly
+from cdc_outbox.kafka.library_log import LIBRARY_LOG
+from cdc_outbox.kafka.producer import INFERRED, NativeReader, Publisher
+from cdc_outbox.kafka.reachability import weakly
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange
 from cdc_outbox.postgres.connect import libpq_module
 from cdc_outbox.records.router import InFlight, KafkaRecord
@@ -44,8 +46,6 @@ class Plane(NamedTuple):
 
 PYTHON: Final = Plane("python", "--native off")
 
-
-_librdkafka: Final = logging.getLogger("confluent_kafka")
 
 T = TypeVar("T")
 
@@ -138,7 +138,7 @@ class NativeProducer:
             self.delivered_bytes += size
         for code, text, fatal, level in self.plane.notices():
             if level >= 0:
-                _librdkafka.log(_LEVELS[min(level, 7)], "%s", text)
+                LIBRARY_LOG.log(_LEVELS[min(level, 7)], "%s", text)
             elif fatal:
                 raise KafkaException(KafkaError(code, text, fatal=True))
             else:

@@ -10,9 +10,7 @@ librdkafka: INTRODUCTION.md, "Idempotent Producer". Idempotence lives as long as
 from __future__ import annotations
 
 import functools
-import logging
 import time
-import weakref
 from collections.abc import Callable, Collection, Mapping
 from types import MethodType
 from typing import Final, Protocol
@@ -21,21 +19,20 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cdc_outbox.counters import MAX_TOPICS, Counters
-from cdc_outbox.errors import AccessRefused, CdcOutboxError, PoisonEvent, Unreachable
+from cdc_outbox.errors import CdcOutboxError, PoisonEvent, Unreachable
+from cdc_outbox.kafka.diagnosis import not_taken, silent
 from cdc_outbox.kafka.errors import (
-    CLOSED,
-    NOT_READY,
-    SILENT,
     DeliveryFailure,
     about_cluster,
     failed_delivery,
     final,
     kafka_error,
     reason,
-    unreachable,
 )
-from cdc_outbox.kafka.topic_gate import REMEMBERED_TOPICS, TopicGate
-from cdc_outbox.kafka.topics import TopicCatalog
+from cdc_outbox.kafka.library_log import LIBRARY_LOG
+from cdc_outbox.kafka.reachability import Reachability, weakly
+from cdc_outbox.kafka.topic_gate import ANSWER_SECONDS, REMEMBERED_TOPICS, TopicGate
+from cdc_outbox.kafka.topics import Inquiry, TopicCatalog
 from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
 from cdc_outbox.kafka.weight import (
     HEADER_BYTES,
@@ -58,6 +55,9 @@ METADATA_SECONDS: Final = 2.0
 
 METADATA_SLICE_SECONDS: Final = 0.25
 """How often it looks whether a broker has refused us meanwhile: then there is nothing to wait for."""
+
+LOOK_SECONDS: Final = 2.0
+"""Between two looks for a broker while none can be reached."""
 
 METADATA_PAUSE_SECONDS: Final = 0.05
 """Between two looks, where each fails at once."""
@@ -111,11 +111,13 @@ class Publisher:
     ) -> None:
         self._brokers = properties["bootstrap.servers"]
         self.counters = counters
-        self._refusal: CdcOutboxError | None = None
+        self._reachability = Reachability(self._brokers, counters)
+        self.on_error = self._reachability.on_error
         self._reread = reread
-        self._login_refused = False
-        self._last_words = SILENT
-        self._all_down = False
+        self._look_at: float | None = None
+        """When to look next for a broker, while none can be reached."""
+        self._inquiry: Inquiry | None = None
+        self._asked_at: float | None = None
         self.failures: list[DeliveryFailure] = []
         """Deliveries that failed for good, in the order in which librdkafka told."""
         self._fatal = False
@@ -131,7 +133,7 @@ class Publisher:
         self._limit = 1024 * int(properties.get("queue.buffering.max.kbytes", _QUEUE_KIBIBYTES))
         self._free = self._limit
         """Bytes that may still be put in flight."""
-        self._delivered_bytes = 0
+        self._delivered_bytes = self._delivered_before = 0
         self._batch_bytes = int(properties.get("batch.size", _BATCH_BYTES))
         self._gate = TopicGate(
             functools.partial(TopicCatalog, properties),
@@ -148,9 +150,7 @@ class Publisher:
         self._poll = self._producer.poll
 
     def _open(self) -> Producer:
-        producer = Producer(
-            {**self._properties, "error_cb": weakly(self.on_error)}, logger=logging.getLogger("confluent_kafka")
-        )
+        producer = Producer({**self._properties, "error_cb": weakly(self.on_error)}, logger=LIBRARY_LOG)
         self._produce = producer.produce
         return producer
 
@@ -196,14 +196,15 @@ class Publisher:
             except KafkaException as raised:
                 self.serve(METADATA_PAUSE_SECONDS)
                 late = time.monotonic() >= until
-                if self._refusal is not None and (late or self._all_down):  # another broker may yet be right
-                    raise self._refusal from raised
+                refusal = self._reachability.refusal
+                if refusal is not None and (late or self._reachability.all_down):  # another broker may yet be right
+                    raise refusal from raised
                 error = self._error(raised)
                 if not isinstance(error, Unreachable):
                     raise error from raised
                 if late:
-                    raise unreachable(self._brokers, self._last_words) from raised
-        self.counters.kafka_answers(time.time())
+                    raise self._reachability.error from raised
+        self._reachability.answered()
 
     def _admits(self, topic: str) -> bool:
         """Whether records of the topic may be produced now; at its first use it is asked for. Raises as `produce` does.
@@ -345,11 +346,52 @@ class Publisher:
             self._poll(seconds)
         except (KafkaException, SystemError) as raised:  # a fatal error: see kafka/errors.py
             raise self._error(raised) from raised
-        if self._login_refused:
-            self._login_refused = False
+        if self._reachability.login_refused:
+            self._reachability.login_refused = False
             self._take_new_login()
+        if self._reachability.lost:
+            self._look()
         if self._gate.over and not len(self._producer) and not self.failures:
             self._gate.produced()
+
+    @property
+    def lost(self) -> bool:
+        """Whether no broker can be reached, which is logged."""
+        return self._reachability.lost
+
+    def diagnose(self) -> Unreachable | None:
+        """Find out why nothing is confirmed: None while the cluster is asked, which takes a second; call again."""
+        if self._reachability.lost:
+            return self._reachability.error
+        topic = self._topic or next(iter(self._open_topics), "")
+        if self._asked_at is None:
+            self._asked_at, self._inquiry = time.monotonic(), self._gate.ask(topic)
+        inquiry = self._inquiry
+        if inquiry is not None and not inquiry.wait(0.0) and time.monotonic() - self._asked_at < ANSWER_SECONDS:
+            return None
+        self._asked_at = self._inquiry = None
+        try:
+            return not_taken(self._brokers, topic, None if inquiry is None else inquiry.answer())
+        except CdcOutboxError:
+            answers = not isinstance(self._metadata(topic), KafkaError)
+            return not_taken(self._brokers, topic, None) if answers else silent(self._brokers)
+
+    def _look(self) -> None:
+        """While no broker can be reached, see from time to time whether one is again: nothing else may be in flight to tell."""
+        now = time.monotonic()
+        if self._look_at is None:
+            self._look_at, self._delivered_before = now + LOOK_SECONDS, self.delivered_bytes
+            return
+        if self.delivered_bytes == self._delivered_before:
+            if now < self._look_at:
+                return
+            self._look_at = now + LOOK_SECONDS
+            try:
+                self._producer.list_topics(timeout=METADATA_PAUSE_SECONDS)
+            except KafkaException:
+                return
+        self._look_at = None
+        self._reachability.answered()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
         """Send what is queued without waiting for more of a batch: `linger.ms` is for others. Serves reports meanwhile, until
@@ -418,28 +460,6 @@ class Publisher:
         self._fatal = self._fatal or error.fatal() or error.code() == KafkaError._FATAL
         return final(error, self._topic) or Unreachable(f"Kafka: {error.str()}")
 
-    def on_error(self, error: KafkaError) -> None:
-        """Note what librdkafka meets; it goes on trying by itself. Never raises."""
-        refusal = final(error)
-        if refusal is not None:
-            self._refusal = refusal
-            self.counters.kafka_fails(error.str(), time.time())
-            if isinstance(refusal, AccessRefused):
-                self._login_refused = True
-            log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure)
-        elif error.code() in NOT_READY:
-            if error.code() != KafkaError._ALL_BROKERS_DOWN:
-                self._last_words = error.str()
-                self.counters.kafka_fails(error.str(), time.time(), connected=True)
-            else:
-                self.counters.kafka_fails(self._last_words, time.time())
-                self._all_down = True
-                self._last_words = CLOSED if self._last_words == SILENT else self._last_words
-            log.warning("kafka.unreachable", error=error.str(), brokers=self._brokers)
-        else:
-            self.counters.kafka_fails(error.str(), time.time(), connected=True)
-            log.warning("kafka.error", error=error.str(), code=error.name())
-
     def _take_new_login(self) -> None:
         """A password that was good may have been changed: take the present one for librdkafka's next attempt.
 
@@ -454,17 +474,6 @@ class Publisher:
         if all(login) and login != tuple(self._properties.get(name) for name in _LOGIN):
             self._properties.update(zip(_LOGIN, login, strict=True))
             self._producer.set_sasl_credentials(*login)
-
-
-def weakly(method: Callable[[KafkaError], None]) -> Callable[[KafkaError], None]:
-    """A callback that does not keep its object alive: a producer and its owner in a circle would never end."""
-    reference = weakref.WeakMethod(method)
-
-    def call(error: KafkaError) -> None:
-        if (alive := reference()) is not None:
-            alive(error)
-
-    return call
 
 
 def _failure(error: KafkaError, message: Message, lsn: Lsn) -> DeliveryFailure:

@@ -128,6 +128,13 @@ class TopicGate:
         wait.partition = partition if error.code() == KafkaError._UNKNOWN_PARTITION else -1
         self._put_off(wait, error, now)
 
+    def ask(self, topic: str) -> Inquiry | None:
+        """Begin to look a topic up, for a message; None where the admin API does not answer."""
+        if time.monotonic() < self._quiet_until:
+            return None
+        self._catalog = self._catalog or self.catalog()
+        return self._catalog.ask(topic, ANSWER_SECONDS)
+
     def produced(self) -> None:
         """Note that a record was accepted after a wait: it is over."""
         wait, self._wait = self._wait, None

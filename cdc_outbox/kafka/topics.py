@@ -9,7 +9,6 @@ and the brokers', need the operation DescribeConfigs.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -26,6 +25,7 @@ from confluent_kafka.admin._topic import TopicDescription
 
 from cdc_outbox.errors import CdcOutboxError, Unreachable
 from cdc_outbox.kafka.errors import SILENT, final, kafka_error
+from cdc_outbox.kafka.library_log import LIBRARY_LOG
 from cdc_outbox.kafka.properties import connection_properties
 
 log = structlog.get_logger(__name__)
@@ -105,7 +105,7 @@ class TopicCatalog:
     """Asks a cluster that has answered before. `properties`: the producer's."""
 
     def __init__(self, properties: Mapping[str, str]) -> None:
-        self._admin = AdminClient(connection_properties(properties), logger=logging.getLogger("confluent_kafka"))
+        self._admin = AdminClient(connection_properties(properties), logger=LIBRARY_LOG)
 
     def names(self) -> list[str]:
         """Topics that we may describe, Kafka's own left out. Raises our errors."""

@@ -54,6 +54,11 @@ class AckLedger:
         return not self._queue
 
     @property
+    def head(self) -> LedgerEntry | None:
+        """The oldest that is not delivered."""
+        return self._queue[0] if self._queue else None
+
+    @property
     def oldest_commit_time(self) -> int | None:
         """When the oldest undelivered transaction was committed, Unix milliseconds; None when everything is delivered."""
         for entry in self._queue:

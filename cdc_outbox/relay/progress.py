@@ -15,6 +15,8 @@ import structlog
 from cdc_outbox.counters import LATENCY_BOUNDS, Counters
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.transaction import LedgerEntry
+from cdc_outbox.lsn import UNSET
+from cdc_outbox.relay.delivery_watch import DeliveryWatch
 from cdc_outbox.relay.ledger import AckLedger
 
 log = structlog.get_logger(__name__)
@@ -30,6 +32,10 @@ class Progress:
         self._counters = counters
         self._ledger = ledger
         self._publisher = publisher
+        self._watch = DeliveryWatch(counters, publisher)
+        self._head: LedgerEntry | None = None
+        self._head_since: float | None = None
+        """Since when the oldest transaction has been handed over in full."""
         self._held_since: float | None = None
         self._stalled = False
 
@@ -45,6 +51,15 @@ class Progress:
         publisher = self._publisher
         counters.note_in_flight(publisher.in_flight, publisher.in_flight_bytes, publisher.delivered_bytes, now)
         counters.received_lsn = max(self._ledger.received_lsn, counters.received_lsn)
+        self._watch_head(now)
+        self._watch.check(now, self._head_since)
+
+    def _watch_head(self, now: float) -> None:
+        head = self._ledger.head
+        if head is not self._head or self._head_since is None:
+            self._head = head
+            complete = head is not None and head.outstanding and head.end_lsn != UNSET
+            self._head_since = now if complete else None
 
     def held(self, since: float) -> None:
         """Count the time from `since` (time.monotonic) to now as backpressure. Logs once when it lasts."""
@@ -54,11 +69,7 @@ class Progress:
             self._held_since = since
         elif not self._stalled and not self._publisher.waits and now - self._held_since > STALLED_SECONDS:
             self._stalled = True
-            log.warning(
-                "backpressure",
-                in_flight=self._publisher.in_flight,
-                cure="Kafka takes no records: see the kafka.* lines; reading from PostgreSQL is paused, nothing is lost",
-            )
+            log.warning("backpressure", in_flight=self._publisher.in_flight)
 
     def released(self) -> None:
         """Note that no event is held any more."""

@@ -21,6 +21,7 @@ from cdc_outbox.lsn import UNSET
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.records.mapping import SnapshotMapping
 from cdc_outbox.records.router import InFlight
+from cdc_outbox.relay.delivery_watch import DeliveryWatch
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.sender import RecordSender
 from cdc_outbox.shutdown import Stop, Stopped
@@ -94,6 +95,7 @@ class RowSender:
         self._policy = policy
         self._sender = RecordSender(publisher, policy)
         self._counters = counters
+        self._watch = DeliveryWatch(counters, publisher)
         self._stop = stop
         self._report = report
         self._report_seconds = report_seconds
@@ -227,6 +229,7 @@ class RowSender:
         counters.snapshot_rows = self.sent - self._publisher.in_flight
         publisher = self._publisher
         counters.note_in_flight(publisher.in_flight, self._kept_bytes(), publisher.delivered_bytes, now)
+        self._watch.check(now)
         if now >= self._report_at:
             self._report_at = now + self._report_seconds
             self._report(counters.snapshot_rows)

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import ConnectionLost
+from cdc_outbox.errors import ConnectionLost, Unreachable
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.producer import Publisher, Report
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange
@@ -218,6 +218,9 @@ class ScriptedPublisher(Publisher):
     def _admits(self, topic: str) -> bool:
         self._open_topics.add(topic)
         return True
+
+    def diagnose(self) -> Unreachable:
+        return Unreachable("Kafka confirms nothing", cure="wait")
 
     def topic_limit(self, topic: str) -> int | str:
         return f"max.message.bytes of {topic}"

@@ -1,0 +1,38 @@
+"""Why records wait for Kafka though no error is known: librdkafka tries again by itself, and reports no code meanwhile.
+
+In: a topic that records wait for, asked about at the cluster. Out: an error with a cure that can be typed.
+Never: a decision of the relay's. It is for the log and the status only.
+"""
+
+from __future__ import annotations
+
+from cdc_outbox.errors import Unreachable
+from cdc_outbox.kafka.topics import Topic
+
+
+def silent(brokers: str) -> Unreachable:
+    """For brokers that do not answer though a connection is open."""
+    return Unreachable(
+        "Kafka does not answer, though connections to it are open: brokers are frozen, overloaded, or behind a broken network",
+        cure=f"see whether they answer anyone: kafka-broker-api-versions.sh --bootstrap-server {brokers}; nothing is lost",
+        code="_TIMED_OUT",
+    )
+
+
+def not_taken(brokers: str, name: str, topic: Topic | None) -> Unreachable:
+    """For a cluster that answers and confirms no record of a topic. `topic`: as the cluster describes it, if it does."""
+    describe = f"kafka-topics.sh --bootstrap-server {brokers} --describe --topic {name}"
+    if topic is not None and topic.min_in_sync is not None and topic.in_sync < topic.min_in_sync:
+        return Unreachable(
+            f"topic {name} has {topic.in_sync} replicas in sync, and min.insync.replicas is {topic.min_in_sync}: Kafka "
+            "takes no record of it",
+            cure=f"bring back the brokers that are missing: {describe}",
+            topic=name,
+            code="NOT_ENOUGH_REPLICAS",
+        )
+    return Unreachable(
+        f"Kafka answers, and confirms no record of topic {name}",
+        cure=f"{describe} shows its leaders and the replicas in sync: fewer than min.insync.replicas (NOT_ENOUGH_REPLICAS)? "
+        f"kafka-log-dirs.sh --bootstrap-server {brokers} --describe shows a failed disk (KAFKA_STORAGE_ERROR)",
+        topic=name,
+    )
