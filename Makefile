@@ -109,7 +109,7 @@ docs: $(VENV)/ready ## the documentation as a site, in site/; ARGS='--repository
 	$(BIN)/python scripts/site.py $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/ready ## drain, latency, memory, first start: beside the raw slot, Debezium, a polling worker; ARGS=--help
+bench: $(VENV)/ready ## drain, steady rates, memory, first start: beside the raw slot, Debezium, a polling worker; ARGS=--help
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-check

@@ -16,16 +16,17 @@ from benchmarks.chart import draw
 from benchmarks.child import Failed
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.drain import drain
-from benchmarks.latency import latency
 from benchmarks.memory import memory
 from benchmarks.publish import publish
 from benchmarks.report import Results, table
 from benchmarks.rig import Backlog, Rig, servers
 from benchmarks.snapshot import copy, snapshot
+from benchmarks.steady import Plan, steady
 
-SCENARIOS: Final = ("drain", "latency", "memory", "snapshot")
+SCENARIOS: Final = ("drain", "steady", "memory", "snapshot")
 
-PUBLISHED: Final = {"rows": 500_000, "repeat": 5, "seconds": 20.0, "probes": 20, "outage": 60.0}
+PUBLISHED: Final = {"rows": 500_000, "repeat": 5, "seconds": 20.0, "probes": 20, "outage": 60.0,
+                    "rates": [10, 100, 1000, 2500, 10000], "topics": [1, 20, 400]}  # fmt: skip
 """What `--publish` runs, unless told otherwise: what the figures in the documents are of."""
 
 T = TypeVar("T")
@@ -96,15 +97,15 @@ def _drain_one(rig: Rig, backlog: Backlog, contender: Contender, results: Result
     )
 
 
-def _latency(rig: Rig, options: argparse.Namespace, contenders: list[Contender], results: Results) -> None:
+def _steady(rig: Rig, options: argparse.Namespace, contenders: list[Contender], results: Results) -> None:
     for turn in range(options.repeat):
-        for contender in contenders:
-            found, rest = _timed(
-                f"{contender.name}, latency", latency, rig, contender, options.rates, options.seconds, options.probes,
-                options.seed + turn,
-            )  # fmt: skip
-            results.latencies += found
-            results.rests.append(rest)
+        for topics in options.topics:
+            plan = Plan(options.rates, topics, options.seconds, options.probes, options.seed + turn)
+            for contender in contenders:
+                found, rest = _timed(f"{contender.name}, {topics} topics", steady, rig, contender, plan)
+                results.steady += found
+                if topics == options.topics[0]:
+                    results.rests.append(rest)
 
 
 def _memory(rig: Rig, options: argparse.Namespace, contenders: list[Contender], results: Results) -> None:
@@ -137,7 +138,7 @@ def _snapshot(rig: Rig, options: argparse.Namespace, contenders: list[Contender]
 
 _SCENARIOS: Final[dict[str, Callable[[Rig, argparse.Namespace, list[Contender], Results], None]]] = {
     "drain": _drain,
-    "latency": _latency,
+    "steady": _steady,
     "memory": _memory,
     "snapshot": _snapshot,
 }
@@ -172,7 +173,7 @@ def _words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     everyone = tuple(CONTENDERS)
-    usual = ["relay", "polling-delete", "debezium", "debezium-tuned"]
+    usual = ["relay", "polling-delete", "polling-indexed", "debezium", "debezium-tuned"]
     add = parser.add_argument
     add("--run", type=_words(SCENARIOS), default=list(SCENARIOS), help=f"some of {','.join(SCENARIOS)}")
     add(
@@ -185,7 +186,8 @@ def _options() -> argparse.Namespace:
     add("--per-transaction", type=_numbers, default=[1, 10, 1000], help="shapes of the backlog (1,10,1000)")
     add("--payload-bytes", type=int, default=200, help="of the json payload (200: rows of about 290 B)")
     add("--repeat", type=int, help="turns of each (1); medians are shown")
-    add("--rates", type=_numbers, default=[100, 1000], help="single-row transactions a second (100,1000)")
+    add("--rates", type=_numbers, help="single-row transactions a second (100,1000)")
+    add("--topics", type=_numbers, help="over how many topics the steady rate goes (1)")
     add("--seconds", type=float, help="at each rate (5)")
     add("--probes", type=int, help="single events after a second of silence (5)")
     add("--outage", type=float, help="seconds without Kafka (5)")
@@ -196,7 +198,15 @@ def _options() -> argparse.Namespace:
     add("--chart-only", action="store_true", help="draw the chart of the figures in --json, run nothing")
     add("--publish", action="store_true", help="a full run, whose figures go into docs/ and the README's chart")
     options = parser.parse_args()
-    small = {"rows": 50_000, "repeat": 1, "seconds": 5.0, "probes": 5, "outage": 5.0}
+    small = {
+        "rows": 50_000,
+        "repeat": 1,
+        "seconds": 5.0,
+        "probes": 5,
+        "outage": 5.0,
+        "rates": [100, 1000],
+        "topics": [1],
+    }
     for name, value in (PUBLISHED if options.publish else small).items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -30,6 +30,9 @@ METADATA_SECONDS: Final = 30.0
 LEADER_SECONDS: Final = 0.05
 """Between two looks for the leaders: they are there within a few tenths of a second, before anything is measured."""
 
+CREATE_SECONDS: Final = 60.0
+"""For a broker to make, or to remove, some hundred topics."""
+
 RETRY_SECONDS: Final = 0.1
 """Between two tries of `count` while a broker comes back: that takes seconds, and a try is a request to it."""
 
@@ -122,11 +125,29 @@ class Topic:
         return Arrival(records, len(ids), first / 1000, max(stamps) / 1000, stamps[first])
 
 
-def consume(brokers: str, topic: str) -> Consumer:
-    """A consumer of all partitions, from their beginning."""
+class Topics:
+    """The topics of one turn of a steady rate: one with `PARTITIONS` partitions, or many with one each."""
+
+    def __init__(self, brokers: str, prefix: str, count: int) -> None:
+        kinds = ["order"] if count == 1 else [f"order{number}" for number in range(count)]
+        self.names = [f"{prefix}.{kind}" for kind in kinds]
+        self._admin = AdminClient({"bootstrap.servers": brokers, "log_level": 0}, logger=_SILENT)
+        partitions = PARTITIONS if count == 1 else 1
+        for future in self._admin.create_topics([NewTopic(name, partitions, 1) for name in self.names]).values():
+            future.result(CREATE_SECONDS)
+
+    def delete(self) -> None:
+        """Remove them."""
+        for future in self._admin.delete_topics(self.names).values():
+            future.result(CREATE_SECONDS)
+
+
+def consume(brokers: str, *topics: str) -> Consumer:
+    """A consumer of all partitions of these topics, from their beginning."""
     properties = {"bootstrap.servers": brokers, "group.id": "benchmark", "enable.auto.commit": False, "log_level": 0}
     consumer = Consumer(properties, logger=_SILENT)
-    consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+    partitions = PARTITIONS if len(topics) == 1 else 1
+    consumer.assign([TopicPartition(topic, number, 0) for topic in topics for number in range(partitions)])
     return consumer
 
 

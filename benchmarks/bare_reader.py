@@ -2,7 +2,7 @@
 
 In: the DSN in BENCH_DSN. Out: one JSON object: rows, and when the first and the last came (Unix seconds).
 
-    python -m benchmarks.bare_reader --slot … --rows …
+    python -m benchmarks.bare_reader --slot … --rows … [--lazy]
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import argparse
 import json
 import os
 import select
+import socket
 import time
+from typing import Final
 
 from psycopg import conninfo, pq
 
@@ -19,12 +21,19 @@ _INSERT = ord("I")
 _TYPE_AT = 25
 """Offset of the pgoutput type byte in an XLogData message."""
 
+_LAZY_BYTES: Final = 64 * 1024
+"""Below which a lazy reader is not woken: some 150 rows, and a quarter of the socket's buffer."""
+
+_LAZY_SECONDS: Final = 0.01
+"""After which it looks for less: the end of a backlog."""
+
 
 def main() -> None:
     """Read until so many rows came."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--slot", required=True)
     parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--lazy", action="store_true")
     options = parser.parse_args()
     wanted = conninfo.make_conninfo(os.environ["BENCH_DSN"], replication="database")
     connection = pq.PGconn.connect(wanted.encode())
@@ -33,16 +42,19 @@ def main() -> None:
         f"START_REPLICATION SLOT \"{options.slot}\" LOGICAL 0/0 (proto_version '1', publication_names 'cdc_outbox')".encode()
     )
     assert started.status == pq.ExecStatus.COPY_BOTH, started.error_message
-    print(json.dumps(_read(connection, options.rows)))
+    if options.lazy:
+        with socket.socket(fileno=os.dup(connection.socket)) as tcp:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _LAZY_BYTES)
+    print(json.dumps(_read(connection, options.rows, _LAZY_SECONDS if options.lazy else 1.0)))
 
 
-def _read(connection: pq.abc.PGconn, wanted: int) -> dict[str, float]:
+def _read(connection: pq.abc.PGconn, wanted: int, patience: float) -> dict[str, float]:
     poller = select.poll()
     poller.register(connection.socket, select.POLLIN)
     get = connection.get_copy_data
     rows, first = 0, 0.0
     while rows < wanted:
-        poller.poll(1000)
+        poller.poll(patience * 1000)
         connection.consume_input()
         while True:
             length, view = get(1)

@@ -82,9 +82,8 @@ def _panels(summary: Mapping[str, Sequence[Mapping[str, object]]]) -> list[Panel
     shapes = [row["per_transaction"] for row in drains]
     shape = 10 if 10 in shapes else (shapes[0] if shapes else 0)
     at = [row for row in drains if row["per_transaction"] == shape]
-    rates = [_number(row, "rate") for row in summary["latency"]]
-    rate = max(rates, default=0.0)
-    late = [row for row in summary["latency"] if _number(row, "rate") == rate]
+    rate = 1000.0
+    late = [row for row in summary["steady"] if (row["topics"], row["rate"]) == (1, rate)]
     each = f"{shape} rows per transaction"
     return [
         Panel("Rows a second, backlog drained", f"{each}; longer is better", _bars(at, "rows_per_second", "{:,.0f}")),
@@ -121,7 +120,7 @@ def _draw(panel: Panel, top: int) -> str:
     for index, bar in enumerate(panel.bars):
         y = top + TITLE + index * (BAR + GAP)
         width = max(1.0, (WIDTH - LABEL - VALUE) * bar.value / largest)
-        kind = "ours" if bar.name == OURS else "raw" if bar.name == "raw slot" else "other"
+        kind = "ours" if bar.name == OURS else "raw" if bar.name.startswith("raw slot") else "other"
         lines += [
             f'<text x="0" y="{y + 13}">{escape(bar.name)}</text>',
             f'<rect class="{kind}" x="{LABEL}" y="{y}" width="{width:.1f}" height="{BAR}" rx="3"/>',

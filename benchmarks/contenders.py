@@ -6,10 +6,12 @@ Never: a setting that the others do not get: acks=all and idempotence for each.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -39,6 +41,10 @@ class Place:
     table: str = "public.outbox"
 
 
+Run = Callable[[str], object]
+"""Runs one SQL statement."""
+
+
 class Contender(Protocol):
     """Something that carries rows from the outbox to Kafka."""
 
@@ -53,6 +59,9 @@ class Contender(Protocol):
     def missing(self) -> str | None:
         """Why it cannot run here; None when it can."""
 
+    def prepare(self, run: Run, table: str) -> None:
+        """Give the table what this contender needs besides the rows."""
+
     def start(self, place: Place, *, snapshot: bool = False) -> Child:
         """Start it; `snapshot`: there is no slot, and rows are in the table already."""
 
@@ -64,19 +73,31 @@ class Relay:
     name: str = "cdc-outbox"
     polls: bool = False
     options: tuple[str, ...] = ()
+    another: str | None = None
+    """The environment variable that names the program of another version."""
+
+    @property
+    def program(self) -> Path:
+        """The command that is started."""
+        return program() if self.another is None else Path(os.environ[self.another])
 
     def missing(self) -> str | None:
         """What pip says when it cannot be installed."""
+        if self.another is not None:
+            return None if self.another in os.environ else f"{self.another} does not name a program"
         try:
             program()
         except subprocess.CalledProcessError as error:
             return f"pip cannot install it: {error.stderr.strip()[-300:]}"
         return None
 
+    def prepare(self, run: Run, table: str) -> None:
+        """Nothing."""
+
     def start(self, place: Place, *, snapshot: bool = False) -> Child:
         """Start it. A missing slot is a first start by itself."""
         arguments = [
-            *(str(program()), "run", "--brokers", place.brokers, "--slot", place.slot),
+            *(str(self.program), "run", "--brokers", place.brokers, "--slot", place.slot),
             *("--topic", f"{place.prefix}.{{aggregatetype}}", "--http", f"127.0.0.1:{free_port()}"),
             *("--log-format", "json", *(() if snapshot else ("--no-create-slot",)), *self.options),
         ]
@@ -88,16 +109,26 @@ class PollingWorker:
     """A loop of SELECT … FOR UPDATE SKIP LOCKED, produce, flush, and DELETE or UPDATE."""
 
     finish: str = "delete"
+    second_index: bool = False
+    """Whether the table has an index of the application's besides the primary key, as most have."""
     polls: bool = True
 
     @property
     def name(self) -> str:
         """With what it does to a row that is sent."""
-        return f"polling, {self.finish.upper()}"
+        return f"polling, {self.finish.upper()}{', 2 indexes' if self.second_index else ''}"
 
     def missing(self) -> str | None:
         """Nothing can be missing."""
         return None
+
+    def prepare(self, run: Run, table: str) -> None:
+        """A column for UPDATE with its index; the application's index."""
+        if self.finish == "update":
+            run(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS sent_at timestamptz")
+            run(f"CREATE INDEX ON {table} (seq) WHERE sent_at IS NULL")
+        if self.second_index:
+            run(f"CREATE INDEX ON {table} (aggregatetype, aggregateid, created_at)")
 
     def start(self, place: Place, *, snapshot: bool = False) -> Child:
         """Start it. It knows no difference between old rows and new ones."""
@@ -144,6 +175,9 @@ class Debezium:
         except subprocess.CalledProcessError as error:
             return f"Maven cannot build it: {error.stdout.strip()[-300:]}"
         return None
+
+    def prepare(self, run: Run, table: str) -> None:
+        """Nothing."""
 
     def start(self, place: Place, *, snapshot: bool = False) -> Child:
         """Start it."""
@@ -210,7 +244,9 @@ def build_debezium() -> Path:
 
 CONTENDERS: Final[dict[str, Contender]] = {
     "relay": Relay(),
+    "before": Relay("cdc-outbox, before", another="BENCH_BEFORE"),
     "polling-delete": PollingWorker("delete"),
+    "polling-indexed": PollingWorker("delete", second_index=True),
     "polling-update": PollingWorker("update"),
     "debezium": Debezium(),
     "debezium-tuned": Debezium(tuned=True),

@@ -34,6 +34,7 @@ def drain(rig: Rig, backlog: Backlog, contender: Contender) -> Drained:
     slot, prefix, topic = rig.next_turn()
     if contender.polls:
         copy_table(rig)
+        contender.prepare(rig.run, POLLED)
     else:
         rig.copy_slot(slot)
     server = tree_cpu(rig.postgres.pid)
@@ -90,9 +91,8 @@ def wait_for(child: Child, topic: Topic, records: int) -> None:
 
 
 def copy_table(rig: Rig) -> None:
-    """Give the polling worker the backlog's rows in a table of its own, with a column for UPDATE and its index."""
+    """Give the polling worker the backlog's rows in a table of its own."""
     rig.run(f"DROP TABLE IF EXISTS {POLLED}")
-    rig.run(f"CREATE TABLE {POLLED} AS SELECT *, NULL::timestamptz AS sent_at FROM public.outbox ORDER BY seq")
+    rig.run(f"CREATE TABLE {POLLED} AS SELECT * FROM public.outbox ORDER BY seq")
     rig.run(f"ALTER TABLE {POLLED} ADD PRIMARY KEY (seq)")
-    rig.run(f"CREATE INDEX ON {POLLED} (seq) WHERE sent_at IS NULL")
     rig.run(f"VACUUM ANALYZE {POLLED}")

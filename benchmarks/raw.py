@@ -1,6 +1,6 @@
 """The yardstick: one slot's messages read as fast as the server sends them, with nothing decoded and nothing sent on.
 
-In: a backlog. Out: what `pg_recvlogical` to /dev/null takes for it, and what a bare loop of psycopg.pq does.
+In: a backlog. Out: what `pg_recvlogical` to /dev/null takes for it, and what a bare loop of psycopg.pq does, eager and lazy.
 PostgreSQL manual: pg_recvlogical (--endpos: ends by itself when it is there).
 """
 
@@ -19,7 +19,13 @@ from benchmarks.rig import Backlog, Rig
 
 DRAIN_SECONDS: Final = 600.0
 
-READERS: Final = ("pg_recvlogical", "bare loop")
+EAGER: Final = ("pg_recvlogical", "bare loop")
+"""Awake for each packet of the walsender, which makes the walsender slower: it wakes its reader with each of them."""
+
+LAZY: Final = "lazy loop"
+"""The same bare loop, asleep until 64 KiB wait in its socket (SO_RCVLOWAT)."""
+
+READERS: Final = (*EAGER, LAZY)
 
 
 def drain(rig: Rig, backlog: Backlog, reader: str) -> Drained:
@@ -54,8 +60,9 @@ def drain(rig: Rig, backlog: Backlog, reader: str) -> Drained:
 
 
 def _arguments(rig: Rig, backlog: Backlog, reader: str, slot: str) -> list[str]:
-    if reader == "bare loop":
-        return [sys.executable, "-m", "benchmarks.bare_reader", "--slot", slot, "--rows", str(backlog.rows)]
+    if reader != "pg_recvlogical":
+        lazy = ("--lazy",) if reader == LAZY else ()
+        return [sys.executable, "-m", "benchmarks.bare_reader", "--slot", slot, "--rows", str(backlog.rows), *lazy]
     end = f"{backlog.end >> 32:X}/{backlog.end & 0xFFFFFFFF:X}"
     return [
         *(str(Path(rig.postgres.bin_dir) / "pg_recvlogical"), "--dbname", "postgres", "--slot", slot, "--start"),
@@ -77,7 +84,7 @@ def libpq_environment(rig: Rig) -> dict[str, str]:
 
 def _span(child: Child, reader: str, ended: float) -> tuple[float, float]:
     """When the first and the last row came. pg_recvlogical does not tell: from its start to its end, some 20 ms more."""
-    if reader == "bare loop":
+    if reader != "pg_recvlogical":
         told = json.loads(child.output)
         return float(told["first"]), float(told["last"])
     return child.began, ended

@@ -57,11 +57,15 @@ class Rig:
         """Of the superuser."""
         return self.postgres.dsn
 
-    def next_turn(self) -> tuple[str, str, Topic]:
-        """Give a slot's name, a topic template's beginning, and the topic that rows of type `order` go to."""
+    def next_name(self) -> tuple[str, str]:
+        """A slot's name, and a topic template's beginning."""
         self._turn += 1
-        prefix = f"bench{self._turn}"
-        return f"bench_{self._turn}", prefix, Topic(self.kafka.brokers, f"{prefix}.order")
+        return f"bench_{self._turn}", f"bench{self._turn}"
+
+    def next_turn(self) -> tuple[str, str, Topic]:
+        """A slot's name, a topic template's beginning, and the topic that rows of type `order` go to."""
+        slot, prefix = self.next_name()
+        return slot, prefix, Topic(self.kafka.brokers, f"{prefix}.order")
 
     def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """Run one statement, by itself; its rows, if it has any."""
