@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdc_outbox.errors import ConfigurationError, ConnectionLost, SlotBusy
-from cdc_outbox.lsn import Lsn, parse_lsn
+from cdc_outbox.lsn import Lsn, format_lsn, parse_lsn
 from cdc_outbox.postgres import pgoutput, wire
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
@@ -107,8 +107,8 @@ def test_flush_moves_the_slot_to_the_commits_end_and_write_alone_does_not(
     before = confirmed(shop)
     (commit,) = commits(read(stream, lambda found: bool(commits(found))))
     stream.send_status(write=commit.end_lsn, flush=0)
-    written = "SELECT write_lsn::text FROM pg_stat_replication WHERE application_name = 'cdc-outbox'"
-    eventually(lambda: parse_lsn(shop.execute(written)[0][0]) == commit.end_lsn, "the server has read the status")
+    read_status = "SELECT 1 FROM pg_stat_replication WHERE application_name = 'cdc-outbox' AND write_lsn = %s::pg_lsn"
+    eventually(lambda: shop.execute(read_status, (format_lsn(commit.end_lsn),)), "the server has read the status")
     assert confirmed(shop) == before
     stream.send_status(write=commit.end_lsn, flush=commit.end_lsn)
     eventually(lambda: confirmed(shop) == commit.end_lsn, "the slot follows")

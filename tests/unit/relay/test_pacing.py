@@ -1,0 +1,129 @@
+"""When the loop reads, and what is sent together: nothing waits at rest, a window collects at a steady rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+import pytest
+
+from cdc_outbox.relay.pacing import BACKLOG_MESSAGES, BACKLOG_SECONDS, Pacing
+from tests.plugins.scripted import RELATION, Rig, begin, commit, insert, nothing, transaction
+
+
+def deliver_at_flush(rig: Rig, flushed: Callable[[], None]) -> None:
+    """Let Kafka take records at a flush only, and call `flushed` before."""
+    rig.kafka.choose = nothing
+
+    def flush(_seconds: float) -> int:
+        flushed()
+        rig.kafka.choose = range
+        rig.kafka.poll(0.0)
+        rig.kafka.choose = nothing
+        return 0
+
+    rig.kafka.flush = flush  # type: ignore[method-assign]
+
+
+class Arrivals:
+    """Commits one single-row transaction every `every` seconds of the rig's clock; counts what leaves together."""
+
+    def __init__(self, rig: Rig, *, every: float, events: int) -> None:
+        self._rig = rig
+        self._every = every
+        self._events = events
+        self._due = rig.clock.now
+        self._number = count()
+        self._lsn = 100
+        self.delays: list[float] = []
+        """Seconds from each commit to its flush."""
+        self._waiting: list[float] = []
+        self.flushes = 0
+        rig.stream.script.append(RELATION)
+        wait = rig.stream.wait
+
+        def arrive() -> None:
+            while self._due <= rig.clock.now and self._events:
+                self._events -= 1
+                self._lsn += 100
+                rig.stream.script.extend(transaction(self._lsn, f"e{next(self._number)}"))
+                self._waiting.append(self._due)
+                self._due += self._every
+
+        def wait_for_arrival(seconds: float) -> bool:
+            if not rig.stream.script and self._events:
+                rig.clock.now = min(rig.clock.now + seconds, max(rig.clock.now, self._due))
+                arrive()
+                return bool(rig.stream.script)
+            return wait(seconds)
+
+        def receive(limit: int, then: object = rig.stream.receive) -> list[bytes]:
+            arrive()
+            return then(limit)  # type: ignore[operator, no-any-return]
+
+        def flushed() -> None:
+            self.flushes += 1
+            self.delays += [rig.clock.now - at for at in self._waiting]
+            self._waiting.clear()
+
+        rig.stream.wait = wait_for_arrival  # type: ignore[method-assign]
+        rig.stream.receive = receive  # type: ignore[method-assign]
+        deliver_at_flush(rig, flushed)
+        rig.stop_when(lambda: not self._events and not rig.publisher.in_flight)
+
+
+def run(*, every: float, events: int, max_delay: float) -> Arrivals:
+    rig = Rig()
+    arrivals = Arrivals(rig, every=every, events=events)
+    rig.run(rig.relay(max_delay=max_delay))
+    assert rig.ids == [f"e{number}" for number in range(events)]
+    return arrivals
+
+
+def test_an_event_that_comes_alone_leaves_at_once() -> None:
+    arrivals = run(every=0.01, events=20, max_delay=0.002)
+    assert arrivals.flushes == 20
+    assert max(arrivals.delays) < 0.0001
+
+
+@pytest.mark.parametrize(("every", "together"), [(0.0009, 3), (0.0003, 7)])
+def test_what_comes_within_the_delay_goes_together(every: float, together: float) -> None:
+    arrivals = run(every=every, events=300, max_delay=0.002)
+    assert arrivals.flushes <= 300 / together + 2
+    assert max(arrivals.delays) <= 0.0021
+
+
+def test_without_a_delay_each_event_leaves_at_once_at_any_rate() -> None:
+    arrivals = run(every=0.001, events=100, max_delay=0.0)
+    assert arrivals.flushes == 100
+    assert max(arrivals.delays) < 0.0001
+
+
+def test_a_small_transaction_in_three_packets_is_sent_once() -> None:
+    rig = Rig([RELATION, begin(100), insert("e1"), commit(100)])
+    rig.stream.portion = lambda: 1
+    flushes: list[int] = []
+    deliver_at_flush(rig, lambda: flushes.append(len(rig.kafka.queue)))
+    rig.stop_when(lambda: rig.flushed == 108)
+    rig.run()
+    assert flushes == [1]
+
+
+def test_a_backlog_is_read_after_a_pause_unless_the_last_read_left_something_behind() -> None:
+    pacing = Pacing(0.002)
+    pacing.read(10.0, BACKLOG_MESSAGES, 3000)
+    assert pacing.delay(10.5) == BACKLOG_SECONDS
+    pacing.read(11.0, 3000, 3000)
+    assert pacing.delay(11.5) == 0.0
+    pacing.read(12.0, BACKLOG_MESSAGES - 1, 3000)
+    assert pacing.delay(12.5) == 0.0
+    assert pacing.delay(12.001) == 0.002
+
+
+def test_a_stop_ends_a_wait_for_others() -> None:
+    """A delay of an hour ends with the next status update, or with the stop."""
+    rig = Rig()
+    arrivals = Arrivals(rig, every=0.5, events=4)
+    rig.run(rig.relay(max_delay=3600.0))
+    assert rig.ids == ["e0", "e1", "e2", "e3"]
+    assert max(arrivals.delays) <= 1.0
