@@ -77,8 +77,9 @@ class FedStream(ScriptedStream):
         self._messages = messages
         self._at = 0
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """There is always something."""
+        return True
 
     def receive(self, limit: int) -> list[bytes]:
         """The next ones."""

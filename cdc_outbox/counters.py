@@ -49,7 +49,7 @@ class TopicCounters:
 
 @dataclass(frozen=True, slots=True)
 class SlotCounters:
-    """What the server last said about the slot; replaced as a whole. LSNs in bytes; None where it says nothing."""
+    """The slot as the catalog last showed it; replaced as a whole. LSNs in bytes; None where the catalog has NULL."""
 
     active: bool
     wal_status: str | None
@@ -149,7 +149,7 @@ class Counters:
         self.in_flight_events, self.in_flight_bytes, self.confirmed_bytes = events, size, confirmed
 
     def count_delivery_error(self, topic: str, error: str) -> None:
-        """Count a delivery report that says no, `error` by librdkafka's name for it."""
+        """Count a failed delivery, `error` by librdkafka's name for it."""
         if topic not in self.topics and len(self.delivery_errors) >= MAX_TOPICS:
             topic = OTHER_TOPICS
         self.delivery_errors[topic, error] = self.delivery_errors.get((topic, error), 0) + 1

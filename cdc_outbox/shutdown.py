@@ -1,4 +1,4 @@
-"""The wish to stop: a flag that a signal handler sets, and a file descriptor that wakes every wait.
+"""Shutdown request: a flag set by the signal handler, and a pipe that wakes every wait.
 
 A wait that includes `fileno()` in its poll ends at once when a stop is requested; Python itself restarts interrupted
 waits (PEP 475), so a flag alone would be seen only when the wait is over.
@@ -13,11 +13,11 @@ import time
 
 
 class Stopped(Exception):
-    """A wait ended since a stop was requested. Not an error: whoever started the wait knows what to do."""
+    """A wait ended because a stop was requested. Not an error: the caller of the wait handles it."""
 
 
 class Stop:
-    """Requested once, by anybody; never taken back."""
+    """The request of one process. It cannot be withdrawn."""
 
     __slots__ = ("_read_fd", "_write_fd", "requested_at")
 
@@ -28,11 +28,11 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether somebody asked."""
+        """Whether a stop is requested."""
         return self.requested_at is not None
 
     def request(self) -> None:
-        """Ask. Safe in a signal handler and from another thread."""
+        """Request a stop. Safe in a signal handler and from another thread."""
         if self.requested_at is None:
             self.requested_at = time.monotonic()
             with contextlib.suppress(BlockingIOError):
@@ -49,27 +49,25 @@ class Stop:
     def wait(self, seconds: float) -> bool:
         """Sleep, at most `seconds`; True as soon as a stop is requested."""
         if not self.requested and seconds > 0:
-            poller = select.poll()
-            poller.register(self._read_fd, select.POLLIN)
-            poller.poll(seconds * 1000)
+            select.select([self._read_fd], (), (), seconds)  # poll() sleeps whole milliseconds
         return self.requested
 
 
 class StopOrEvent:
-    """Something that another thread does for us, unless a stop comes first."""
+    """The end of work in another thread, or a stop, whichever comes first."""
 
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._read_fd, self._write_fd = os.pipe()
 
     def set(self) -> None:
-        """It is done. Called once, by the other thread, which may be alone by then."""
+        """Report the end of the work. Called once, by the other thread, which may outlive the waiting one."""
         with contextlib.suppress(OSError):
             os.write(self._write_fd, b"!")
         os.close(self._write_fd)
 
     def wait(self) -> None:
-        """Sleep until it is done or a stop is requested."""
+        """Sleep until the work is done or a stop is requested."""
         poller = select.poll()
         poller.register(self._read_fd, select.POLLIN)
         poller.register(self._stop.fileno(), select.POLLIN)

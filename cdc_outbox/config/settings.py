@@ -259,6 +259,13 @@ class Settings:
         "Native plane for plain rows (the package cdc-outbox-native): use it if it is installed, require it, or do not "
         "use it.",
     )
+    max_delay: float = setting(
+        0.002,
+        SECONDS_OR_ZERO,
+        PROCESS,
+        "Time that an event may wait for others, to be sent in one request; an event that comes alone never waits. 0: none.",
+        example="5ms",
+    )
     until: str = setting(
         "never",
         choice("never", "caught-up"),

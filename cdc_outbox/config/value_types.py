@@ -124,8 +124,10 @@ def parse_positive_duration(text: str) -> float:
 
 
 def show_duration(value: object) -> str:
-    """Seconds in at most six digits; whole days as days."""
+    """Seconds in at most six digits; whole days as days, less than a second as milliseconds."""
     seconds = expect(float, value)
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.6g}ms"
     days, rest = divmod(seconds, _UNIT_SECONDS["d"])
     return f"{days:.6g}d" if days and not rest else f"{seconds:.6g}s"
 

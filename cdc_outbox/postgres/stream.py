@@ -1,7 +1,7 @@
 """COPY BOTH: messages of a logical replication slot in, standby status updates out.
 
 In: a `ReplicationSession`, a slot, a publication. Out: the CopyData messages as `bytes`, in order, none left out.
-Never: a decision about positions. What `write` and `flush` say is the caller's; so is when.
+Never: a decision about positions: the values of `write` and `flush` are the caller's, and so is the moment of a status update.
 
 START_REPLICATION is always at 0/0: the slot knows where it stands; an LSN remembered from before a failover would make
 the server skip what the new primary committed below it. Protocol 1, no streaming: committed changes only.
@@ -71,7 +71,7 @@ class ReplicationStream:
         self._session = session
         self._slot = slot
         self._tables = tables
-        """Whether what a publication lets through matters. Logical messages come whatever it says."""
+        """Whether tables are streamed. A publication does not concern logical messages."""
         self._pgconn = session.pgconn
         self._unflushed = False
         self.wal_sender_timeout = wal_sender_timeout
@@ -82,7 +82,7 @@ class ReplicationStream:
         self._whole = 0
         self._arriving: list[bytes] = []
         self._over = False
-        """Whether the server has ended the copy: libpq says so once, and knows no COPY after that."""
+        """Whether the server has ended the copy: libpq reports that once, and has no COPY after that."""
         self._interrupt: Callable[[], None] = lambda: None
         session.notice = self._on_notice
         self._poller = select.poll()
@@ -114,17 +114,24 @@ class ReplicationStream:
         session.pgconn.nonblocking = 1
         return cls(session, stop, timeout, slot, tables=tables)
 
-    def wait(self, seconds: float) -> None:
-        """Sleep until there is something to read, a stop is requested for the first time, or `seconds` are over."""
+    def wait(self, seconds: float) -> bool:
+        """Sleep until messages can be read, a stop is requested for the first time, or `seconds` are over.
+
+        True when the socket is readable.
+        """
+        readable = False
         for descriptor, _ in self._poller.poll(max(0.0, seconds) * 1000):
             if descriptor == self._stop.fileno():
                 self._poller.unregister(descriptor)
+            else:
+                readable = True
+        return readable
 
     def receive(self, limit: int) -> list[bytes]:
         """Give what has arrived, at most `limit` messages or about 1 MiB. Empty when there is nothing.
 
         Raises ConnectionLost when the wire is dead, the server's own error when it ended the copy with one, and
-        StreamGap when it says that it skipped a publication: never with a message from behind that in hand.
+        StreamGap when the server warned that it skipped a publication; no message after the warning is returned.
         """
         if self._skipping():
             raise _gap(self._slot, self._skipped)
@@ -204,9 +211,9 @@ class ReplicationStream:
             )
 
     def send_status(self, *, write: int, flush: int, reply_requested: bool = False) -> None:
-        """Tell the server how far we have received and delivered. Raises ConnectionLost.
+        """Send a status update: how far messages are received and delivered. Raises ConnectionLost.
 
-        Says nothing once the copy is over: why that is, the next `receive` tells.
+        Does nothing once the server has ended the copy: the next `receive` raises the reason.
         """
         if self._over:
             return
@@ -266,7 +273,7 @@ class ReplicationStream:
         return False
 
     def _skipping(self) -> bool:
-        """Whether the server has said so; `receive` itself is where it is heard."""
+        """Whether the server has warned that it skips the publication; `receive` itself is what calls `_on_notice`."""
         return bool(self._skipped)
 
     def _on_notice(self, sqlstate: str, message: str) -> None:
@@ -286,7 +293,7 @@ class ReplicationStream:
 
 
 def _gap(slot: str, words: str) -> StreamGap:
-    """The server cannot tell which rows written while a publication was missing belonged to it. They are in the table."""
+    """Rows written while a publication was missing are not streamed by it later. They are in the table."""
     return StreamGap(
         f"the publication was missing while rows were written, and they cannot be streamed any more: {words}",
         cure="make sure that the publication exists and has the table (cdc-outbox sql install), then close the gap from the "

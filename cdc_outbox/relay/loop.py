@@ -1,12 +1,12 @@
 """The loop: one connection's stream, from its first message to its last acknowledgement. The only place where the stages meet.
 
-In: a started stream, a publisher, mappings. Out: records in Kafka, and the flush LSN told to the server as far as they are
-delivered. Ends when a stop is requested, when it has caught up with a target, or with an error.
+In: a started stream, a publisher, mappings. Out: records in Kafka, and status updates with the flush LSN of what is delivered.
+Ends when a stop is requested, when it has caught up with a target, or with an error.
 Never: a lock, a second thread, a wait that a stop does not end, or anything remembered from an earlier connection.
 
-One turn: wait for the socket, read what is there (bounded), decode, route, publish, note it in the ledger; serve delivery
-reports; tell the server, if the flush LSN moved, it asked, or it is time. A full producer queue means: read nothing, and go
-on with the rest. The path of an event is `StreamReader.read` and `RecordSender.send`: no metric, no log line, no
+One turn: wait for the socket, read a bounded portion, decode, route, publish, enter it in the ledger; serve delivery reports;
+send a status update if the flush LSN moved, the server requested one, or it is due. While the producer queue is full, nothing
+is read, and the rest goes on. The path of an event is `StreamReader.read` and `RecordSender.send`: no metric, no log line, no
 parse of a payload.
 """
 
@@ -32,6 +32,7 @@ from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.stream_reader import StreamReader
 from cdc_outbox.relay.feedback import Feedback
 from cdc_outbox.relay.ledger import AckLedger
+from cdc_outbox.relay.pacing import BACKLOG_MESSAGES, Pacing
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.progress import Progress
 from cdc_outbox.relay.sender import RecordSender
@@ -40,21 +41,23 @@ from cdc_outbox.shutdown import Stop
 
 log = structlog.get_logger(__name__)
 
-MESSAGES_PER_TURN: Final = 1000
-"""About 5 ms of work: what delivery reports and the server wait for at most."""
+MESSAGES_PER_TURN: Final = 3000
+"""About 15 ms of work: how long delivery reports and status updates wait at most."""
 
 WAIT_SECONDS: Final = 1.0
 """The longest sleep: `/livez` and a slow clock see the loop turn."""
 
 DELIVERY_WAIT_SECONDS: Final = 0.01
-"""The longest sleep on the socket while Kafka owes us reports, which cannot wake it."""
+"""The longest sleep on the socket while delivery reports are outstanding: they cannot wake it."""
 
-SMALL_READ_MESSAGES: Final = 8
-"""A portion of at most so many, and nothing behind it, leaves at once: nobody comes whom `linger.ms` could wait for. A small
-transaction, or what comes in a millisecond at 2,500 a second; beyond that, measured, batches are worth more."""
+COMMIT_WAIT_SECONDS: Final = 0.001
+"""How long a read waits for the rest of a small transaction: the walsender sends each of its messages by itself."""
+
+COMMIT_READS: Final = 3
+"""Reads in one turn until a small transaction is complete: a Begin, a row and a Commit come in three packets at most."""
 
 FLUSH_WAIT_SECONDS: Final = 0.002
-"""For librdkafka's thread to wake and send them, and most often for the report to be here: reading waits meanwhile."""
+"""How long a flush waits: until librdkafka's threads have sent the records, and most often until they are delivered."""
 
 HELD_WAIT_SECONDS: Final = 0.05
 """One wait for delivery reports while an event is held."""
@@ -70,7 +73,7 @@ SETTLE_SECONDS: Final = 2.0
 
 
 class BatchRejected(Exception):
-    """Kafka refused records for good. The culprit is in one of these transactions, which go record by record next time."""
+    """Kafka refused records for good: one in these transactions, whose records are sent one by one next time."""
 
     def __init__(self, lsns: frozenset[LsnRange], words: str) -> None:
         super().__init__(words)
@@ -79,7 +82,7 @@ class BatchRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SessionParams:
-    """What this generation is to do."""
+    """What one session works with."""
 
     table_oids: dict[int, TableName]
     """The outbox tables as the catalog has them now …"""
@@ -96,13 +99,15 @@ class SessionParams:
     """Commit LSNs of transactions whose records go alone."""
     native: NativeReader | None = None
     """Takes plain rows from the stream, before the loop sees them."""
+    max_delay: float = 0.0
+    """Seconds that an event may wait for others, to be produced together."""
     raise_findings: Callable[[bool], None] = lambda _paused: None
     """Called each turn, with whether reading is paused; raises what the catalog watch found meanwhile."""
     server_shutdown: ServerShutdown = field(default_factory=ServerShutdown)
 
 
 class StreamLoop:
-    """One generation: a connection and its ledger, which live and die together."""
+    """One session: a connection and its ledger, which begin and end together."""
 
     def __init__(
         self,
@@ -133,14 +138,15 @@ class StreamLoop:
         )
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
-        self._few = False
+        self._pacing = Pacing(params.max_delay)
+        self._flush_due = False
 
     def run(self) -> None:
-        """Turn until stopped or caught up, then drain and say goodbye.
+        """Turn until stopped or caught up, then drain and end the stream.
 
         Raises Undelivered when a stop ended before everything read was delivered; PoisonEvent, ConfigurationError,
         AccessRefused, ProtocolError as they are met, with all that came before them delivered and acknowledged if
-        possible; BatchRejected when records were refused and the culprit is not known; Unreachable when a server is gone.
+        possible; BatchRejected when records were refused and it is not known for which one; Unreachable when a server is gone.
         """
         try:
             while not self._finished():
@@ -168,7 +174,7 @@ class StreamLoop:
 
     @property
     def settled(self) -> bool:
-        """Whether all that was read is delivered, and the server has been told so."""
+        """Whether everything that was read is delivered, and reported in a status update."""
         return self._ledger.idle and self._feedback.sent_flush == self._ledger.flush_lsn
 
     def _finished(self) -> bool:
@@ -202,28 +208,49 @@ class StreamLoop:
             self._publisher.wait(HELD_WAIT_SECONDS)
             self._progress.held(now)
         elif self._inbox_empty:
-            if self._few and self._publisher.in_flight:
+            if self._flush_due and self._publisher.in_flight:
                 self._publisher.flush(FLUSH_WAIT_SECONDS)
-            self._few = False
-            seconds = DELIVERY_WAIT_SECONDS if self._publisher.in_flight else WAIT_SECONDS
-            self._stream.wait(min(seconds, max(0.0, self._feedback.due() - now)))
+            self._flush_due = False
+            self._wait_for_messages(max(0.0, self._feedback.due() - now))
+
+    def _wait_for_messages(self, seconds: float) -> None:
+        """Sleep until messages have come, and those that may be read with them; at most `seconds`."""
+        in_flight = self._publisher.in_flight
+        if self._stream.wait(min(seconds, DELIVERY_WAIT_SECONDS if in_flight else WAIT_SECONDS)):
+            delay = self._pacing.delay(time.monotonic())
+            if delay:
+                self._stop.wait(min(seconds, delay, WAIT_SECONDS))
 
     def _read(self) -> None:
-        """Take in at most one portion of messages."""
-        if self._native is not None:
-            self._read_natively(self._native)
-            return
+        """Take in at most one portion of messages; of a small transaction, what comes within a moment."""
+        for _ in range(COMMIT_READS):
+            native = self._native
+            count = self._read_portion() if native is None else self._read_natively(native)
+            if count:
+                self._pacing.read(time.monotonic(), count, MESSAGES_PER_TURN)
+                self._flush_due = count < BACKLOG_MESSAGES  # nothing more is coming for linger.ms to batch
+            incomplete = 0 < count < BACKLOG_MESSAGES and self._inbox_empty and self._ledger.in_transaction
+            if not incomplete or not self._stream.wait(COMMIT_WAIT_SECONDS):
+                return
+
+    def _read_portion(self) -> int:
+        """Take in what was held back, or else what has arrived; return the number of messages received."""
+        count = 0
         if self._inbox_empty:
             messages = self._stream.receive(MESSAGES_PER_TURN)
-            if not messages:
+            count = len(messages)
+            if not count:
                 self._stream.require_data_since()
-                return
+                return 0
             self._inbox = iter(messages)
-            self._few = len(messages) <= SMALL_READ_MESSAGES
         self._inbox_empty = self._reader.read(self._inbox)
+        return count
 
-    def _read_natively(self, native: NativeReader) -> None:
-        """Let the native plane take one portion; take what it hands over: transactions, and messages that are not plain."""
+    def _read_natively(self, native: NativeReader) -> int:
+        """Let the native plane take one portion, and take what it hands over: transactions, and messages that are not plain.
+
+        Returns the number of messages received.
+        """
         left = MESSAGES_PER_TURN
         more = True
         while more and left > 0:
@@ -240,9 +267,9 @@ class StreamLoop:
                     if item.end_lsn == UNSET:
                         self._reader.resume(item)
         self._inbox_empty = native.empty and not self._sender.holds
-        self._few = MESSAGES_PER_TURN - left <= SMALL_READ_MESSAGES
         if left == MESSAGES_PER_TURN:
             self._stream.require_data_since()
+        return MESSAGES_PER_TURN - left
 
     # -- the stream's contents (StreamSink)
 
@@ -278,12 +305,12 @@ class StreamLoop:
         self._counters.skipped["other-table"] = self._counters.skipped.get("other-table", 0) + 1
         return None
 
-    def _renamed(self, came: TableName, ours: TableName) -> TableName:
-        """A row of our table under another name. Give our name if that was its name before; raise if it is its name now."""
+    def _renamed(self, found: TableName, outbox: TableName) -> TableName:
+        """A row of the outbox table under another name: give the table's name if the other one is older, else raise."""
         transaction = self._ledger.open
         if transaction is not None and transaction.lsn < self._params.looked_at:
-            return ours
-        raise publication.renamed(ours, came)
+            return outbox
+        raise publication.renamed(outbox, found)
 
     def _where(self) -> str:
         """Name the transaction that is being read, by its commit LSN."""
@@ -313,12 +340,12 @@ class StreamLoop:
         raise BatchRejected(frozenset(LsnRange(each.lsn, each.last_lsn) for each in caused), error.message)
 
     def _advance(self) -> None:
-        """Take off the ledger what is delivered, and let it be seen."""
+        """Advance the ledger over what is delivered, and count it."""
         self._progress.update(self._ledger.advance())
         self._reader.count_received()
 
     def _drain(self) -> None:
-        """Wait, as long as a stop may take, until Kafka has what it was given. Raises BatchRejected when it refuses some."""
+        """Wait, as long as a stop may take, for Kafka to confirm every record. Raises BatchRejected when it refuses some."""
         requested = self._stop.requested_at
         if requested is not None:
             self._counters.state = State.DRAINING
@@ -339,9 +366,9 @@ class StreamLoop:
             raise
 
     def _close(self) -> bool:
-        """Tell the server how far we are for the last time, and end the stream so that it is surely read. Never raises.
+        """Send the last status update, and end the stream so that the server surely reads it. Never raises.
 
-        False when the server could not be told.
+        False when the server may not have read it.
         """
         try:
             self._advance()

@@ -199,6 +199,7 @@ class Supervisor:
             looked_at=around.lsn,
             confirmed=(around.slot and around.slot.confirmed_flush_lsn) or UNSET,
             shutdown_timeout=self._settings.shutdown_timeout,
+            max_delay=self._settings.max_delay,
             policy=self._policy,
             target=self._target,
             isolated_lsns=self._isolated_lsns,

@@ -59,6 +59,11 @@ class ScriptedStop(Stop):
         if self.requested_at is None:
             self.requested_at = self._clock.now
 
+    def wait(self, seconds: float) -> bool:
+        if not self.requested:
+            self._clock.now += seconds
+        return self.requested
+
 
 class Told(NamedTuple):
     """A standby status update as the server hears it, and when."""
@@ -89,10 +94,11 @@ class ScriptedStream(ReplicationStream):
         self.last_status_is_read = True
         self._empty = 0
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         assert seconds >= 0
         if not self.script:
             self._clock.now += seconds
+        return bool(self.script)
 
     def receive(self, limit: int) -> list[bytes]:
         messages: list[bytes] = []
@@ -258,6 +264,7 @@ class Rig:
         shutdown_timeout: float = 25.0,
         settings: Settings = Settings(brokers="b"),  # noqa: B008  # frozen
         raise_findings: Callable[[bool], None] = lambda _paused: None,
+        max_delay: float = 0.002,
     ) -> StreamLoop:
         params = SessionParams(
             table_oids={build.OUTBOX_OID: TableName("public", "outbox")},
@@ -270,6 +277,7 @@ class Rig:
                 each if isinstance(each, LsnRange) else LsnRange(Lsn(each), Lsn(each)) for each in isolated_lsns
             ),
             raise_findings=raise_findings,
+            max_delay=max_delay,
         )
         return StreamLoop(self.stream, self.publisher, Mappings(settings), self.counters, self.stop, params)
 
