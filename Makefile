@@ -44,6 +44,8 @@ native-fuzz: ## the native plane's C under AddressSanitizer, against an oracle: 
 	  native/fuzz/fuzz.c native/src/plain.c native/src/producer.c native/src/reader.c native/src/libraries.c -lpthread -ldl
 	for seed in $$(seq $(SEEDS)); do build/native-fuzz $$seed || exit 1; done
 
+LOCK := pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade
+
 RELEASE := $(VENV)/release/bin
 $(VENV)/release-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)/release
@@ -132,17 +134,26 @@ prune-soak: SECONDS ?= 3600
 prune-soak: $(VENV)/ready ## prune under load while the relay is killed, frozen and away: SECONDS=3600
 	nice $(BIN)/python -m tests.soak.prune --seconds $(SECONDS)
 
+.PHONY: lock
+lock: ## write deploy/requirements*.txt, by which the image and the released wheel are installed: each package with its hashes
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet uv
+	$(VENV)/lock/bin/uv $(LOCK) pyproject.toml --output-file deploy/requirements.txt
+	$(VENV)/lock/bin/uv $(LOCK) --group pyproject.toml:build --output-file deploy/requirements-build.txt
+
 .PHONY: dist
 dist: $(VENV)/release-ready ## the wheels of cdc-outbox and cdc-outbox-app and the source, in dist/
 	rm -rf dist
-	$(RELEASE)/python -m build
-	$(RELEASE)/python -m build --wheel --outdir dist packaging/cdc-outbox-app
+	$(RELEASE)/python -m pip install --quiet --require-hashes --requirement deploy/requirements-build.txt
+	$(RELEASE)/python -m build --no-isolation
+	$(RELEASE)/python -m build --no-isolation --wheel --outdir dist packaging/cdc-outbox-app
 
 .PHONY: sbom
 sbom: dist ## what the package brings along, as CycloneDX, in dist/
 	rm -rf build/sbom
 	$(PYTHON) -m venv --without-pip build/sbom
-	$(RELEASE)/python -m pip --python build/sbom/bin/python install --quiet dist/cdc_outbox-*.whl
+	$(RELEASE)/python -m pip --python build/sbom/bin/python install --quiet --require-hashes --requirement deploy/requirements.txt
+	$(RELEASE)/python -m pip --python build/sbom/bin/python install --quiet --no-deps dist/cdc_outbox-*.whl
 	$(RELEASE)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
 	  --output-file dist/cdc-outbox.cdx.json build/sbom/bin/python
 

@@ -93,6 +93,10 @@ def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Re
             recent.check_events(newest, report)
             return newest
     except CdcOutboxError as error:
+        if not settings.dsn.reveal():
+            error.message += (
+                f" (without --dsn, libpq's environment and defaults count: {connect.environment_of_libpq()})"
+            )
         report.fail_with("database.connection", error)
         told = {finding.check for finding in report.findings}
         behind = (*_BEHIND_THE_CONNECTION, *((kept_rows.PRUNE,) if settings.prune_after is not None else ()))

@@ -94,8 +94,10 @@ def check_topics(
         if not wanted:
             why = "the table cannot be read" if recent is None or recent.unreadable else "there are no rows"
             report.not_checked(f"which topics are needed is not known, since {why}", *CHECKS)
+        since = len(report.findings)
         for topic, largest in sorted(wanted.items())[:MOST_TOPICS]:
             _check_topic(cluster, topic, largest, Limits(settings, properties), report)
+        report.merge(list(wanted), since)
         if len(wanted) > MOST_TOPICS:
             report.not_checked(f"{len(wanted) - MOST_TOPICS} more topics", "kafka.topic")
 

@@ -10,6 +10,7 @@ Checks have the form `part.thing`; the same one may be there several times, for 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
@@ -74,6 +75,16 @@ class Report:
         own = (error.cure,) if error.cure else ()
         self.fail(check, error.message, *(cures or own))
 
+    def merge(self, subjects: Sequence[str], since: int) -> None:
+        """Make one finding of those from number `since` on that differ only in the subject (a topic) that they name."""
+        groups: dict[tuple[object, ...], list[tuple[Finding, str]]] = {}
+        for finding in self.findings[since:]:
+            named = [each for each in subjects if re.search(rf"(?<![\w.-]){re.escape(each)}(?![\w-])", finding.message)]
+            subject = max(named, key=len, default="")
+            like = _without(finding.message, subject), *(_without(cure, subject) for cure in finding.cures)
+            groups.setdefault((finding.check, finding.status, *like), []).append((finding, subject))
+        self.findings[since:] = [_merged(group) for group in groups.values()]
+
     def count(self, status: Status) -> int:
         """How many lines of this kind."""
         return sum(finding.status == status for finding in self.findings)
@@ -89,6 +100,26 @@ class Report:
             "counts": {status: self.count(status) for status in STATUSES},
             "checks": [finding.document() for finding in self.findings],
         }
+
+
+def _without(text: str, subject: str) -> str:
+    return text.replace(subject, "…") if subject else text
+
+
+def _merged(group: Sequence[tuple[Finding, str]]) -> Finding:
+    """One finding for several subjects. A cure that is a command becomes a loop over them."""
+    finding, subject = group[0]
+    if len(group) == 1 or not subject:
+        return finding
+    names = [each for _, each in group]
+    cures = (
+        f"for topic in {' '.join(names)}; do {cure.replace(subject, '$topic')}; done"
+        if cure.startswith("kafka-")
+        else _without(cure, subject)
+        for cure in finding.cures
+    )
+    message = f"{len(names)} topics: {_without(finding.message, subject)}: {', '.join(names)}"
+    return Finding(finding.check, finding.status, message, tuple(cures))
 
 
 _COLORS: Final[dict[Status, str]] = {"ok": "32", "warn": "33", "fail": "1;31", "not-checked": "2"}

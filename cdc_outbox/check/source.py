@@ -99,6 +99,12 @@ def check_slot(connection: Connection, settings: Settings, catalog: Server, repo
             f"slot {info.name} is lost: the next start replaces it and sends every row that is in the table",
             "cdc-outbox run --on-slot-lost recover, as it is set: consumers drop what they know",
         )
+    elif info.active and settings.on_slot_busy == "exit":
+        report.warn(
+            check,
+            f"{info.name} is in use by pid {info.active_pid}: with --on-slot-busy exit, run ends with 75 beside it",
+            "stop that relay first; or leave --on-slot-busy exit out: then this one stands by",
+        )
     elif info.active:
         report.ok(check, f"{info.name}, in use: pid {info.active_pid} streams from it")
     else:

@@ -72,6 +72,15 @@ def libpq_version() -> str:
     return f"{pq.version() // 10000}.{pq.version() % 10000}"
 
 
+def environment_of_libpq() -> str:
+    """What libpq connects with when --dsn is empty: its environment and its defaults, without a password."""
+    shown = ("service", "host", "hostaddr", "port", "dbname", "user")
+    found = {each.keyword.decode(): (each.val or b"").decode() for each in pq.Conninfo.get_defaults()}
+    found["host"] = found.get("host") or "the socket of this machine"
+    found["dbname"] = found.get("dbname") or found.get("user", "")
+    return ", ".join(f"{name} {found[name]}" for name in shown if found.get(name))
+
+
 def libpq_module() -> str | None:
     """The path of psycopg's extension module that is linked with libpq; None if psycopg runs its pure Python implementation."""
     path = sys.modules[pq.PGconn.__module__].__file__

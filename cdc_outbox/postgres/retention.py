@@ -150,7 +150,7 @@ def _refused(connection: connect.Connection, table: TableName, why: str) -> Acce
         f"-- as an administrator; or, after cdc-outbox sql roles: GRANT cdc_outbox_pruner TO {role}"
     )
     if "row-level security" in why:
-        cure = f"ALTER ROLE {role} BYPASSRLS; -- a policy hides rows from it"
+        cure = f"ALTER ROLE {role} BYPASSRLS; -- a policy that permits every row does not help: no row may be hidden"
     return AccessRefused(
         f"role {connection.info.user} may not prune {table}: {why}",
         cure=cure,

@@ -194,7 +194,7 @@ class SnapshotRows:
             role = self._connection.info.user
             grant = f'GRANT USAGE ON SCHEMA "{table.schema}" TO "{role}"; GRANT SELECT ON {table.quoted} TO "{role}";'
             if "row-level security" in error.message:
-                grant = f'ALTER ROLE "{role}" BYPASSRLS; -- a policy hides rows from it'
+                grant = f'ALTER ROLE "{role}" BYPASSRLS; -- a policy that permits every row does not help: no row may be hidden'
             raise AccessRefused(
                 f"role {role} may not read {table}: {error.message}",
                 cure=f"{grant}{self._alternative_hint}",

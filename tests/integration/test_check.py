@@ -440,7 +440,32 @@ def test_a_function_that_runs_with_the_rights_of_another_role_than_the_tables_ow
 
 def test_rows_that_a_policy_hides(bench: Bench) -> None:
     bench.database.execute("ALTER TABLE outbox ENABLE ROW LEVEL SECURITY; GRANT SELECT ON outbox TO PUBLIC")
-    bench.check(dsn=Secret.of(bench.role())).failed("table.select", "row-level security", "BYPASSRLS")
+    dsn = bench.role()
+    bench.check(dsn=Secret.of(dsn)).failed("table.select", "row-level security", "BYPASSRLS")
+    bench.database.execute("CREATE POLICY everything ON outbox FOR SELECT TO PUBLIC USING (true)")
+    finding = bench.check(dsn=Secret.of(dsn)).failed("table.select", "a policy that permits every row does not help")
+    bench.database.execute(finding.cures[0].partition(" -- ")[0])
+    bench.check(dsn=Secret.of(dsn)).fine("table.select")
+
+
+def test_a_fault_of_many_topics_is_one_line_whose_cure_makes_them_all(
+    bench: Bench, fragile_kafka: KafkaCluster
+) -> None:
+    kinds = ("bill", "order", "parcel")
+    for kind in kinds:
+        bench.add(kind)
+    names = " ".join(f"{bench.prefix}{kind}" for kind in kinds)
+    finding = bench.check(brokers=fragile_kafka.brokers).failed("kafka.topic", "3 topics: topic … does not exist")
+    assert finding.cures[0].startswith(f"for topic in {names}; do kafka-topics.sh ")
+    assert finding.cures[0].endswith("; done")
+
+
+def test_without_a_dsn_the_line_names_what_was_tried() -> None:
+    libpq = {"PGHOST": "127.0.0.1", "PGPORT": "1", "PGDATABASE": "shop", "PGUSER": "relay", "PGPASSWORD": "s3cr3t-word"}
+    shown = run_command("check", "--brokers", NOBODY, env=libpq).stdout
+
+    assert "libpq's environment and defaults count: host 127.0.0.1, port 1, dbname shop, user relay)" in shown
+    assert "s3cr3t-word" not in shown
 
 
 def test_rows_that_cannot_become_a_record(bench: Bench) -> None:
@@ -569,6 +594,7 @@ def test_a_slot_in_use_is_fine_and_so_is_a_walsender_less(bench: Bench) -> None:
     )
     try:
         bench.check().only("slot.state", "ok", "in use: pid")
+        bench.check(on_slot_busy="exit").warned("slot.state", "is in use by pid", "ends with 75", "stands by")
     finally:
         stream.close()
 

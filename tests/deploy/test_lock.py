@@ -1,0 +1,90 @@
+"""The lock files: what the image and the released wheel are installed from, by hash, and current with pyproject.toml."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT: Final = Path(__file__).parents[2]
+RUN: Final = ROOT / "deploy" / "requirements.txt"
+BUILD: Final = ROOT / "deploy" / "requirements-build.txt"
+PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+PINNED: Final = re.compile(
+    r"^([\w.-]+)==([^ ;\\]+)[^\n]*\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE
+)
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Versions by name. Each has a hash, and nothing else is there."""
+    text = path.read_text()
+    found = PINNED.findall(text)
+    assert re.sub(r"^ *#.*\n", "", PINNED.sub("", text), flags=re.MULTILINE).strip() == ""
+    return {str(canonicalize_name(name)): version for name, version, _ in found}
+
+
+@pytest.mark.parametrize(
+    ("path", "requirements"),
+    [(RUN, PROJECT["project"]["dependencies"]), (BUILD, PROJECT["build-system"]["requires"])],
+    ids=["run", "build"],
+)
+def test_the_lock_has_what_the_project_asks_for(path: Path, requirements: list[str]) -> None:
+    versions = locked(path)
+    for each in map(Requirement, requirements):
+        assert each.specifier.contains(versions[str(canonicalize_name(each.name))]), f"{each}: make lock"
+        for extra in each.extras:
+            assert f"{each.name}-{extra}" in versions
+
+
+@pytest.mark.parametrize("path", [RUN, BUILD], ids=["run", "build"])
+def test_the_lock_has_nothing_that_the_project_does_not_ask_for(path: Path) -> None:
+    reasons = re.findall(r"    # via\n((?:    #   .*\n)+)|    # via (.*)\n", path.read_text())
+    names = {name.strip(" #").partition(" ")[0] for group in reasons for part in group for name in part.splitlines()}
+
+    assert len(reasons) == len(locked(path))
+    assert names <= {*locked(path), "cdc-outbox", "-r"}
+
+
+def test_the_image_is_installed_from_the_locks_alone() -> None:
+    recipe = (ROOT / "deploy" / "Dockerfile").read_text()
+    installs = re.findall(r"pip[^\n]*? (?:install|wheel) ([^\n]*)", recipe)
+
+    assert len(installs) == 4
+    for arguments in installs:
+        assert "--require-hashes" in arguments or "--no-deps" in arguments
+
+
+def test_all_that_the_image_copies_reaches_the_builder() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    recipe = (ROOT / "deploy" / "Dockerfile").read_text()
+    copied = [name for line in re.findall(r"^COPY (?!--from)(.*)$", recipe, re.MULTILINE) for name in line.split()[:-1]]
+
+    assert "deploy/requirements.txt" in copied
+    assert [name for name in copied if f"!{name}" not in ignored] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_wheel_runs_on_what_is_locked(tmp_path: Path) -> None:
+    def pip(*arguments: str) -> None:
+        subprocess.run(
+            [tmp_path / "venv/bin/python", "-m", "pip", *arguments], check=True, cwd=ROOT, capture_output=True
+        )
+
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    pip("install", "--require-hashes", "-r", str(BUILD))
+    pip("install", "--require-hashes", "-r", str(RUN))
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), ".")
+    pip("install", "--no-deps", *map(str, tmp_path.glob("*.whl")))
+    done = subprocess.run([tmp_path / "venv/bin/cdc-outbox", "--version"], check=True, capture_output=True, text=True)
+
+    assert locked(RUN)["psycopg"]
+    assert done.stdout.startswith("cdc-outbox ")
