@@ -12,6 +12,7 @@ pytest_plugins = [
     "tests.plugins.outbox",
     "tests.plugins.oracle",
     "tests.plugins.fragile",
+    "tests.plugins.three_brokers",
     "tests.plugins.secure",
     "tests.plugins.pair",
     "tests.plugins.browser",

@@ -215,3 +215,23 @@ def test_postgres_is_reached_through_a_proxy(database: Database, proxy: Callable
     middle.cut()
     with pytest.raises(Exception, match=r"closed|reset|SSL SYSCALL"):
         connection.execute("SELECT 1")
+
+
+def test_an_idle_connection_is_forgotten_and_a_busy_one_is_not(
+    echo: Echo, middle: Proxy, client: socket.socket
+) -> None:
+    middle.forget_idle(10 * SILENCE)
+    idle_since = time.monotonic()
+    with _connect(middle) as busy:
+        while time.monotonic() - idle_since < 11 * SILENCE:
+            assert _ask(busy, b"still here") == b"still here"
+        client.sendall(b"into the void")
+        client.settimeout(SILENCE)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        assert middle.forgotten == 1
+        assert not echo.ends, "the server was informed"
+        assert _ask(busy, b"and here") == b"and here"
+    middle.forget_idle()
+    with _connect(middle) as fresh:
+        assert _ask(fresh, b"hello again") == b"hello again"

@@ -71,7 +71,7 @@ class KafkaCluster:
 
     def create_topic(self, name: str, partitions: int = 6, config: Mapping[str, str] | None = None) -> str:
         """Make a topic and wait until it has its leaders. Returns its name."""
-        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=-1, config=dict(config or {}))
         self.admin.create_topics([topic])[name].result(timeout=30)
         deadline = time.monotonic() + 10.0
         while not _has_leaders(self.admin.list_topics(name, timeout=5).topics[name], partitions):

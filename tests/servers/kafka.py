@@ -1,4 +1,4 @@
-"""A throw-away Apache Kafka broker on 127.0.0.1: KRaft, one node, from the project's own jars.
+"""A throw-away Apache Kafka broker on 127.0.0.1: KRaft, from the project's own jars; alone, or one node of a cluster.
 
 In: Java and Maven (which fetches the jars once, into a cache folder outside the checkout), and broker properties.
 Out: a running broker, and the acts that tests need: stop, restart, kill, freeze; Kafka's own console consumer.
@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -74,6 +75,15 @@ _SILENT: Final = logging.getLogger("tests.servers.kafka.readiness")
 _SILENT.disabled = True
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of a cluster, which is broker and controller. `controllers`: the port of each node's controller, by node id."""
+
+    id: int
+    controllers: Mapping[int, int]
+    cluster_id: str
+
+
 class KafkaUnavailable(Exception):
     """Java or Maven is missing, the jars cannot be had, or the broker does not start. The message says which."""
 
@@ -84,7 +94,7 @@ class Kafka:
     `properties` go over the ones below (server.properties). `client_protocol` is the security protocol of the CLIENT
     listener, whose own settings are `listener.name.client.*`. `advertised_port`: where clients are told to find it, a
     proxy's, say. `listeners`: more of them, by name the security protocol; `address(name)` tells where. `parent`: where its
-    folder is made, if not among the temporary ones.
+    folder is made, if not among the temporary ones. `node`: of a cluster; without it the broker is alone.
     """
 
     def __init__(
@@ -96,11 +106,13 @@ class Kafka:
         listeners: Mapping[str, str] | None = None,
         heap: tuple[str, ...] = HEAP,
         parent: Path | None = None,
+        node: Node | None = None,
     ) -> None:
         self.jars = fetch_jars()
         self.port = free_port()
         self.internal_port = free_port()
-        self._controller_port = free_port()
+        self._node = node
+        self._controller_port = node.controllers[node.id] if node else free_port()
         self._advertised_port = advertised_port or self.port
         self._client_protocol = client_protocol
         self._listeners = {name: (protocol, free_port()) for name, protocol in (listeners or {}).items()}
@@ -150,8 +162,13 @@ class Kafka:
 
     def start(self, *, timeout: float = 60.0) -> None:
         """Start, for the first time or again with the same data and ports; returns when it answers for its metadata."""
+        if self.launch():
+            self.wait_ready(timeout=timeout)
+
+    def launch(self) -> bool:
+        """Start, and wait for nothing: a node of a cluster answers once most nodes run. False when it runs already."""
         if self._alive():
-            return
+            return False
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="cdc-outbox-kafka-", dir=self._parent))
             self._format()
@@ -164,6 +181,10 @@ class Kafka:
                 start_new_session=True,  # Ctrl-C in our terminal is for us
             )
         self._guard = Guard(self._process.pid, by=signal.SIGKILL, folder=self._folder)
+        return True
+
+    def wait_ready(self, *, timeout: float = 60.0) -> None:
+        """Wait until it answers for its metadata. Raises KafkaUnavailable with the end of its log."""
         self._wait_ready(time.monotonic() + timeout)
 
     def stop(self, *, timeout: float = 30.0) -> None:
@@ -254,8 +275,10 @@ class Kafka:
         (folder / "server.properties").write_text("".join(lines), encoding="utf-8")
         done = subprocess.run(
             [
-                *self._java("kafka.tools.StorageTool", "format", "--standalone", heap=("-Xmx128m", *_START_QUICKLY)),
-                *("--cluster-id", uuid.uuid4().hex[:22], "--config", str(folder / "server.properties")),
+                *self._java("kafka.tools.StorageTool", "format", heap=("-Xmx128m", *_START_QUICKLY)),
+                *("--cluster-id", self._node.cluster_id if self._node else new_cluster_id()),
+                *(() if self._node else ("--standalone",)),
+                *("--config", str(folder / "server.properties")),
             ],
             capture_output=True,
             text=True,
@@ -271,8 +294,7 @@ class Kafka:
         protocols |= {name: protocol for name, (protocol, _) in self._listeners.items()}
         ours = {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller_port}",
+            **self._quorum(),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "INTERNAL",
             "listeners": _addresses({**bound, "CONTROLLER": f"127.0.0.1:{self._controller_port}"}),
@@ -295,6 +317,12 @@ class Kafka:
         }
         yield from {**ours, **self._properties}.items()
 
+    def _quorum(self) -> dict[str, str]:
+        if self._node is None:
+            return {"node.id": "1", "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller_port}"}
+        voters = ",".join(f"{node}@127.0.0.1:{port}" for node, port in self._node.controllers.items())
+        return {"node.id": str(self._node.id), "controller.quorum.voters": voters}
+
     def _wait_ready(self, deadline: float) -> None:
         client = AdminClient({"bootstrap.servers": self.internal_brokers, "log_level": 0}, logger=_SILENT)
         while time.monotonic() < deadline:
@@ -305,6 +333,11 @@ class Kafka:
                     return
         tail = "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         raise KafkaUnavailable(f"Kafka {VERSION} did not start; its log ends:\n{tail}")
+
+
+def new_cluster_id() -> str:
+    """An id as `kafka-storage.sh random-uuid` makes one: 22 characters."""
+    return uuid.uuid4().hex[:22]
 
 
 def _addresses(listeners: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
 """A TCP proxy that misbehaves on command: it stands between a client and a server and breaks what is between them.
 
-In: where the server is. Out: a port, and acts: cut, refuse, freeze, delay, cut after so many bytes, half-open.
+In: where the server is. Out: a port, and acts: cut, refuse, freeze, delay, cut after so many bytes, half-open, forget.
 An act has happened when its method returns. Never: changes a byte, or the order of bytes of one direction.
 
 One thread does everything with poll(2); acts are carried out by that thread, so nothing needs a lock.
@@ -60,6 +60,8 @@ class _Connection:
     client: socket.socket
     server: socket.socket
     pipes: tuple[_Pipe, _Pipe]
+    last_byte: float = field(default_factory=time.monotonic)
+    forgotten: bool = False
 
 
 class Proxy:
@@ -78,6 +80,7 @@ class Proxy:
         self._frozen: set[Direction] = set()
         self._delay = 0.0
         self._budget: dict[Direction, float] = dict.fromkeys(Direction, math.inf)
+        self._idle_seconds = math.inf
         self._acts: deque[Callable[[], None]] = deque()
         self._woken, self._waker = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name=f"proxy {self.port}", daemon=True)
@@ -138,6 +141,19 @@ class Proxy:
         """The side that is `gone` sees its connections reset; the other is never told. New connections are welcome."""
         self._act(lambda: self._half_open(gone))
 
+    def forget_idle(self, seconds: float = math.inf) -> None:
+        """From now on a connection without a byte for so long is forgotten, as by a NAT: what is sent over it afterwards
+        vanishes, neither side is informed, and no later act brings it back. New ones are welcome. Without `seconds`: no more.
+
+        What counts are bytes. TCP keepalive probes are answered by the kernel on each side and do not pass the proxy.
+        """
+        self._act(lambda: setattr(self, "_idle_seconds", seconds))
+
+    @property
+    def forgotten(self) -> int:
+        """Connections that are forgotten, and not ended yet."""
+        return sum(connection.forgotten for connection in self._connections)
+
     # -- in the proxy's thread
 
     def _act(self, act: Callable[[], object]) -> None:
@@ -173,7 +189,7 @@ class Proxy:
         interest: dict[int, int] = {self._woken.fileno(): select.POLLIN}
         if self._listener is not None and not self._frozen:
             interest[self._listener.fileno()] = select.POLLIN
-        for pipe in (pipe for connection in self._connections for pipe in connection.pipes):
+        for pipe in (pipe for connection in self._connections if not connection.forgotten for pipe in connection.pipes):
             if pipe.direction in self._frozen or pipe.done:
                 continue
             if not pipe.ended and pipe.size < _BUFFER:
@@ -206,6 +222,12 @@ class Proxy:
             self._connections.append(_Connection(client, server, (there, back)))
 
     def _serve(self, connection: _Connection, ready: set[int]) -> None:
+        if ready & {connection.client.fileno(), connection.server.fileno()}:
+            now = time.monotonic()
+            connection.forgotten = connection.forgotten or now - connection.last_byte > self._idle_seconds
+            connection.last_byte = now
+        if connection.forgotten:
+            return
         try:
             for pipe in connection.pipes:
                 if pipe.direction in self._frozen or pipe.done:
