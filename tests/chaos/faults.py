@@ -140,6 +140,17 @@ def _checkpoint(faults: Faults, _fault: Fault) -> None:
     faults.scene.database.execute("CHECKPOINT")
 
 
+def _publish_more(faults: Faults, fault: Fault) -> None:
+    """Another table is published too, and then no more: rows of the outbox are published all the while."""
+    with contextlib.suppress(psycopg.OperationalError):  # it is just now recovering from something else
+        faults.scene.database.execute("ALTER PUBLICATION cdc_outbox ADD TABLE business")
+        faults.last(fault)
+    with contextlib.suppress(psycopg.OperationalError):
+        faults.scene.database.execute(
+            "DO $$ BEGIN ALTER PUBLICATION cdc_outbox DROP TABLE business; EXCEPTION WHEN undefined_object THEN NULL; END $$"
+        )
+
+
 def _restart(mode: StopMode) -> Carry:
     def restart(faults: Faults, fault: Fault) -> None:
         postgres, began = faults.stage.postgres, time.monotonic()
@@ -229,6 +240,13 @@ def _delayed(proxy: Proxy, fault: Fault) -> Iterator[None]:
     proxy.delay(0.0)
 
 
+@contextmanager
+def _forgetful(proxy: Proxy, fault: Fault) -> Iterator[None]:
+    proxy.forget_idle(fault.amount)
+    yield
+    proxy.forget_idle()
+
+
 def _during(state: Callable[[Proxy, Fault], contextlib.AbstractContextManager[None]]) -> Carry:
     def carry(faults: Faults, fault: Fault) -> None:
         with state(_proxy(faults, fault), fault):
@@ -244,6 +262,7 @@ _NETWORK: Final[dict[str, Carry]] = {
     "refuse": _during(_refused),
     "freeze": _during(_frozen),
     "delay": _during(_delayed),
+    "forget": _during(_forgetful),
 }
 
 CARRY: Final[dict[str, Carry]] = {
@@ -252,6 +271,7 @@ CARRY: Final[dict[str, Carry]] = {
     "relay.freeze": _freeze_relay,
     "postgres.terminate-walsender": _terminate_walsender,
     "postgres.checkpoint": _checkpoint,
+    "postgres.publish-more": _publish_more,
     "postgres.restart-fast": _restart("fast"),
     "postgres.restart-immediate": _restart("immediate"),
     "postgres.kill": _kill_postgres,

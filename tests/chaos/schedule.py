@@ -57,6 +57,7 @@ KINDS: Final = (
     Kind("relay.freeze", 4, _FROZEN),
     Kind("postgres.terminate-walsender", 3),
     Kind("postgres.checkpoint", 2),
+    Kind("postgres.publish-more", 2, _BRIEF),
     Kind("postgres.restart-fast", 3, (0.0, 1.0), takes=1.0),
     Kind("postgres.restart-immediate", 3, (0.0, 1.0), takes=1.0),
     Kind("postgres.kill", 2, (0.0, 1.0), takes=1.0),
@@ -69,19 +70,21 @@ KINDS: Final = (
     Kind("network.postgres.freeze", 4, _FROZEN, choices=_WAYS),
     Kind("network.postgres.delay", 2, (1.0, 4.0), amount=(0.005, 0.15)),
     Kind("network.postgres.half-open", 3, choices=("client", "server")),
+    Kind("network.postgres.forget", 2, (1.0, 4.0), amount=(0.05, 1.0)),
     Kind("network.kafka.cut", 3, choices=("reset", "close")),
     Kind("network.kafka.cut-in-message", 3, (0.5, 1.0), choices=_WAYS[1:], amount=(1, 300_000)),
     Kind("network.kafka.refuse", 2, (0.2, 3.0)),
     Kind("network.kafka.freeze", 4, _FROZEN, choices=_WAYS),
     Kind("network.kafka.delay", 2, (1.0, 4.0), amount=(0.005, 0.15)),
     Kind("network.kafka.half-open", 3, choices=("client", "server"), impatient_only=True),
+    Kind("network.kafka.forget", 2, (1.0, 4.0), amount=(0.05, 1.0), impatient_only=True),
 )
 """All faults, and how often each is drawn beside the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `at`: seconds from the beginning. `choice`, `amount` (seconds of delay, bytes): how. `relay`: which one."""
+    """One fault. `at`: seconds from the beginning. `choice`, `amount` (seconds, bytes): how. `relay`: which one."""
 
     at: float
     kind: Kind
@@ -101,7 +104,11 @@ class Fault:
         return self.at + self.seconds + self.kind.takes
 
     def __str__(self) -> str:
-        amount = {"delay": f"{self.amount * 1000:.0f} ms", "cut-in-message": f"after {self.amount:.0f} bytes"}
+        amount = {
+            "delay": f"{self.amount * 1000:.0f} ms",
+            "cut-in-message": f"after {self.amount:.0f} bytes",
+            "forget": f"connections idle for {self.amount * 1000:.0f} ms",
+        }
         words = (
             self.kind.name,
             f"(relay {self.relay + 1})" if self.kind.mapping == "relay" else "",

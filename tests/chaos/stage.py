@@ -79,6 +79,7 @@ class Stage:
         for proxy in (self.postgres_proxy, self.kafka_proxy):
             proxy.thaw()
             proxy.delay(0.0)
+            proxy.forget_idle()
             for direction in Direction:
                 proxy.cut_after(sys.maxsize, direction)
             proxy.accept()
