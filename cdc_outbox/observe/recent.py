@@ -26,7 +26,7 @@ class Warned:
     error: str
     cure: str
     code: str
-    """Its section of docs/troubleshooting.md; empty for an event that has a section by its name."""
+    """The error's stable code; empty where there is none."""
     times: int
     """Lines that said so, those that were suppressed as repeats included."""
 

@@ -48,6 +48,7 @@ POLICY: Final = content_security_policy(HTML)
 _ENDED_BY: Final = {
     "kafka.": ("kafka-",),
     "backpressure": ("kafka-",),
+    "delivery.waiting": ("kafka-",),
     "producer.": ("kafka-",),
     "waiting": ("not-started", "postgres-"),
     "postgres.disconnected": ("not-started", "postgres-"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -75,6 +76,16 @@ def set_apart(line: MutableMapping[str, Any]) -> list[str]:
 def test_the_fields_of_the_status_document_are_those_that_are_listed() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", section("docs/reference/status.md", "The document"), re.MULTILINE)
     assert listed == list(health.status(Counters(), Settings(brokers=""), 0.0, 0.0).members())
+
+
+def test_the_reasons_of_health_are_those_that_are_listed() -> None:
+    source = inspect.getsource(health)
+    known = set(re.findall(r'Reason\(\s*"([a-z-]+)"', source))
+    listed = re.findall(r"^\| `([a-z-]+)` \|", section("docs/reference/status.md", "Health"), re.MULTILINE)
+    incidents = section("docs/reliability.md", "What the screens show")
+
+    assert set(listed) == known
+    assert set(re.findall(r"`((?:kafka|slot|postgres)-[a-z]+)`", incidents)) <= known
 
 
 def test_the_changelog_names_the_version_that_is_built_or_what_comes_after_it() -> None:

@@ -160,3 +160,23 @@ def not_ready(relay: Relay) -> str:
         get(relay, "/readyz?verbose")
     with caught.value as answer:
         return answer.read().decode()
+
+
+def test_of_two_relays_both_are_well_and_without_one_the_command_warns(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.create_slot()
+    first = outbox.streaming(http=True)
+    second = outbox.relay(http=True)
+    second.wait_for_log("standby")
+    assert (document(first)["state"], document(first)["health"]) == ("streaming", "ok")
+    assert (document(second)["state"], document(second)["health"]) == ("standby", "ok")
+    assert json.loads(get(second, "/page.json"))["headline"].startswith("Another relay streams from the slot")
+
+    first.terminate()
+    second.wait_for_log("streaming")
+    assert (document(second)["state"], document(second)["health"]) == ("streaming", "ok")
+    second.terminate()
+    assert (first.wait(), second.wait()) == (0, 0)
+    alone = run_command("status", "--http", f"127.0.0.1:{second.http_port}", dsn=outbox.database.dsn)
+    assert alone.returncode == 0
+    assert alone.stdout.startswith("health          warning: No relay streams from the slot")
