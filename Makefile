@@ -36,6 +36,10 @@ $(VENV)/native-ready: $(VENV)/ready $(NATIVE)
 .PHONY: native
 native: $(VENV)/native-ready ## build the native plane into the virtual environment (needs a C compiler)
 
+.PHONY: native-wheels
+native-wheels: $(VENV)/release-ready ## wheels of the native plane for this system, in dist/ (Linux: needs docker)
+	$(RELEASE)/python -m cibuildwheel --output-dir dist native
+
 .PHONY: native-fuzz
 native-fuzz: SEEDS ?= 10
 native-fuzz: ## the native plane's C under AddressSanitizer, against an oracle: SEEDS=10

@@ -19,10 +19,11 @@ from confluent_kafka import KafkaError, KafkaException
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.kafka.errors import DeliveryFailure
+from cdc_outbox.kafka.errors import DeliveryFailure, kafka_error
 from cdc_outbox.kafka.library_log import LIBRARY_LOG
-from cdc_outbox.kafka.producer import INFERRED, NativeReader, Publisher
+from cdc_outbox.kafka.producer import INFERRED, METADATA_SLICE_SECONDS, NativeReader, Publisher
 from cdc_outbox.kafka.reachability import weakly
+from cdc_outbox.kafka.weight import extra_bytes
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange
 from cdc_outbox.postgres.connect import libpq_module
 from cdc_outbox.records.router import InFlight, KafkaRecord
@@ -69,11 +70,11 @@ def choose(settings: Settings) -> Plane:
     """Choose by --native. Raises ConfigurationError when it is on and the native plane cannot run."""
     if settings.native == "off":
         return PYTHON
+    if settings.format != "debezium":
+        return Plane("python", f"records of --format {settings.format} are made in Python")
+    if settings.otel:
+        return Plane("python", "the spans of --otel are made in Python")
     reason = why_not()
-    if reason is None and settings.format != "debezium":
-        reason = f"records of --format {settings.format} are made in Python"
-    if reason is None and settings.otel:
-        reason = "the spans of --otel are made in Python"
     if reason is None:
         return Plane("native", None)
     if settings.native == "on":
@@ -96,7 +97,6 @@ class NativeProducer:
         self._on_error = weakly(publisher.on_error)
         self._failures = publisher.failures
         self._counters = publisher.counters
-        self.delivered_bytes = 0
         events = int(properties["queue.buffering.max.messages"])
         size = int(properties["queue.buffering.max.kbytes"]) * 1024
         self.plane = _translated(lambda: cdc_outbox_native.Producer(properties, events, size))
@@ -118,9 +118,9 @@ class NativeProducer:
         """Have everything in flight reported as failed."""
         self.plane.purge()
 
-    def list_topics(self, timeout: float) -> None:
-        """Hear from a broker. Raises KafkaException."""
-        _translated(lambda: self.plane.list_topics(timeout))
+    def list_topics(self, topic: str | None = None, *, timeout: float) -> tuple[int, int]:
+        """Ask the brokers. Returns a topic's error code and how many partitions it has. Raises KafkaException."""
+        return _translated(lambda: self.plane.metadata(topic, timeout))
 
     def set_sasl_credentials(self, username: str, password: str) -> None:
         """Log in with these from now on. Raises KafkaException."""
@@ -135,7 +135,6 @@ class NativeProducer:
             counts = self._counters.topic(topic)
             counts.delivered += records
             counts.delivered_bytes += size
-            self.delivered_bytes += size
         for code, text, fatal, level in self.plane.notices():
             if level >= 0:
                 LIBRARY_LOG.log(_LEVELS[min(level, 7)], "%s", text)
@@ -155,30 +154,44 @@ class NativePublisher(Publisher):
         self.new_transaction = producer.plane.transaction
         return producer
 
-    def _admits(self, topic: str) -> bool:  # noqa: ARG002
-        """The native plane asks for no topic: what is about one is found by its first record."""
-        return True
+    def _reopen(self) -> None:
+        _translated(lambda: self._producer.plane.open(self._properties))
+
+    def _metadata(self, topic: str) -> int | KafkaError:
+        try:
+            code, partitions = self._producer.list_topics(topic, timeout=METADATA_SLICE_SECONDS)
+        except KafkaException as raised:
+            return kafka_error(raised) or KafkaError(KafkaError._TRANSPORT)
+        return KafkaError(code) if code else partitions
+
+    def refused(self, record: KafkaRecord, error: KafkaError) -> None:
+        """As `Publisher.refused`; the plane hands rows of the topic over until one of them was accepted again."""
+        super().refused(record, error)
+        self._producer.plane.close_topic(record.topic)
 
     @property
     def in_flight_bytes(self) -> int:
-        """Everything that is kept for the records in flight."""
+        """What the records in flight occupy."""
         return self._producer.plane.size
 
     @property
     def delivered_bytes(self) -> int:
-        """The payloads of the records that Kafka has confirmed."""
-        return self._producer.delivered_bytes
+        """What the records occupied that Kafka has confirmed."""
+        return self._producer.plane.delivered_bytes
 
     def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
         """Hand one record over, as `Publisher.produce`."""
         topic, key, value, headers, timestamp, partition = record
+        if topic not in self._open_topics and not self._admits(topic):
+            return False
+        extra_bytes(record)  # raises PoisonEvent for text that librdkafka cannot take
         try:
             code = self._producer.plane.produce(topic, key, value, headers, timestamp, partition, transaction)
-        except cdc_outbox_native.KafkaFailure as failure:
-            raise self._refused(_exception(failure), record) from failure
+        except (ValueError, TypeError, OverflowError) as raised:
+            return self._not_accepted(raised, record)
         if code in {0, _QUEUE_FULL}:
             return code == 0
-        raise self._refused(KafkaException(KafkaError(code)), record)
+        return self._not_accepted(KafkaException(KafkaError(code)), record)
 
     def native_reader(self, pgconn_ptr: int, isolated: Collection[LsnRange]) -> NativeReader:
         """Make what takes plain rows from a libpq connection into this producer.

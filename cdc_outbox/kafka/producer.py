@@ -220,12 +220,15 @@ class Publisher:
                 return False
             self._batch_bytes = limit
             self._properties["batch.size"] = str(limit)
-            self._producer = self._open()
-            self._poll = self._producer.poll
+            self._reopen()
         if len(self._open_topics) >= REMEMBERED_TOPICS:
             self._open_topics.clear()
         self._open_topics.add(topic)
         return True
+
+    def _reopen(self) -> None:
+        self._producer = self._open()
+        self._poll = self._producer.poll
 
     def _metadata(self, topic: str) -> int | KafkaError:
         """Ask for a topic, and let librdkafka know it; the number of its partitions, or an error."""

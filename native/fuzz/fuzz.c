@@ -267,9 +267,13 @@ static void python(struct reader *reader, struct producer *producer) {
     } else if (*at == 'I') {
         char text[20];
         snprintf(text, sizeof text, "%d", wire->row);
-        struct record record = {.topic = producer_topic(producer, "python", 6), .key = {"k", 1}, .value = {text, strlen(text)},
+        struct plain plain;
+        if (!plain_read(&LAYOUT, reader->message, (size_t)reader->length, &plain))
+            strcpy(plain.topic, "odd");
+        struct record record = {.topic = producer_topic(producer, plain.topic, strlen(plain.topic)), .key = {"k", 1}, .value = {text, strlen(text)},
                                 .id_name = "id", .id = {"i", 1}, .type_name = "type", .type = {"t", 1}};
         assert(python_open);
+        record.topic->open = !CHANCE(10);
         while (producer_produce(producer, &record, python_open))
             poll_reports(producer->rk, CHANCE(2));
         if (read_u32(at + 1) == OID)
@@ -287,7 +291,9 @@ static void run_stream(void) {
     python_open = NULL;
     protocol_error = stream_is_bad = false;
     make_stream();
-    struct producer *producer = producer_new(NULL, 50 + rand() % 20, 100000 + (size_t)(rand() % 10) * 1000, error, 100);
+    struct producer *producer = producer_new(50 + rand() % 20, 100000 + (size_t)(rand() % 10) * 1000);
+    if (!producer_open(producer, NULL, error, sizeof error) || !producer_open(producer, NULL, error, sizeof error))
+        abort();
     struct reader reader;
     reader_init(&reader, producer, NULL);
     reader.isolated = isolated = CHANCE(3) ? 5000 : 0;

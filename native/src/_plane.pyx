@@ -14,10 +14,18 @@ cdef extern from "libraries.h" nogil:
     ctypedef struct rd_kafka_headers_t
     ctypedef struct rd_kafka_error_t
     ctypedef struct PGconn
+    ctypedef struct rd_kafka_topic_t
+    struct rd_kafka_metadata_topic:
+        int partition_cnt
+        int err
+    ctypedef struct rd_kafka_metadata_t:
+        int topic_cnt
+        rd_kafka_metadata_topic *topics
     enum:
         RD_KAFKA_PURGE_F_QUEUE
         RD_KAFKA_PURGE_F_INFLIGHT
         RD_KAFKA_RESP_ERR__INVALID_ARG
+        RD_KAFKA_RESP_ERR__QUEUE_FULL
     struct _libraries "libraries":
         int (*rd_kafka_version)() noexcept nogil
         int (*PQlibVersion)() noexcept nogil
@@ -28,8 +36,8 @@ cdef extern from "libraries.h" nogil:
         rd_kafka_headers_t *(*rd_kafka_headers_new)(size_t) noexcept nogil
         void (*rd_kafka_headers_destroy)(rd_kafka_headers_t *) noexcept nogil
         int (*rd_kafka_header_add)(rd_kafka_headers_t *, const char *, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
-        int (*rd_kafka_metadata)(void *, int, void *, const void **, int) noexcept nogil
-        void (*rd_kafka_metadata_destroy)(const void *) noexcept nogil
+        int (*rd_kafka_metadata)(void *, int, rd_kafka_topic_t *, const rd_kafka_metadata_t **, int) noexcept nogil
+        void (*rd_kafka_metadata_destroy)(const rd_kafka_metadata_t *) noexcept nogil
         rd_kafka_error_t *(*rd_kafka_sasl_set_credentials)(void *, const char *, const char *) noexcept nogil
         int (*rd_kafka_error_code)(const rd_kafka_error_t *) noexcept nogil
         const char *(*rd_kafka_error_string)(const rd_kafka_error_t *) noexcept nogil
@@ -74,6 +82,8 @@ cdef extern from "producer.h" nogil:
         bint isolated, held
     struct topic_t "topic":
         topic_t *next_changed
+        rd_kafka_topic_t *handle
+        bint open
         int64_t delivered, delivered_bytes
         bint changed
         char name[1]
@@ -81,10 +91,9 @@ cdef extern from "producer.h" nogil:
         failure_t *next
         uint64_t lsn, last_lsn
         int code
-        size_t size, key_length
+        size_t size, topic_length, key_length
         bint key_is_null
-        const char *topic
-        char key[1]
+        char text[1]
     struct notice_t "notice":
         notice_t *next
         int code, level
@@ -100,12 +109,17 @@ cdef extern from "producer.h" nogil:
     struct producer_t "producer":
         void *rk
         size_t in_flight, bytes
+        int64_t delivered_bytes
         topic_t *changed
-    producer_t *producer_new(rd_kafka_conf_t *, size_t, size_t, char *, size_t)
+    producer_t *producer_new(size_t, size_t)
+    bint producer_open(producer_t *, rd_kafka_conf_t *, char *, size_t)
+    enum:
+        HEADER_OVERHEAD
     void producer_free(producer_t *)
     transaction_t *transaction_new(producer_t *, uint64_t, int64_t)
     void transaction_release(transaction_t *)
     topic_t *producer_topic(producer_t *, const char *, size_t)
+    topic_t *producer_find(const producer_t *, const char *, size_t)
     int producer_produce(producer_t *, const record_t *, transaction_t *)
     void producer_poll(producer_t *, int)
     void producer_flush(producer_t *, int)
@@ -246,18 +260,31 @@ cdef class Producer:
     cdef producer_t *c
 
     def __cinit__(self, dict properties, size_t records, size_t size):
+        if libraries.rd_kafka_conf_new == NULL:
+            raise Unavailable("load() comes first")
+        self.c = producer_new(records, size)
+        if self.c == NULL:
+            raise MemoryError(f"for {records} records in flight")
+        self.open(properties)
+
+    def open(self, dict properties):
+        """Go on with other properties, while nothing is in flight. Raises KafkaFailure, and goes on as before."""
         cdef char error[512]
         cdef rd_kafka_conf_t *conf = libraries.rd_kafka_conf_new()
         cdef bytes name, value
+        cdef bint done
         error[0] = 0
         for key, text in properties.items():
             name, value = key.encode(), text.encode()
             if libraries.rd_kafka_conf_set(conf, name, value, error, sizeof(error)) != 0:
                 libraries.rd_kafka_conf_destroy(conf)
                 raise KafkaFailure(RD_KAFKA_RESP_ERR__INVALID_ARG, error.decode(errors="replace"))
+        if self.c.in_flight:
+            libraries.rd_kafka_conf_destroy(conf)
+            raise ValueError(f"{self.c.in_flight} records are in flight")
         with nogil:
-            self.c = producer_new(conf, records, size, error, sizeof(error))
-        if self.c == NULL:
+            done = producer_open(self.c, conf, error, sizeof(error))
+        if not done:
             raise KafkaFailure(RD_KAFKA_RESP_ERR__INVALID_ARG, error.decode(errors="replace"))
 
     def __dealloc__(self):
@@ -272,6 +299,18 @@ cdef class Producer:
     def size(self):
         """Bytes in flight."""
         return self.c.bytes
+
+    @property
+    def delivered_bytes(self):
+        """The same, of what was delivered."""
+        return self.c.delivered_bytes
+
+    def close_topic(self, str topic):
+        """Hand rows of the topic over, until `produce` has had a record of it."""
+        cdef bytes name = topic.encode()
+        cdef topic_t *found = producer_find(self.c, name, len(name))
+        if found != NULL:
+            found.open = False
 
     def transaction(self, int64_t commit_time, uint64_t lsn=0):
         """A transaction for records that Python makes. `commit_time` in Unix milliseconds."""
@@ -291,14 +330,15 @@ cdef class Producer:
             raise ValueError("a transaction of another producer")
         record.topic = producer_topic(self.c, name, len(name))
         if record.topic == NULL:
-            raise KafkaFailure(RD_KAFKA_RESP_ERR__INVALID_ARG, f"topic {topic} cannot be opened")
+            return RD_KAFKA_RESP_ERR__QUEUE_FULL  # a thousand topics have records in flight
+        record.topic.open = True
         record.key, record.value = cell_of(key), cell_of(value)
         record.timestamp, record.partition = timestamp, partition
         record.headers, record.header_bytes = libraries.rd_kafka_headers_new(len(named)), 0
         for name, content in named:
             part = cell_of(content)
             libraries.rd_kafka_header_add(record.headers, name, len(name), part.text, part.length)
-            record.header_bytes += len(name) + part.length
+            record.header_bytes += HEADER_OVERHEAD + len(name) + part.length
         code = producer_produce(self.c, &record, transaction.c)
         if code != 0:
             libraries.rd_kafka_headers_destroy(record.headers)
@@ -324,9 +364,11 @@ cdef class Producer:
         cdef failure_t *failure = producer_failures(self.c)
         cdef failure_t *following
         while failure != NULL:
-            key = None if failure.key_is_null else PyBytes_FromStringAndSize(failure.key, failure.key_length)
+            key = None
+            if not failure.key_is_null:
+                key = PyBytes_FromStringAndSize(failure.text + failure.topic_length, failure.key_length)
             text = libraries.rd_kafka_err2str(failure.code).decode(errors="replace")
-            topic = (<bytes>failure.topic).decode()
+            topic = failure.text[:failure.topic_length].decode()
             found.append((topic, key, failure.size, failure.code, text, failure.lsn, failure.last_lsn))
             following = failure.next
             free(failure)
@@ -357,16 +399,31 @@ cdef class Producer:
         self.c.changed = NULL
         return found
 
-    def list_topics(self, double timeout):
-        """Hear from a broker. Raises KafkaFailure."""
-        cdef const void *metadata
-        cdef int milliseconds = <int>(timeout * 1000), code
+    def metadata(self, str topic, double timeout):
+        """Ask the brokers for a topic, or for all with None. Give its error code and how many partitions it has.
+
+        Raises KafkaFailure when none answers.
+        """
+        cdef const rd_kafka_metadata_t *metadata
+        cdef rd_kafka_topic_t *handle = NULL
+        cdef int milliseconds = <int>(timeout * 1000), code, error = 0, partitions = 0
+        cdef bytes name
+        cdef topic_t *known
+        if topic is not None:
+            name = topic.encode()
+            known = producer_topic(self.c, name, len(name))
+            if known == NULL:
+                raise KafkaFailure(RD_KAFKA_RESP_ERR__INVALID_ARG, f"topic {topic} cannot be opened")
+            handle = known.handle
         with nogil:
-            code = libraries.rd_kafka_metadata(self.c.rk, 1, NULL, &metadata, milliseconds)
+            code = libraries.rd_kafka_metadata(self.c.rk, handle == NULL, handle, &metadata, milliseconds)
             if code == 0:
+                if handle != NULL and metadata.topic_cnt == 1:
+                    error, partitions = metadata.topics[0].err, metadata.topics[0].partition_cnt
                 libraries.rd_kafka_metadata_destroy(metadata)
         if code != 0:
             raise KafkaFailure(code, libraries.rd_kafka_err2str(code).decode(errors="replace"))
+        return error, partitions
 
     def set_sasl_credentials(self, str username, str password):
         cdef rd_kafka_error_t *error = libraries.rd_kafka_sasl_set_credentials(self.c.rk, username.encode(), password.encode())

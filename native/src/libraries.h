@@ -70,6 +70,22 @@ typedef struct {
     } u;
 } rd_kafka_vu_t;
 
+struct rd_kafka_metadata_topic {
+    char *topic;
+    int partition_cnt;
+    void *partitions;
+    int err;
+};
+
+typedef struct {
+    int broker_cnt;
+    void *brokers;
+    int topic_cnt;
+    struct rd_kafka_metadata_topic *topics;
+    int32_t orig_broker_id;
+    char *orig_broker_name;
+} rd_kafka_metadata_t;
+
 enum {
     RD_KAFKA_PRODUCER = 0,
     RD_KAFKA_MSG_F_COPY = 2,
@@ -113,8 +129,8 @@ typedef void log_cb_t(const rd_kafka_t *, int, const char *, const char *);
     X(rd_kafka_headers_t *, rd_kafka_headers_new, (size_t))                                              \
     X(void, rd_kafka_headers_destroy, (rd_kafka_headers_t *))                                            \
     X(int, rd_kafka_header_add, (rd_kafka_headers_t *, const char *, ssize_t, const void *, ssize_t))    \
-    X(int, rd_kafka_metadata, (rd_kafka_t *, int, rd_kafka_topic_t *, const void **, int))               \
-    X(void, rd_kafka_metadata_destroy, (const void *))                                                   \
+    X(int, rd_kafka_metadata, (rd_kafka_t *, int, rd_kafka_topic_t *, const rd_kafka_metadata_t **, int))               \
+    X(void, rd_kafka_metadata_destroy, (const rd_kafka_metadata_t *))                                                   \
     X(rd_kafka_error_t *, rd_kafka_sasl_set_credentials, (rd_kafka_t *, const char *, const char *))
 
 #define LIBPQ_FUNCTIONS(X)                          \

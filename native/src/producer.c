@@ -32,14 +32,16 @@ void transaction_release(struct transaction *transaction) {
 }
 
 static void fail(struct producer *producer, const struct flight *flight, const rd_kafka_message_t *message, int code) {
-    struct failure *failure = malloc(sizeof *failure + message->key_len);
+    size_t topic_length = strlen(flight->topic->name);
+    struct failure *failure = malloc(sizeof *failure + topic_length + message->key_len);
     if (!failure)
         abort(); /* a failure that is not seen would be acknowledged */
     *failure = (struct failure){
         .lsn = flight->transaction->lsn, .last_lsn = flight->transaction->last_lsn, .code = code, .size = message->len,
-        .key_length = message->key_len, .key_is_null = !message->key, .topic = flight->topic->name};
+        .topic_length = topic_length, .key_length = message->key_len, .key_is_null = !message->key};
+    memcpy(failure->text, flight->topic->name, topic_length);
     if (message->key)
-        memcpy(failure->key, message->key, message->key_len);
+        memcpy(failure->text + topic_length, message->key, message->key_len);
     *producer->last_failure = failure;
     producer->last_failure = &failure->next;
 }
@@ -58,12 +60,14 @@ static void reported(rd_kafka_t *rk, const rd_kafka_message_t *message, void *op
         transaction->outstanding--;
         topic->delivered++;
         topic->delivered_bytes += (int64_t)message->len;
+        producer->delivered_bytes += (int64_t)flight->bytes;
         if (!topic->changed) {
             topic->changed = true;
             topic->next_changed = producer->changed;
             producer->changed = topic;
         }
     }
+    flight->topic->in_flight--;
     producer->in_flight--;
     producer->bytes -= flight->bytes;
     flight->transaction = NULL;
@@ -103,12 +107,10 @@ static void logged(const rd_kafka_t *rk, int level, const char *facility, const 
     note(libraries.rd_kafka_opaque(rk), 0, level, false, facility, text);
 }
 
-struct producer *producer_new(rd_kafka_conf_t *conf, size_t limit, size_t bytes_limit, char *error, size_t error_size) {
+struct producer *producer_new(size_t limit, size_t bytes_limit) {
     struct producer *producer = calloc(1, sizeof *producer);
     if (!producer || !(producer->flights = calloc(limit, sizeof *producer->flights))) {
         free(producer);
-        libraries.rd_kafka_conf_destroy(conf);
-        snprintf(error, error_size, "no memory for %zu records in flight", limit);
         return NULL;
     }
     producer->limit = limit;
@@ -120,34 +122,51 @@ struct producer *producer_new(rd_kafka_conf_t *conf, size_t limit, size_t bytes_
         producer->flights[i].free = producer->free;
         producer->free = &producer->flights[i];
     }
+    return producer;
+}
+
+static void free_topics(struct producer *producer, bool all) {
+    for (size_t i = 0; i < TOPICS; i++)
+        for (struct topic **at = &producer->topics[i], *topic; (topic = *at);) {
+            if (!all && (topic->in_flight || topic->changed)) {
+                at = &topic->next;
+                continue;
+            }
+            *at = topic->next;
+            libraries.rd_kafka_topic_destroy(topic->handle);
+            free(topic);
+            producer->topic_count--;
+        }
+}
+
+static void close_client(struct producer *producer) {
+    if (!producer->rk)
+        return;
+    producer->changed = NULL;
+    free_topics(producer, true);
+    libraries.rd_kafka_purge(producer->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+    libraries.rd_kafka_destroy(producer->rk); /* no report comes after this */
+}
+
+bool producer_open(struct producer *producer, rd_kafka_conf_t *conf, char *error, size_t error_size) {
     libraries.rd_kafka_conf_set_opaque(conf, producer);
     libraries.rd_kafka_conf_set_dr_msg_cb(conf, reported);
     libraries.rd_kafka_conf_set_error_cb(conf, erred);
     libraries.rd_kafka_conf_set_log_cb(conf, logged);
     libraries.rd_kafka_conf_set(conf, "log.queue", "true", NULL, 0);
-    producer->rk = libraries.rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, error_size);
-    if (!producer->rk) { /* conf is not taken over then */
+    rd_kafka_t *rk = libraries.rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, error_size);
+    if (!rk) { /* conf is not taken over then */
         libraries.rd_kafka_conf_destroy(conf);
-        producer_free(producer);
-        return NULL;
+        return false;
     }
-    libraries.rd_kafka_set_log_queue(producer->rk, NULL); /* log lines come with poll, too */
-    return producer;
+    close_client(producer);
+    producer->rk = rk;
+    libraries.rd_kafka_set_log_queue(rk, NULL); /* log lines come with poll, too */
+    return true;
 }
 
 void producer_free(struct producer *producer) {
-    for (size_t i = 0; i < TOPIC_HANDLES; i++)
-        for (struct topic *topic = producer->topics[i]; topic; topic = topic->next)
-            libraries.rd_kafka_topic_destroy(topic->handle);
-    if (producer->rk) {
-        libraries.rd_kafka_purge(producer->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
-        libraries.rd_kafka_destroy(producer->rk); /* no callback runs after this */
-    }
-    for (size_t i = 0; i < TOPIC_HANDLES; i++)
-        for (struct topic *topic = producer->topics[i], *next; topic; topic = next) {
-            next = topic->next;
-            free(topic);
-        }
+    close_client(producer);
     while (producer->transactions)
         transaction_free(producer->transactions);
     for (struct failure *failure = producer->failures, *next; failure; failure = next) {
@@ -163,18 +182,27 @@ void producer_free(struct producer *producer) {
     free(producer);
 }
 
-struct topic *producer_topic(struct producer *producer, const char *name, size_t length) {
+static struct topic **bucket_of(const struct producer *producer, const char *name, size_t length) {
     uint64_t hash = 14695981039346656037u; /* FNV-1a */
     for (size_t i = 0; i < length; i++)
         hash = (hash ^ (unsigned char)name[i]) * 1099511628211u;
-    struct topic **bucket = &producer->topics[hash % TOPIC_HANDLES];
-    for (struct topic *topic = *bucket; topic; topic = topic->next)
-        if (!strncmp(topic->name, name, length) && !topic->name[length])
-            return topic;
-    if (producer->topic_count >= TOPIC_HANDLES)
-        return NULL;
-    struct topic *topic = calloc(1, sizeof *topic + length + 1);
-    if (!topic)
+    return (struct topic **)&producer->topics[hash % TOPICS];
+}
+
+struct topic *producer_find(const struct producer *producer, const char *name, size_t length) {
+    struct topic *topic = *bucket_of(producer, name, length);
+    while (topic && (strncmp(topic->name, name, length) || topic->name[length]))
+        topic = topic->next;
+    return topic;
+}
+
+struct topic *producer_topic(struct producer *producer, const char *name, size_t length) {
+    struct topic *topic = producer_find(producer, name, length);
+    if (topic)
+        return topic;
+    if (producer->topic_count >= TOPICS)
+        free_topics(producer, false);
+    if (producer->topic_count >= TOPICS || !(topic = calloc(1, sizeof *topic + length + 1)))
         return NULL;
     memcpy(topic->name, name, length);
     topic->handle = libraries.rd_kafka_topic_new(producer->rk, topic->name, NULL);
@@ -182,6 +210,7 @@ struct topic *producer_topic(struct producer *producer, const char *name, size_t
         free(topic);
         return NULL;
     }
+    struct topic **bucket = bucket_of(producer, name, length);
     topic->next = *bucket;
     *bucket = topic;
     producer->topic_count++;
@@ -189,7 +218,8 @@ struct topic *producer_topic(struct producer *producer, const char *name, size_t
 }
 
 static size_t size_of(const struct record *record) {
-    size_t headers = record->headers ? record->header_bytes : record->id.length + record->type.length;
+    size_t headers = record->headers ? record->header_bytes : 2 * HEADER_OVERHEAD + strlen(record->id_name) +
+                     record->id.length + strlen(record->type_name) + record->type.length;
     return RECORD_OVERHEAD + record->key.length + record->value.length + headers;
 }
 
@@ -242,6 +272,7 @@ int producer_produce(struct producer *producer, const struct record *record, str
     transaction->events++;
     transaction->outstanding++;
     transaction->in_flight++;
+    record->topic->in_flight++;
     return 0;
 }
 

@@ -15,11 +15,11 @@
 #include "plain.h"
 
 #define RECORD_OVERHEAD 512
-/* Bytes that a record in flight takes beside its key, value and header values: librdkafka's message (200), its list of headers
- * (two: 250), our flight. Measured: 20,000 more records of 290 bytes in flight made a process 17 MB larger. */
+#define HEADER_OVERHEAD 64
+/* Bytes that a record in flight, and each of its headers, takes beside key, value, names and contents: cdc_outbox/kafka/weight.py. */
 
-#define TOPIC_HANDLES 1000
-/* Topics that have a handle, which makes producing independent of their number. Others are produced by Python's hand. */
+#define TOPICS 1000
+/* Topics that have a handle, which makes producing independent of their number. Beyond it, idle ones give up theirs. */
 
 #define NOTICES 1000
 /* Errors and log lines kept between two looks: a storm is not worth more memory. */
@@ -41,6 +41,8 @@ struct transaction { /* or a group of small ones: what the acknowledgement ledge
 struct topic {
     struct topic *next, *next_changed;
     rd_kafka_topic_t *handle;
+    bool open;                          /* Python has produced to it: it exists, and may be written to */
+    int64_t in_flight;
     int64_t delivered, delivered_bytes; /* since `changed` was last taken */
     bool changed;
     char name[];
@@ -57,10 +59,9 @@ struct failure {
     struct failure *next;
     uint64_t lsn, last_lsn;
     int code;
-    size_t size, key_length;
+    size_t size, topic_length, key_length;
     bool key_is_null;
-    const char *topic; /* lives as long as the producer */
-    char key[];
+    char text[]; /* the topic, then the key */
 };
 
 struct notice { /* from error_cb (level -1) or log_cb */
@@ -87,7 +88,8 @@ struct producer {
     size_t limit;                  /* records in flight at most */
     size_t in_flight;
     size_t bytes, bytes_limit;     /* in flight: everything that is kept counts */
-    struct topic *topics[TOPIC_HANDLES], *changed;
+    int64_t delivered_bytes;       /* the same, of what was delivered */
+    struct topic *topics[TOPICS], *changed;
     size_t topic_count;
     struct transaction *transactions;
     struct failure *failures, **last_failure;
@@ -96,8 +98,10 @@ struct producer {
     int notice_count;
 };
 
-struct producer *producer_new(rd_kafka_conf_t *conf, size_t limit, size_t bytes_limit, char *error, size_t error_size);
-/* Takes conf over. NULL: `error` says why. */
+struct producer *producer_new(size_t limit, size_t bytes_limit);
+bool producer_open(struct producer *producer, rd_kafka_conf_t *conf, char *error, size_t error_size);
+/* Take conf over, and go on with a librdkafka producer of that; only while nothing is in flight. False: `error` says why, and
+ * everything is as it was. */
 void producer_free(struct producer *producer);
 /* Forgets what is in flight, and ends librdkafka's threads. */
 
@@ -106,7 +110,9 @@ void transaction_release(struct transaction *transaction);
 /* Free it unless an object or a record in flight points to it. */
 
 struct topic *producer_topic(struct producer *producer, const char *name, size_t length);
-/* NULL: there are too many, or librdkafka does not take the name. */
+/* Find it, or make it. NULL: there are too many with records in flight, or librdkafka does not take the name. */
+struct topic *producer_find(const struct producer *producer, const char *name, size_t length);
+/* NULL: it was never made. */
 int producer_produce(struct producer *producer, const struct record *record, struct transaction *transaction);
 /* 0, or librdkafka's error code. RD_KAFKA_RESP_ERR__QUEUE_FULL: no place; serve, and try again. */
 void producer_poll(struct producer *producer, int milliseconds);

@@ -115,10 +115,10 @@ static bool insert(struct reader *reader) {
     if (i < 0 || reader->stale[i] || !plain_read(&reader->layouts[i], reader->message, (size_t)reader->length, &plain))
         return false;
     struct record record = {
-        .topic = producer_topic(reader->producer, plain.topic, plain.topic_length),
+        .topic = producer_find(reader->producer, plain.topic, plain.topic_length),
         .key = plain.key, .value = plain.payload, .timestamp = reader->commit_time, .partition = -1,
         .id_name = reader->layouts[i].id_name, .type_name = reader->layouts[i].type_name, .id = plain.id, .type = plain.type};
-    if (!record.topic || producer_produce(reader->producer, &record, reader->group))
+    if (!record.topic || !record.topic->open || producer_produce(reader->producer, &record, reader->group))
         return false; /* full, or refused: Python's own attempt meets the same, and deals with it */
     reader->had_rows = true;
     reader->received[i]++;

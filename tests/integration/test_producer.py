@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,23 +12,29 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.demo.ports import free_port
 from cdc_outbox.errors import PoisonEvent, Unreachable
+from cdc_outbox.kafka import native
+from cdc_outbox.kafka.native import NativePublisher
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective
 from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.records.router import UNASSIGNED, KafkaRecord
+from tests.plugins.absence import absent
 from tests.plugins.waiting import PATIENCE
 
 if TYPE_CHECKING:
+    from cdc_outbox.kafka.transaction import LedgerEntry
     from tests.plugins.kafka import KafkaCluster
 
 
-@dataclass
-class Batch:
-    """What the records of a test belong to."""
+@pytest.fixture(params=[Publisher, NativePublisher], autouse=True)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The binding's producer and the native plane's: the same from outside."""
+    if request.param is NativePublisher and (reason := native.why_not()) is not None:
+        absent(f"{reason}: make native")
+    monkeypatch.setattr(f"{__name__}.KIND", request.param)
 
-    lsn: Lsn = UNSET
-    events: int = 0
-    outstanding: int = 0
+
+KIND: type[Publisher] = Publisher
 
 
 def record(topic: str, number: int = 1, *, size: int = 10, partition: int = UNASSIGNED) -> KafkaRecord:
@@ -41,7 +46,11 @@ def publisher(brokers: str, counters: Counters | None = None, **settings: int | 
     user = {name: str(value) for name, value in settings.items() if "." in name}
     limits = {name: value for name, value in settings.items() if "." not in name}
     chosen = Settings(brokers=brokers, **limits)  # type: ignore[arg-type]
-    return Publisher(effective(user, chosen), counters or Counters())
+    return KIND(effective(user, chosen), counters or Counters())
+
+
+def batch_of(one: Publisher, lsn: Lsn = UNSET) -> LedgerEntry:
+    return one.new_transaction(1_700_000_000_000, lsn)
 
 
 def drained(one: Publisher) -> bool:
@@ -50,7 +59,8 @@ def drained(one: Publisher) -> bool:
 
 def test_a_record_arrives_as_it_was_handed_over(kafka: KafkaCluster) -> None:
     topic = kafka.create_topic(kafka.unique_topic_prefix(), partitions=3)
-    one, batch = publisher(kafka.brokers), Batch()
+    one = publisher(kafka.brokers)
+    batch = batch_of(one)
     one.reach()
     assert one.produce(record(topic, 1), batch)
     assert one.produce(record(topic, 2, partition=2), batch)
@@ -68,7 +78,8 @@ def test_a_record_arrives_as_it_was_handed_over(kafka: KafkaCluster) -> None:
 def test_reports_count_deliveries_down_and_up(kafka: KafkaCluster) -> None:
     topic, other = (kafka.create_topic(kafka.unique_topic_prefix(), partitions=1) for _ in range(2))
     counters = Counters()
-    one, first, second = publisher(kafka.brokers, counters), Batch(), Batch()
+    one = publisher(kafka.brokers, counters)
+    first, second = batch_of(one), batch_of(one)
     for number in range(100):
         assert one.produce(record(topic if number % 2 else other, number), first if number < 70 else second)
     assert (first.events, second.events) == (70, 30)
@@ -83,7 +94,8 @@ def test_reports_count_deliveries_down_and_up(kafka: KafkaCluster) -> None:
 
 def test_a_full_queue_is_told_and_takes_again_what_it_refused(fragile_kafka: KafkaCluster) -> None:
     topic = fragile_kafka.create_topic(fragile_kafka.unique_topic_prefix(), partitions=1)
-    one, batch = publisher(fragile_kafka.brokers, max_in_flight_events=10), Batch()
+    one = publisher(fragile_kafka.brokers, max_in_flight_events=10)
+    batch = batch_of(one)
     one.reach()
     assert fragile_kafka.server is not None
     fragile_kafka.server.pause()
@@ -100,7 +112,8 @@ def test_a_full_queue_is_told_and_takes_again_what_it_refused(fragile_kafka: Kaf
 
 def test_a_queue_is_bounded_by_bytes_as_well(fragile_kafka: KafkaCluster) -> None:
     topic = fragile_kafka.create_topic(fragile_kafka.unique_topic_prefix(), partitions=1)
-    one, batch = publisher(fragile_kafka.brokers, max_in_flight_bytes=4 * 1024 * 1024), Batch()
+    one = publisher(fragile_kafka.brokers, max_in_flight_bytes=4 * 1024 * 1024)
+    batch = batch_of(one)
     one.reach()
     assert fragile_kafka.server is not None
     fragile_kafka.server.pause()
@@ -111,7 +124,8 @@ def test_a_queue_is_bounded_by_bytes_as_well(fragile_kafka: KafkaCluster) -> Non
 
 def test_a_record_larger_than_the_limit_is_refused_at_once_and_the_producer_goes_on(kafka: KafkaCluster) -> None:
     topic = kafka.create_topic(kafka.unique_topic_prefix(), partitions=1)
-    one, batch = publisher(kafka.brokers), Batch()
+    one = publisher(kafka.brokers)
+    batch = batch_of(one)
     with pytest.raises(PoisonEvent) as refused:
         one.produce(record(topic, size=2_000_000), batch)
     assert refused.value.where["size"] == 2_000_000
@@ -123,7 +137,8 @@ def test_a_record_larger_than_the_limit_is_refused_at_once_and_the_producer_goes
 
 def test_a_record_that_the_broker_refuses_is_a_failure_with_its_place(kafka: KafkaCluster) -> None:
     topic = kafka.create_topic(kafka.unique_topic_prefix(), partitions=1, config={"max.message.bytes": "10000"})
-    one, batch = publisher(kafka.brokers), Batch(lsn=Lsn(77))
+    one = publisher(kafka.brokers)
+    batch = batch_of(one, Lsn(77))
     incompressible = random.Random(1).randbytes(50_000)
     assert one.produce(record(topic)._replace(value=incompressible), batch)
     assert not drained(one)
@@ -142,7 +157,8 @@ def test_brokers_that_nobody_answers_for_are_unreachable(kafka: KafkaCluster) ->
 
 
 def test_abandon_forgets_what_is_in_flight_and_waits_for_nobody(kafka: KafkaCluster) -> None:
-    one, batch = publisher(f"127.0.0.1:{free_port()}"), Batch()
+    one = publisher(f"127.0.0.1:{free_port()}")
+    batch = batch_of(one)
     assert one.produce(record("nowhere"), batch)
     began = time.monotonic()
     one.abandon()
