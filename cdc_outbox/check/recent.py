@@ -13,6 +13,7 @@ from cdc_outbox.check.report import Report
 from cdc_outbox.check.source import relation_of
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import CdcOutboxError, PoisonEvent
+from cdc_outbox.kafka.properties import message_max_bytes
 from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.connect import Connection
@@ -79,7 +80,7 @@ def record_bytes(record: KafkaRecord) -> int:
 
 
 def _read(connection: Connection, settings: Settings, shape: table_rows.TableShape, recent: Recent) -> None:
-    mapping = Mappings(settings).snapshot(relation_of(shape))
+    mapping = Mappings(settings, message_max_bytes(settings.kafka())).snapshot(relation_of(shape))
     seen = size = 0
     for batch in table_rows.SnapshotRows(connection, settings.shard_filter).read(shape, ORDER, newest_first=True):
         for cells in batch:

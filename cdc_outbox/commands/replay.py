@@ -22,7 +22,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.producer import Publisher
-from cdc_outbox.kafka.properties import effective
+from cdc_outbox.kafka.properties import effective, message_max_bytes
 from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.selection import Selection, condition
@@ -77,8 +77,9 @@ class Replay:
         self._settings = settings
         self._selection = selection
         self._stop = stop
-        self._row_mappings = Mappings(settings)
         self._properties = effective(settings.kafka(), settings)
+        self._limit = message_max_bytes(self._properties)
+        self._row_mappings = Mappings(settings, self._limit)
         self.counters = Counters()
 
     def preview(self, samples: int = SAMPLE_ROWS) -> Preview:
@@ -106,7 +107,7 @@ class Replay:
         policy = PoisonPolicy(
             settings.on_poison,
             settings.dead_letter_topic,
-            int(self._properties["message.max.bytes"]),
+            self._limit,
             self.counters,
         )
         publisher = Publisher(self._properties, self.counters, reread=settings.kafka)

@@ -23,6 +23,7 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.identifiers import TableName
+from cdc_outbox.kafka.properties import message_max_bytes
 from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres import connect, publication, server, table_rows
@@ -99,7 +100,7 @@ class Tail:
         self._notify = notify
         self._from_now = from_now
         self._left = limit
-        self._row_mappings = Mappings(settings)
+        self._row_mappings = Mappings(settings, message_max_bytes(settings.kafka()))
         self._timed = settings.columns.timestamp is not None
 
     def run(self) -> None:

@@ -77,3 +77,6 @@ CONSUMER_ONLY: Final = frozenset(
     )
 )
 """Without effect: a properties file of a Java client may have them."""
+
+MESSAGE_MAX_BYTES: Final = 1_000_000
+"""librdkafka's default for `message.max.bytes`: the largest record that a producer takes, in bytes."""

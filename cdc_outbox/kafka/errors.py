@@ -177,9 +177,6 @@ def reason(error: KafkaError) -> str:
     return error.name().lower().lstrip("_").replace("_", "-")
 
 
-TOO_LARGE: Final = "msg-size-too-large"
-
-
 def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     """Our error for a delivery that failed for good: by what the operator has to do."""
     error, topic, key = failure.error, failure.topic, shown_key(failure.key)

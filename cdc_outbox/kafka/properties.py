@@ -15,7 +15,7 @@ from typing import Final
 
 import confluent_kafka
 
-from cdc_outbox.config.librdkafka import ALIASES, CONSUMER_ONLY, FREE
+from cdc_outbox.config.librdkafka import ALIASES, CONSUMER_ONLY, FREE, MESSAGE_MAX_BYTES
 from cdc_outbox.config.redaction import MASK, is_secret_property
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
@@ -29,7 +29,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "compression.type": "lz4",
     "linger.ms": "5",
     "socket.keepalive.enable": "true",
-    "message.max.bytes": "1000000",
+    "message.max.bytes": str(MESSAGE_MAX_BYTES),
 }
 """Ours, where the user says nothing. `message.timeout.ms` 0: never give up on a record that could still be delivered.
 `linger.ms` in milliseconds; `message.max.bytes` is librdkafka's own default, written down since the queue must hold one."""
@@ -148,6 +148,15 @@ def connection_properties(properties: Mapping[str, str]) -> dict[str, str | int 
     return {name: value for name, value in properties.items() if name.startswith(_CONNECTION)}
 
 
+def message_max_bytes(user: Mapping[str, str]) -> int:
+    """The largest record, in bytes, that a producer of these properties takes. Raises ConfigurationError for no number."""
+    given = {ALIASES.get(name, name): value for name, value in user.items()}.get("message.max.bytes")
+    try:
+        return MESSAGE_MAX_BYTES if given is None else int(given)
+    except ValueError:
+        raise ConfigurationError("Kafka property message.max.bytes is no number", cure="give it in bytes") from None
+
+
 def _kibibytes(size: int) -> int:
     """Rounded up: a record that is as large as allowed must find room in an empty queue."""
     return -(-size // 1024)
@@ -186,10 +195,7 @@ def _check_token_source(merged: Mapping[str, str]) -> None:
 
 def _check_one_fits(merged: Mapping[str, str], settings: Settings) -> None:
     """A record larger than the whole queue would never be accepted, and never refused either."""
-    try:
-        largest = int(merged["message.max.bytes"])
-    except ValueError:
-        raise ConfigurationError("Kafka property message.max.bytes is no number", cure="give it in bytes") from None
+    largest = message_max_bytes(merged)
     if largest > settings.max_in_flight_bytes:
         raise ConfigurationError(
             f"message.max.bytes={largest} is more than --max-in-flight-bytes={settings.max_in_flight_bytes}: "

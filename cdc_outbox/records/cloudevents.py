@@ -62,9 +62,10 @@ class BinaryCloudEvents(Route):
         names: HeaderNames,
         source: SourceTemplate,
         content_type: ContentTypeTemplate,
+        limit: int,
     ) -> None:
         """The plan's routing columns are those of the topic, then those of the source, then those of the content type."""
-        super().__init__(plan, template, names)
+        super().__init__(plan, template, names, limit)
         self._source = source
         self._content_type = content_type
         self._source_at = len(template.columns)
@@ -84,7 +85,7 @@ class BinaryCloudEvents(Route):
         return KafkaRecord(place.topic, event.key, event.payload, headers, place.timestamp, place.partition)
 
     def _place(self, event: OutboxEvent, commit_time: int) -> Place:
-        topic = self._topics.get(event.routing) or self._new_topic(event)
+        topic = self._topics.get(event.routing[: self._source_at]) or self._new_topic(event)
         time = commit_time if event.timestamp is None else self._timestamp(event, event.timestamp)
         return Place(topic, time, UNASSIGNED if event.partition is None else self._partition(event, event.partition))
 
@@ -154,6 +155,7 @@ class StructuredCloudEvents(BinaryCloudEvents):
 
     def _data(self, event: OutboxEvent, payload: bytes, *, embeds: bool) -> dict[str, object]:
         """JSON is embedded byte for byte, other text is a string, and what is no text is base64 (JSON event format 3.1)."""
+        self._require_size(event, "payload", payload)
         if embeds:
             try:
                 check_json(payload)
@@ -196,6 +198,7 @@ def choose(
     names: HeaderNames,
     source: SourceTemplate,
     content_type: ContentTypeTemplate,
+    limit: int,
 ) -> Callable[[Plan], Route]:
     """Choose once what makes records of a plan's events. `names`: of the headers id and type, in structured mode.
 
@@ -208,10 +211,10 @@ def choose(
                 cure="give it another name: --header COLUMN:NAME",
             )
     if settings.format == "cloudevents-structured":
-        return lambda plan: StructuredCloudEvents(plan, template, names, source, content_type)
+        return lambda plan: StructuredCloudEvents(plan, template, names, source, content_type, limit)
     if names != HeaderNames():
         raise ConfigurationError(
             f"--header gives the event's id or type a name, and --format {settings.format} has names of its own",
             cure=f"leave it out: they are the headers {PREFIX}id and {PREFIX}type",
         )
-    return lambda plan: BinaryCloudEvents(plan, template, names, source, content_type)
+    return lambda plan: BinaryCloudEvents(plan, template, names, source, content_type, limit)

@@ -1,7 +1,8 @@
 """The members of a JSON object, each with the very text that it was written as. Pure.
 
 In: text in which a JSON object begins. Out: its members in order (of equal names the last), and where the object ends.
-Never: a number that went through a float: 1.10 stays 1.10, and twenty digits stay twenty.
+Never: a number that went through a float (1.10 stays 1.10, and twenty digits stay twenty), a recursion, or a Python object for
+each value inside a member: arrays and objects are stepped over, in memory of one byte for each open one.
 
 RFC 8259. What it does not allow (NaN, a NUL in a name, half a surrogate) is a ValueError.
 """
@@ -12,8 +13,17 @@ import json
 import re
 from typing import Final, NamedTuple, NoReturn
 
-_SPACE: Final = " \t\r\n"
-_SPACE_BETWEEN_TOKENS: Final = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
+import orjson
+
+SMALL_BYTES: Final = 256 * 1024
+"""JSON text up to this size may be parsed as a whole: its objects take at most some 30 times as much (`[[0],[0],…]`): 8 MiB."""
+
+SPACE: Final = " \t\r\n"
+"""White space of JSON."""
+_SPACES: Final = re.compile(r"[ \t\r\n]*")
+_QUOTE_OR_SPACE: Final = re.compile(r'[" \t\r\n]')
+_OBJECT: Final = ord("}")
+"""An open array or object is remembered by the character that closes it."""
 
 
 class Member(NamedTuple):
@@ -26,9 +36,7 @@ class Member(NamedTuple):
     @property
     def compact(self) -> bytes | None:
         """The text without white space between tokens, which jsonb adds and json keeps. Raises ValueError: see `verbatim`."""
-        if self.text is None or self.plain:
-            return self.verbatim
-        return _SPACE_BETWEEN_TOKENS.sub(lambda match: match[1] or "", self.text).encode()
+        return self.verbatim if self.text is None or self.plain else _compact(self.text)
 
     @property
     def verbatim(self) -> bytes | None:
@@ -36,69 +44,140 @@ class Member(NamedTuple):
         return None if self.text is None else self.text.encode()
 
 
-def read_object(text: str, at: int = 0) -> tuple[dict[str, Member], int]:
+def read_object(text: str, at: int = 0, *, strict: bool = False) -> tuple[dict[str, Member], int]:
     """Read the object that begins at `at`, white space before it left aside; give its members, and the offset behind it.
 
-    Raises ValueError when there is none, or a name cannot be used.
+    Raises ValueError when there is none, or a name cannot be used; `strict`: also for half a surrogate inside a value.
     """
     try:
-        return _read_object(text, _skip_space(text, at))
+        return _read_object(text, _skip_space(text, at), strict)
     except IndexError:
         raise ValueError("the object does not end") from None
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
 
 
 def check_json(text: bytes) -> None:
     """Raise ValueError unless it is one JSON value. A number of any size is one, and so is half a surrogate, escaped."""
-    words = text.decode().strip(_SPACE)
+    if len(text) <= SMALL_BYTES:
+        try:
+            orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pass  # it refuses such a number and such half a surrogate as well
+        else:
+            return
+    words = text.decode().strip(SPACE)
     try:
-        _, end = _DECODER.raw_decode(words)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        end = _value_end(words, 0, strict=False)
+    except IndexError:
+        raise ValueError("it does not end") from None
     if end != len(words):
         raise ValueError(f"something else follows it at character {end}")
 
 
-def _read_object(text: str, at: int) -> tuple[dict[str, Member], int]:
+def _read_object(text: str, at: int, strict: bool) -> tuple[dict[str, Member], int]:
     if text[at] != "{":
         raise ValueError("it is no JSON object")
     members: dict[str, Member] = {}
     at = _skip_space(text, at + 1)
     while text[at] != "}":
         name, at = _read_name(text, at)
-        start = _skip_space(text, _behind(":", text, _skip_space(text, at)))
-        value, at = _DECODER.raw_decode(text, start)
-        members[name] = (
-            Member(value, True) if value is None or isinstance(value, str) else Member(text[start:at], False)
-        )
+        start = _behind(":", text, at)
+        if text[start] in "[{":
+            at = _value_end(text, start, strict=strict)
+            members[name] = Member(text[start:at], False)
+        else:
+            value, at = _DECODER.raw_decode(text, start)
+            plain = value is None or isinstance(value, str)
+            members[name] = Member(value if plain else text[start:at], plain)
         at = _skip_space(text, at)
         if text[at] != "}":
-            at = _skip_space(text, _behind(",", text, at))
+            at = _behind(",", text, at)
             if text[at] == "}":
                 raise ValueError(f"a comma before the end at character {at}")
     return members, at + 1
 
 
+def _value_end(text: str, at: int, *, strict: bool) -> int:
+    """The offset behind the value that begins at `at`. Raises ValueError for none, IndexError for one that does not end."""
+    open_ones = bytearray()
+    while True:
+        if text[at] in "[{":
+            closing = "]" if text[at] == "[" else "}"
+            at = _skip_space(text, at + 1)
+            if text[at] != closing:
+                open_ones.append(ord(closing))
+                at = at if closing == "]" else _behind_name(text, at, strict=strict)
+                continue
+            at += 1
+        else:
+            at = _scalar_end(text, at, strict=strict)
+        while open_ones:
+            at = _skip_space(text, at)
+            if text[at] != chr(open_ones[-1]):
+                break
+            open_ones.pop()
+            at += 1
+        if not open_ones:
+            return at
+        at = _behind(",", text, at)
+        if open_ones[-1] == _OBJECT:
+            at = _behind_name(text, at, strict=strict)
+
+
+def _scalar_end(text: str, at: int, *, strict: bool) -> int:
+    value, end = _DECODER.raw_decode(text, at)
+    if strict and isinstance(value, str):
+        value.encode()
+    return end
+
+
+def _behind_name(text: str, at: int, *, strict: bool) -> int:
+    """Step over the name of a member and its colon, inside a value."""
+    if text[at] != '"':
+        raise ValueError(f"a member without a name at character {at}")
+    return _behind(":", text, _scalar_end(text, at, strict=strict))
+
+
 def _read_name(text: str, at: int) -> tuple[str, int]:
+    if text[at] != '"':
+        raise ValueError(f"a member without a name at character {at}")
     name, at = _DECODER.raw_decode(text, at)
-    if not isinstance(name, str):
-        raise ValueError("a member without a name")  # noqa: TRY004 - one kind of error for what is no object
     if "\0" in name:
         raise ValueError("a name holds a NUL character")
+    name.encode()
     return name, at
 
 
 def _behind(token: str, text: str, at: int) -> int:
+    """Step over `token` and the white space on both sides of it."""
+    at = _skip_space(text, at)
     if text[at] != token:
         raise ValueError(f"{token!r} is missing at character {at}")
-    return at + 1
+    return _skip_space(text, at + 1)
 
 
 def _skip_space(text: str, at: int) -> int:
-    while text[at] in _SPACE:
-        at += 1
-    return at
+    if text[at] not in SPACE:
+        return at
+    found = _SPACES.match(text, at)
+    assert found is not None  # it matches nothing as well
+    return found.end()
+
+
+def _compact(text: str) -> bytes:
+    """The text of a value without white space between its tokens."""
+    kept = bytearray()
+    start = at = 0
+    while found := _QUOTE_OR_SPACE.search(text, at):
+        at = found.start()
+        if text[at] == '"':
+            _, at = _DECODER.raw_decode(text, at)
+        else:
+            kept += text[start:at].encode()
+            start = at = _skip_space(text, at)
+    if not start:
+        return text.encode()
+    kept += text[start:].encode()
+    return bytes(kept)
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -106,4 +185,4 @@ def _refuse(constant: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(parse_int=lambda _: 0, parse_float=lambda _: 0.0, parse_constant=_refuse)
-"""Finds where values end. Numbers are not looked at: their text counts, and Python limits how many digits it would read."""
+"""Finds where strings, numbers and literals end. Numbers are not converted: Python limits how many digits it would read."""

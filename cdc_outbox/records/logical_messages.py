@@ -20,7 +20,8 @@ from cdc_outbox.config.settings import Columns
 from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.records.events import TRACE_COLUMNS, OutboxEvent, extra_headers
-from cdc_outbox.records.json_members import read_object
+from cdc_outbox.records.json_members import SMALL_BYTES, read_object
+from cdc_outbox.records.router import too_large
 
 _SPACE: Final = " \t\r"
 """May stand between the object and the newline."""
@@ -31,7 +32,10 @@ Cells = Mapping[str, bytes | None]
 class MessagePlan:
     """How messages of one prefix become events. As `OutboxPlan` is for the rows of one relation."""
 
-    def __init__(self, prefix: str, columns: Columns, routing: Sequence[str], headers: Sequence[HeaderColumn]) -> None:
+    def __init__(
+        self, prefix: str, columns: Columns, routing: Sequence[str], headers: Sequence[HeaderColumn], limit: int
+    ) -> None:
+        """`limit`: message.max.bytes. An object that is longer is not parsed: no record could hold what is in it."""
         self.table = f"message:{prefix}"
         """What stands in place of a table's name in logs, metrics and dead letters."""
         extra = extra_headers(columns, headers, TRACE_COLUMNS)
@@ -39,14 +43,17 @@ class MessagePlan:
         self._extra = [header.column for header in extra]
         self._columns = columns
         self._routing = tuple(routing)
+        self._limit = limit
         self._needed = (columns.id, columns.key, columns.type, *((name,) for name in routing))
 
     def read(self, content: bytes) -> tuple[OutboxEvent, PoisonEvent | None]:
         """Give the event; with an error when it is none, and then as much of it as could be read."""
+        nothing = OutboxEvent(None, None, None, content, None, None, None, (), ())
         try:
-            cells, behind = _read_content(content)
+            cells, behind = _read_content(content, self._limit)
+        except _TooLarge as error:
+            return nothing, too_large(self, nothing, "content", error.size, self._limit)
         except ValueError as error:  # a UnicodeError is one
-            nothing = OutboxEvent(None, None, None, content, None, None, None, (), ())
             return nothing, self._poison("bad-message", f"the content of a message is no JSON object: {error}")
         columns = self._columns
         payload = _first(cells, columns.payload)
@@ -97,27 +104,40 @@ def _first(cells: Cells, names: tuple[str, ...]) -> bytes | None:
     return None
 
 
-def _read_content(content: bytes) -> tuple[Cells, bytes | None]:
-    """Split into the object's members and what is behind the newline. Raises ValueError.
+class _TooLarge(Exception):
+    """The object is larger than any record."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+def _read_content(content: bytes, limit: int) -> tuple[Cells, bytes | None]:
+    """Split into the object's members and what is behind the newline. Raises ValueError; _TooLarge before it parses more than
+    `limit` bytes.
 
     A newline cannot stand inside a JSON string, so an object that ends before the first one is whole. One that does not is
     written over several lines.
     """
-    head, newline, behind = content.partition(b"\n")
+    newline = content.find(b"\n")
+    head = content if newline < 0 else content[:newline]
+    if len(head) > limit:
+        raise _TooLarge(len(head))
     try:
-        cells, rest = _read_head(head), behind if newline else None
+        return _read_head(head), None if newline < 0 else content[newline + 1 :]
     except ValueError:
-        if not newline:
+        if newline < 0:
             raise
-        cells, rest = _read_lines(content)
-    return cells, rest
+    if len(content) > limit:
+        raise _TooLarge(len(content))
+    return _read_lines(content)
 
 
 def _read_head(head: bytes) -> Cells:
     """Read the object, which is all there is. Only strings and nulls: without a look at their text, in half the time."""
     try:
-        members = orjson.loads(head)
-    except ValueError:
+        members: object = orjson.loads(head) if len(head) <= SMALL_BYTES else None
+    except orjson.JSONDecodeError:
         members = None
     if isinstance(members, dict) and all(value is None or isinstance(value, str) for value in members.values()):
         return {name: None if value is None else value.encode() for name, value in members.items()}

@@ -11,6 +11,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
+from cdc_outbox.config.librdkafka import MESSAGE_MAX_BYTES
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.identifiers import TableName
@@ -115,21 +116,23 @@ class MessageMapping(RecordMapping[bytes]):
 class Mappings:
     """Compiles mappings for one configuration. Raises ConfigurationError for a broken template or --header."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, limit: int = MESSAGE_MAX_BYTES) -> None:
+        """`limit`: message.max.bytes, the largest record that the producer takes."""
         self._settings = settings
+        self._limit = limit
         template = TopicTemplate(settings.topic)
         columns = settings.columns
         names = header_names(settings.headers, columns.id, columns.type)
         always = {*columns.id, *columns.type}
         self._extra = [header for header in settings.headers if header.column not in always]
         self._routing = template.columns
-        self._route: Callable[[Plan], Route] = lambda plan: Route(plan, template, names)
+        self._route: Callable[[Plan], Route] = lambda plan: Route(plan, template, names, limit)
         self._plain: Callable[[OutboxPlan], PlainLayout | None] = lambda plan: plain_layout(plan, template, names)
         if settings.format != "debezium":
             source = SourceTemplate(settings.ce_source or "")
             content_type = ContentTypeTemplate(settings.content_type)
             self._routing = (*template.columns, *source.columns, *content_type.columns)
-            self._route = cloudevents.choose(settings, template, names, source, content_type)
+            self._route = cloudevents.choose(settings, template, names, source, content_type, limit)
             self._plain = lambda _plan: None
 
     def is_outbox(self, table: TableName) -> bool:
@@ -154,5 +157,5 @@ class Mappings:
         settings = self._settings
         if not settings.reads_messages:
             return None
-        plan = MessagePlan(settings.message_prefix, settings.columns, self._routing, self._extra)
+        plan = MessagePlan(settings.message_prefix, settings.columns, self._routing, self._extra, self._limit)
         return MessageMapping(plan, self._route(plan), settings.message_prefix, counters)

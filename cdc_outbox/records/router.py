@@ -9,6 +9,7 @@ The record's shape is DESIGN's table "Part of the record"; Debezium's outbox eve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Protocol
@@ -20,7 +21,7 @@ from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.records.events import SPAN_CONTEXT, TRACE_COLUMNS, OutboxEvent, Plan
-from cdc_outbox.records.json_members import check_json, read_object
+from cdc_outbox.records.json_members import SMALL_BYTES, SPACE, read_object
 from cdc_outbox.records.templates import TopicTemplate
 
 UNASSIGNED: Final = -1
@@ -29,13 +30,19 @@ UNASSIGNED: Final = -1
 MAX_PARTITION: Final = 2**31 - 1
 """Kafka's partition numbers are signed 32-bit integers."""
 
+MAX_TIMESTAMP: Final = 253_402_300_799_999
+"""Milliseconds: the end of the year 9999 in UTC, the last that Python's calendar and RFC 3339 have."""
+
 TOPIC_CACHE_ENTRIES: Final = 10_000
 """Topics remembered by their columns. Beyond it the cache starts again: a template over a key must not fill the memory."""
 
+TOO_LARGE: Final = "msg-size-too-large"
+"""The reason of a poison event that is larger than a record may be."""
+
 Headers = list[tuple[str, str | bytes | None]]
 
-_BEYOND_FLOAT: Final = "infinity"
-"""In orjson's words for a number such as 1e400, which json and jsonb can hold."""
+_NO_HEADERS: Final = re.compile(r"\s*(?:null|\[\s*\])\s*", re.ASCII)
+"""What stands for an object without members."""
 
 _new_record: Final = tuple.__new__
 """A NamedTuple without its Python-level constructor: half the time, once per row."""
@@ -72,11 +79,14 @@ class InFlight(Protocol):
 class Route:
     """The way from one plan's events to records."""
 
-    def __init__(self, plan: Plan, template: TopicTemplate, names: HeaderNames) -> None:
+    def __init__(self, plan: Plan, template: TopicTemplate, names: HeaderNames, limit: int) -> None:
+        """`limit`: message.max.bytes. Text of a column that is longer is not parsed: no record could hold what is in it."""
         self._plan = plan
+        self._limit = limit
         self._template = template
         self._id_name, self._type_name = names
         self._topics: dict[tuple[bytes | None, ...], str] = {}
+        """By the columns of the topic's template."""
 
     def record(self, event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
         """Make the record of one event of `transaction`. Raises PoisonEvent."""
@@ -94,25 +104,27 @@ class Route:
         return _new_record(KafkaRecord, (topic, key, payload, headers, time, number))
 
     def _new_topic(self, event: OutboxEvent) -> str:
+        columns = event.routing[: len(self._template.columns)]
         try:
-            topic = self._template.fill(event.routing[: len(self._template.columns)])
+            topic = self._template.fill(columns)
         except ValueError as error:  # a UnicodeDecodeError is one
             raise self._poison(event, "bad-topic", str(error)) from error
         if len(self._topics) >= TOPIC_CACHE_ENTRIES:
             self._topics.clear()
-        self._topics[event.routing] = topic
+        self._topics[columns] = topic
         return topic
 
     def _add_headers(self, headers: Headers, event: OutboxEvent) -> None:
         """Add the members of the `headers` column, then the columns that are headers.
 
-        A member yields to a header of ours: whoever reads headers into a dict would take a wrong id. A trace column yields
-        to a member of the same name, which is nearer to the writer.
+        A member yields to a header of ours: a consumer that reads headers into a dict would take a wrong id. A trace column
+        yields to a member of the same name, which is nearer to the writer. Raises PoisonEvent.
         """
         if event.headers is not None:
+            self._require_size(event, "headers", event.headers)
             try:
                 members = header_members(event.headers)
-            except ValueError as error:
+            except ValueError as error:  # a UnicodeError is one
                 raise self._poison(event, "bad-headers", f"the headers are no JSON object: {error}") from error
             _add_missing(headers, members)
         for name, value in zip(self._plan.extra_names, event.extra, strict=True):
@@ -124,8 +136,29 @@ class Route:
                 _add_missing(headers, [(name, value)])
             else:
                 headers.append((name, value))
+        self._require_names(event, headers)
+
+    def _require_names(self, event: OutboxEvent, headers: Headers) -> None:
+        """The one gate for names that come from data: librdkafka takes UTF-8 without NUL, and its binding does not check."""
+        names = "".join([name for name, _ in headers])
+        if names.isascii() and "\0" not in names:
+            return
+        try:
+            names.encode()
+        except UnicodeEncodeError as error:
+            raise self._poison(
+                event, "bad-headers", f"the name of a header is no UTF-8 text: {error.reason}"
+            ) from error
+        if "\0" in names:
+            raise self._poison(event, "bad-headers", "the name of a header holds a NUL character")
+
+    def _require_size(self, event: OutboxEvent, part: str, text: bytes) -> None:
+        """Refuse text that is larger than any record, before it is parsed."""
+        if len(text) > self._limit:
+            raise too_large(self._plan, event, part, len(text), self._limit)
 
     def _span_context(self, event: OutboxEvent, text: bytes) -> Headers:
+        self._require_size(event, "span-context", text)
         try:
             return _span_headers(text.decode())
         except (ValueError, ConfigurationError) as error:  # a UnicodeError is a ValueError
@@ -153,10 +186,7 @@ class Route:
 
 
 def _span_headers(text: str) -> Headers:
-    entries = parse_properties(text)
-    if any("\0" in name for name in entries):
-        raise ValueError("a name holds a NUL character")
-    return [(name, value.encode()) for name, value in entries.items()]
+    return [(name, value.encode()) for name, value in parse_properties(text).items()]
 
 
 def _add_missing(headers: Headers, more: Headers) -> None:
@@ -203,15 +233,17 @@ def _alias(part: str, headers: Sequence[HeaderColumn], columns: Sequence[str]) -
 def header_members(text: bytes) -> Headers:
     """Give the members of a JSON object as headers: a string as its text, null as null, anything else as its JSON text.
 
-    Raises ValueError when it is not an object, or a name cannot be a header's.
+    `null` and an empty array have none: object mappers and PHP write them for "no headers". Raises ValueError for anything
+    else that is no object, and for a name that no header can have.
     """
+    if len(text) > SMALL_BYTES:
+        return _as_written(text)
     try:
         members = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        if _BEYOND_FLOAT not in str(error):
-            raise
-        check_json(text)
-        return _as_written(text)
+    except orjson.JSONDecodeError:
+        return _as_written(text)  # it refuses a number that no double holds, and deep nesting, as well
+    if members is None or members == []:
+        return []
     if not isinstance(members, dict):
         raise ValueError(f"it is a JSON {type(members).__name__}")  # noqa: TRY004 - one kind of error for bad headers
     headers: Headers = []
@@ -228,7 +260,16 @@ def header_members(text: bytes) -> Headers:
 
 
 def _as_written(text: bytes) -> Headers:
-    return [(name, member.compact) for name, member in read_object(text.decode())[0].items()]
+    try:
+        words = text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no UTF-8 text: {error.reason} at byte {error.start}") from error
+    if _NO_HEADERS.fullmatch(words):
+        return []
+    members, end = read_object(words, strict=True)
+    if words[end:].strip(SPACE):
+        raise ValueError(f"something else follows it at character {end}")
+    return [(name, member.compact) for name, member in members.items()]
 
 
 def unix_milliseconds(timestamp: bytes) -> int:
@@ -243,7 +284,19 @@ def unix_milliseconds(timestamp: bytes) -> int:
     milliseconds = since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
     if milliseconds < 0:
         raise ValueError(f"{moment.isoformat()} is before 1970")
+    if milliseconds > MAX_TIMESTAMP:
+        raise ValueError(f"{moment.isoformat()} is after the year 9999 in UTC")
     return milliseconds
+
+
+def too_large(plan: Plan, event: OutboxEvent, part: str, size: int, limit: int) -> PoisonEvent:
+    """The error for a `part` of an event, of `size` bytes, that is larger than any record may be."""
+    error = poison_event(
+        plan, event, TOO_LARGE, f"the {part} of an event is larger than message.max.bytes: no record can hold it"
+    )
+    error.cure = "keep such data elsewhere, or raise message.max.bytes here (-X) and max.message.bytes of the topic"
+    error.where |= {"size": size, "limit": limit}
+    return error
 
 
 def poison_event(plan: Plan, event: OutboxEvent, reason: str, message: str) -> PoisonEvent:

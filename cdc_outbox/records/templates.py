@@ -35,6 +35,9 @@ _MEDIA_TYPE: Final = re.compile(
 CONTENT_TYPE_CACHE_ENTRIES: Final = 1_000
 """Content types remembered by their columns: an application has a few. Beyond it the cache starts again."""
 
+CONTENT_TYPE_CACHE_LENGTH: Final = 200
+"""Characters of the longest one that is remembered: its parameters may be of any length."""
+
 _SOURCE: Final = re.compile(r"[^\s\x00-\x1f\x7f{}]+")
 
 _SAFE: Final = "/:@!$&'()*+,;="
@@ -126,7 +129,9 @@ class ContentTypeTemplate(Template):
         text = self.join(values, "content-type")
         if not _MEDIA_TYPE.fullmatch(text):
             raise ValueError(f"{text[:200]!r} is no media type of a payload")
-        if len(self._known) >= CONTENT_TYPE_CACHE_ENTRIES:
-            self._known.clear()
-        found = self._known[values] = ContentType(text.encode(), _JSON.fullmatch(text) is not None)
+        found = ContentType(text.encode(), _JSON.fullmatch(text) is not None)
+        if len(text) <= CONTENT_TYPE_CACHE_LENGTH:
+            if len(self._known) >= CONTENT_TYPE_CACHE_ENTRIES:
+                self._known.clear()
+            self._known[values] = found
         return found

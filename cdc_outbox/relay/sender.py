@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
-from cdc_outbox.kafka.errors import TOO_LARGE, about_cluster, caused_by_record, failed_delivery
+from cdc_outbox.kafka.errors import about_cluster, caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.records.mapping import RecordMapping, Source
-from cdc_outbox.records.router import InFlight, KafkaRecord
+from cdc_outbox.records.router import TOO_LARGE, InFlight, KafkaRecord
 from cdc_outbox.relay.poison import PoisonPolicy, RejectedRecord, shrink_dead_letter
 
 _ABOUT_THE_TOPIC: Final = (ConfigurationError, AccessRefused)

@@ -32,7 +32,7 @@ from cdc_outbox.errors import (
 )
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.producer import Publisher
-from cdc_outbox.kafka.properties import effective
+from cdc_outbox.kafka.properties import effective, message_max_bytes
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.replication import ReplicationSession
@@ -89,9 +89,9 @@ class Supervisor:
         self._settings = settings
         self._counters = counters
         self._stop = stop
-        self._row_mappings = Mappings(settings)
         properties = effective(settings.kafka(), settings)
-        largest = int(properties["message.max.bytes"])
+        largest = message_max_bytes(properties)
+        self._row_mappings = Mappings(settings, largest)
         self._policy = PoisonPolicy(settings.on_poison, settings.dead_letter_topic, largest, counters)
         self._publisher: Publisher | None = None
         self._make_publisher = publisher

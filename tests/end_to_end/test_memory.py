@@ -1,4 +1,4 @@
-"""Memory does not grow with the backlog: not with one transaction of a million rows, not with the rows of a first start."""
+"""Memory does not grow with the backlog, with the rows of one transaction or of a first start, or with what is in one row."""
 
 from __future__ import annotations
 
@@ -70,3 +70,34 @@ def test_large_payloads_are_bounded_by_bytes_in_flight(outbox: Outbox) -> None:
     assert relay.wait(60) == 0
     assert delivered(outbox) == 400
     assert relay.peak_rss_bytes() < BOUND, f"{relay.peak_rss_bytes() / MEGABYTE:.0f} MB"
+
+
+MEMORY_HOGS: Final = {
+    "headers": "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, headers) VALUES ('order', '1', 'T', '{}',"
+    " ('{\"a\":[' || repeat('[],', 4000000) || '[]]}')::json)",
+    "payload": "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('order', '1', 'T',"
+    " ('[' || repeat('[],', 4000000) || '[]]'))",
+    "message": "SELECT pg_logical_emit_message(true, 'outbox', '{\"id\":\"x\",\"a\":[' || repeat('[],', 6000000) || '[]]}')",
+}
+"""Rows of 12 MB and a message of 18 MB, each with millions of values."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first_start", [False, True])
+@pytest.mark.parametrize("hog", MEMORY_HOGS)
+def test_one_row_takes_a_few_times_its_size_whatever_is_in_it(outbox: Outbox, hog: str, first_start: bool) -> None:
+    """Parsed before its size was looked at, it took 570 to 980 MB."""
+    outbox.create(payload="text")
+    outbox.database.execute("ALTER TABLE outbox ALTER headers TYPE json USING NULL")
+    if not first_start:
+        outbox.create_slot()
+    before = outbox.add()
+    outbox.database.execute(MEMORY_HOGS[hog])
+    after = outbox.add()
+    cloud = ("--format", "cloudevents-structured", "--ce-source", "/shop")
+    relay = outbox.relay("--until", "caught-up", "--source", "both", "--on-poison", "skip", *cloud)
+    assert relay.wait(60) == 0, relay.stderr_text
+    assert [record.header("id") for record in outbox.records()] == [before.encode(), after.encode()]
+    assert relay.peak_rss_bytes() < 240 * MEGABYTE, f"{relay.peak_rss_bytes() / MEGABYTE:.0f} MB"
+    if not (first_start and hog == "message"):
+        assert '"reason":"msg-size-too-large"' in relay.stderr_text.replace(": ", ":")

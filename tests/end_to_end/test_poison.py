@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_it_stops_again_until_somebody_acts_and_sends_nothing_twice_meanwhile(ou
     outbox.create()
     outbox.create_slot()
     before = outbox.add()
-    outbox.add(headers="[]")
+    outbox.add(headers="[1]")
     for _ in range(2):
         ended(outbox.relay(), 65, "headers")
     assert ids(outbox.records()) == [before]
@@ -59,7 +59,7 @@ def test_poison_in_the_middle_of_a_transaction_confirms_nothing_of_it(outbox: Ou
 
 def test_poison_among_the_rows_of_a_first_start_leaves_no_slot(outbox: Outbox) -> None:
     outbox.create()
-    outbox.add_all([{}, {"headers": "[]"}, {}])
+    outbox.add_all([{}, {"headers": "[1]"}, {}])
     ended(outbox.relay(), 65, "headers")
     no_slot_left(outbox)
 
@@ -74,3 +74,46 @@ def test_a_payload_that_is_larger_than_kafka_takes(outbox: Outbox) -> None:
     assert last["size"] == 2_000_000
     assert ids(outbox.records()) == [before]
     assert outbox.confirmed_past(reached)
+
+
+HALF_SURROGATE: Final = '{"a":1e400,"\\ud800":1}'
+"""A number beyond a double leads around the parser that refuses the name; librdkafka would end the process."""
+
+
+@pytest.mark.parametrize("way", ["row", "first start", "message", "span context"])
+def test_a_name_of_a_header_that_is_no_text_is_poison_and_does_not_end_the_process(outbox: Outbox, way: str) -> None:
+    outbox.create()
+    outbox.database.execute("ALTER TABLE outbox ALTER headers TYPE json USING NULL, ADD tracingspancontext text")
+    if way != "first start":
+        outbox.create_slot()
+    before = outbox.add()
+    if way == "message":
+        content = (
+            '{"id":"x","aggregatetype":"order","aggregateid":"k","type":"T","payload":"p","headers":'
+            + HALF_SURROGATE
+            + "}"
+        )
+        outbox.database.execute("SELECT pg_logical_emit_message(true, 'outbox', %s)", [content])
+    elif way == "span context":
+        outbox.add(tracingspancontext="a\\ud800=x")
+    else:
+        outbox.add(headers=HALF_SURROGATE)
+    after = outbox.add()
+    options = ("--span-context-column", "tracingspancontext", "--source", "both")
+    relay = outbox.relay("--until", "caught-up", "--on-poison", "skip", *options)
+    assert relay.wait() == 0, relay.stderr_text
+    assert ids(outbox.records()) == [before, after]
+    assert "bad-headers" in relay.stderr_text or "bad-message" in relay.stderr_text
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonb", "text"])
+def test_headers_of_null_and_of_an_empty_array_are_no_headers(outbox: Outbox, kind: str) -> None:
+    """Object mappers write null for "none", PHP an empty array."""
+    outbox.create()
+    outbox.database.execute(f"ALTER TABLE outbox ALTER headers TYPE {kind} USING NULL")
+    outbox.create_slot()
+    sent = [outbox.add(headers=headers) for headers in ("null", "[]", "[ ]", "{}", None)]
+    relay = outbox.relay("--until", "caught-up")
+    assert relay.wait() == 0, relay.stderr_text
+    assert ids(outbox.records()) == sent
+    assert [len(record.headers) for record in outbox.records()] == [2] * 5

@@ -324,7 +324,7 @@ def closed(database: Database, fragile_kafka: KafkaCluster, relay: Callable[...,
 def test_an_unknown_topic_for_dead_letters_stops_the_relay_and_nothing_is_lost(closed: Outbox) -> None:
     topic = f"dead-{closed.prefix}"
     closed.kafka.create_topic(closed.prefix + "order")
-    before, culprit, after = closed.add(), closed.add(headers="[]"), closed.add()
+    before, culprit, after = closed.add(), closed.add(headers="[1]"), closed.add()
     policy = ("--on-poison", "dead-letter", "--dead-letter-topic", topic)
     last = ended(closed.relay(*policy, *QUICK), 78, topic, "kafka-topics.sh")
     assert last["id"] == culprit
@@ -365,7 +365,7 @@ def test_a_relay_killed_around_a_dead_letter_sends_it_again(frozen: str, closed:
     closed.confirm()
     assert closed.kafka.proxy is not None
     closed.kafka.proxy.freeze(Direction.TO_SERVER if frozen == "on its way" else Direction.TO_CLIENT)
-    culprit = closed.add(headers="[]")
+    culprit = closed.add(headers="[1]")
     victim.wait_for_log("poison", id=culprit)
     if frozen != "on its way":
         closed.kafka.consume(topic, 1)

@@ -222,7 +222,7 @@ def test_a_coordinator_that_is_not_ready_for_producers_yet_is_waited_for(
 
 def test_a_dead_letter_topic_that_we_may_not_write_to_stops_the_relay(outbox: Outbox, mock_kafka: MockKafka) -> None:
     outbox.create_slot()
-    culprit = outbox.add(headers="[]")
+    culprit = outbox.add(headers="[1]")
     mock_kafka.create_topic(f"dead-{outbox.prefix}")
     mock_kafka.fail(Request.PRODUCE, KafkaError.TOPIC_AUTHORIZATION_FAILED)
     policy = ("--on-poison", "dead-letter", "--dead-letter-topic", f"dead-{outbox.prefix}")
@@ -247,7 +247,7 @@ def test_a_refusal_that_comes_late_is_never_taken_for_that_of_a_dead_letter(
     caused = []
     for _ in range(8):
         mock_kafka.fail(Request.PRODUCE, KafkaError.MSG_SIZE_TOO_LARGE, late=0.15)
-        caused.append(outbox.add_all([{}, {"headers": "[]"}, {}])[1])
+        caused.append(outbox.add_all([{}, {"headers": "[1]"}, {}])[1])
         outbox.confirm()
     committed = [event for event in witness.committed() if event.id not in caused]
     judge(committed, outbox.records(), last_counts=True)

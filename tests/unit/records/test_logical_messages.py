@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdc_outbox.config.librdkafka import MESSAGE_MAX_BYTES
 from cdc_outbox.config.settings import Columns
 from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.records.events import OutboxEvent
 from cdc_outbox.records.logical_messages import MessagePlan
 
-PLAN = MessagePlan("outbox", Columns(), ("aggregatetype",), ())
+PLAN = MessagePlan("outbox", Columns(), ("aggregatetype",), (), MESSAGE_MAX_BYTES)
 
 HEAD = b'{"id":"7","aggregatetype":"order","aggregateid":"42","type":"Placed"'
 
@@ -60,7 +61,7 @@ def test_the_payload_is_what_follows_a_newline_else_the_member_verbatim(rest: by
 
 def test_members_are_strings_or_the_json_text_that_was_written() -> None:
     columns = Columns(timestamp="at", partition="part")
-    plan = MessagePlan("p", columns, ("a", "b"), (HeaderColumn("tenant", "x-tenant"),))
+    plan = MessagePlan("p", columns, ("a", "b"), (HeaderColumn("tenant", "x-tenant"),), MESSAGE_MAX_BYTES)
     content = (
         b'{"id":1.10,"aggregateid":null,"type":true,"a":"\\ud83d\\ude00","b":5,"headers":{"h": [1]},"at":"2026","part":3,'
         b'"tenant":{"t": 1},"traceparent":"00-ab"}\n{}'
@@ -81,7 +82,7 @@ def test_members_are_strings_or_the_json_text_that_was_written() -> None:
 
 
 def test_the_first_of_several_names_that_is_there_counts() -> None:
-    plan = MessagePlan("p", Columns(id=("event_id", "id"), payload=("body", "payload")), (), ())
+    plan = MessagePlan("p", Columns(id=("event_id", "id"), payload=("body", "payload")), (), (), MESSAGE_MAX_BYTES)
     content = b'{"id":"old","event_id":"new","aggregateid":null,"type":null,"payload":"old","body":"new"}'
     assert read(content, plan)[:4] == (b"new", None, None, b"new")
 
@@ -103,7 +104,6 @@ def test_the_first_of_several_names_that_is_there_counts() -> None:
         HEAD + b',"a":"\\ud800"}\n{}',
         HEAD + b',"\\u0000":1}\n{}',
         HEAD + b',"payload":{}}\n{}',
-        HEAD + b',"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n{}",
     ],
 )
 def test_what_is_no_object_or_has_two_payloads_is_poison_and_kept_for_the_dead_letter(content: bytes) -> None:
@@ -150,3 +150,27 @@ def test_any_json_as_payload_is_verbatim_and_what_is_none_is_poison(pieces: list
         assert event.payload == (
             None if value is None else value.encode() if isinstance(value, str) else text.strip().encode()
         )
+
+
+def test_nesting_of_any_depth_is_stepped_over() -> None:
+    nested = b"[" * 100_000 + b"]" * 100_000
+    assert read(HEAD + b',"a":' + nested + b"}\n{}").payload == b"{}"
+    assert read(HEAD + b',"payload":' + nested + b"}").payload == nested
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_an_object_that_is_larger_than_a_record_is_refused_before_it_is_parsed(spread: bool) -> None:
+    plan = MessagePlan("outbox", Columns(), ("aggregatetype",), (), 1000)
+    content = HEAD + (b",\n" if spread else b",") + b'"a":"' + b"x" * 1000 + b'"}\n{}'
+    event, error = plan.read(content)
+    assert error is not None
+    assert error.where["reason"] == "msg-size-too-large"
+    assert error.where["limit"] == 1000
+    assert (event.id, event.payload) == (None, content)
+
+
+def test_a_payload_behind_the_newline_of_any_size_is_read() -> None:
+    """Whether Kafka takes it is known when the record is made; the id and the key are known then."""
+    plan = MessagePlan("outbox", Columns(), ("aggregatetype",), (), 1000)
+    event = read(HEAD + b"}\n" + b"x" * 5000, plan)
+    assert (event.id, event.key, len(event.payload or b"")) == (b"7", b"42", 5000)
