@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cdc_outbox.check.report import Report
-from cdc_outbox.check.source import relation_of
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import CdcOutboxError, PoisonEvent
 from cdc_outbox.kafka.properties import message_max_bytes
@@ -80,7 +79,7 @@ def record_bytes(record: KafkaRecord) -> int:
 
 
 def _read(connection: Connection, settings: Settings, shape: table_rows.TableShape, recent: Recent) -> None:
-    mapping = Mappings(settings, message_max_bytes(settings.kafka())).snapshot(relation_of(shape))
+    mapping = Mappings(settings, message_max_bytes(settings.kafka())).snapshot(shape.relation)
     seen = size = 0
     for batch in table_rows.SnapshotRows(connection, settings.shard_filter).read(shape, ORDER, newest_first=True):
         for cells in batch:

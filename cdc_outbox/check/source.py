@@ -17,7 +17,6 @@ from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError
 from cdc_outbox.identifiers import quote_identifier
 from cdc_outbox.postgres import publication, slot, table_rows
 from cdc_outbox.postgres.connect import Connection
-from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.records.events import TRACE_COLUMNS
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.templates import PLACEHOLDER, TopicTemplate
@@ -126,12 +125,6 @@ def used_columns(settings: Settings, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def relation_of(shape: table_rows.TableShape) -> Relation:
-    """The table as the stream would describe it."""
-    columns = tuple(Column(name, type_oid) for name, type_oid in shape.columns)
-    return Relation(shape.oid, shape.table.schema, shape.table.name, "d", columns)
-
-
 def _inspect(connection: Connection, settings: Settings, report: Report) -> publication.Publication | None:
     try:
         return publication.inspect(connection, settings.publication)
@@ -142,7 +135,7 @@ def _inspect(connection: Connection, settings: Settings, report: Report) -> publ
 
 def _check_columns(settings: Settings, shape: table_rows.TableShape, report: Report) -> bool:
     try:
-        Mappings(settings).rows(relation_of(shape))
+        Mappings(settings).rows(shape.relation)
     except CdcOutboxError as error:
         report.fail_with("table.columns", error)
         return False

@@ -27,7 +27,7 @@ from cdc_outbox.kafka.properties import message_max_bytes
 from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres import connect, publication, server, table_rows
-from cdc_outbox.postgres.pgoutput import Column, Relation
+from cdc_outbox.postgres.pgoutput import Relation
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.postgres.wire import PrimaryKeepalive
@@ -166,8 +166,7 @@ class Tail:
 
     def _print_table(self, snapshot: table_rows.SnapshotRows, table: TableName) -> None:
         shape = snapshot.shape(table)
-        columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
-        mapping = self._row_mappings.snapshot(Relation(shape.oid, table.schema, table.name, "d", columns))
+        mapping = self._row_mappings.snapshot(shape.relation)
         order = [name for name in ("seq", self._settings.columns.timestamp, "created_at") if name]
         for batch in snapshot.read(shape, order):
             for cells in batch:

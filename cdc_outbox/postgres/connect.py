@@ -154,6 +154,17 @@ def _find_system_roots(given: Mapping[str, object]) -> None:
                 return
 
 
+AS_IT_IS: Final = "SET client_encoding = 'SQL_ASCII'"
+"""For a session that reads rows of a database without an encoding: the server checks no byte, and refuses none."""
+
+
+def has_no_encoding(connection: Connection) -> bool:
+    """Whether the database has the encoding SQL_ASCII: its text may be any bytes, and a UTF-8 session is refused (22021) those
+    that are no UTF-8.
+    """
+    return connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
+
+
 def open_session(conninfo: str, stop: Stop | None = None) -> Connection:
     """Open an autocommit connection to `conninfo` exactly as given. Raises our errors, and Stopped when a stop comes first."""
     if stop is None:

@@ -70,6 +70,8 @@ class Column(NamedTuple):
     type_oid: int
     is_key: bool = False
     type_modifier: int = -1
+    type_name: str = ""
+    """For messages; empty: not known, or the built-in type of that OID."""
 
 
 class Relation(NamedTuple):
@@ -90,7 +92,10 @@ class Insert(NamedTuple):
 
 
 class Type(NamedTuple):
-    """A user-defined type, told before the relation that uses it."""
+    """A user-defined type, described before the relation that uses it. A domain has the schema and name of its base type.
+
+    An empty `schema` is pg_catalog.
+    """
 
     oid: int
     schema: str

@@ -44,6 +44,8 @@ class ReplicationSession:
         self.pgconn = self.connection.pgconn
         self.notice: Callable[[str, str], None] | None = None
         self.connection.add_notice_handler(self._on_notice)
+        if connect.has_no_encoding(self.connection):
+            self.run(connect.AS_IT_IS)
 
     @property
     def server_version(self) -> int:
@@ -57,10 +59,11 @@ class ReplicationSession:
     def rows(self, command: str, *, timeout: float | None = COMMAND_TIMEOUT_SECONDS) -> list[Row]:
         """Run one command and give its rows as text. Raises our errors, Stopped on a stop."""
         result = self.run(command, timeout=timeout)
-        encoding = "utf-8"
         return [
             tuple(
-                None if (value := result.get_value(row, column)) is None else bytes(value).decode(encoding)
+                None
+                if (value := result.get_value(row, column)) is None
+                else bytes(value).decode(errors="surrogateescape")
                 for column in range(result.nfields)
             )
             for row in range(result.ntuples)

@@ -23,6 +23,7 @@ from cdc_outbox.errors import AccessRefused
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres import connect
 from cdc_outbox.postgres.errors import translated
+from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.shutdown import Stop
 
 BATCH_ROWS: Final = 200
@@ -51,10 +52,31 @@ class TableShape:
     table: TableName
     oid: int
     columns: tuple[tuple[str, int], ...]
+    """A domain has the OID of its base type."""
+    type_names: tuple[str, ...] = ()
+    """Of the columns, as SQL shows them; a domain has its own name."""
+
+    @property
+    def relation(self) -> Relation:
+        """The table as the stream would describe it."""
+        names = self.type_names or ("",) * len(self.columns)
+        columns = tuple(
+            Column(name, type_oid, type_name=type_name)
+            for (name, type_oid), type_name in zip(self.columns, names, strict=True)
+        )
+        return Relation(self.oid, self.table.schema, self.table.name, "d", columns)
 
 
 _COLUMNS: Final = """
-SELECT a.attname, a.atttypid::int8
+SELECT a.attname,
+       (WITH RECURSIVE chain AS (
+            SELECT t.oid, t.typtype, t.typbasetype FROM pg_catalog.pg_type t
+             WHERE t.oid OPERATOR(pg_catalog.=) a.atttypid
+             UNION ALL
+            SELECT t.oid, t.typtype, t.typbasetype FROM pg_catalog.pg_type t JOIN chain c
+                ON t.oid OPERATOR(pg_catalog.=) c.typbasetype AND c.typtype OPERATOR(pg_catalog.=) 'd')
+        SELECT oid::int8 FROM chain WHERE typtype OPERATOR(pg_catalog.<>) 'd'),
+       pg_catalog.format_type(a.atttypid, NULL)
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = %s::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
@@ -85,7 +107,8 @@ class SnapshotRows:
         with translated():
             oid = self._oid(table)
             rows = self._connection.execute(_COLUMNS, (oid,)).fetchall()
-        return TableShape(table, oid, tuple((str(name), int(str(type_oid))) for name, type_oid in rows))
+        columns = tuple((str(name), int(str(type_oid))) for name, type_oid, _ in rows)
+        return TableShape(table, oid, columns, tuple(str(type_name) for *_, type_name in rows))
 
     def count(self, table: TableName, where: Composed = EVERY_ROW) -> int:
         """How many rows the snapshot has. Raises AccessRefused, with the GRANT, when the role may not read."""
@@ -165,7 +188,16 @@ class SnapshotRows:
 
     def _fetch(self, count: int) -> Sequence[Cells]:
         cursor = self._connection.cursor()
-        cursor.execute(f"FETCH {count} FROM outbox_rows")
+        fetch = f"FETCH {count} FROM outbox_rows"
+        if connect.has_no_encoding(
+            self._connection
+        ):  # for this command alone: psycopg reads no names in such a session
+            with self._connection.cursor() as setting:
+                setting.execute(connect.AS_IT_IS)
+                cursor.execute(fetch)
+                setting.execute("SET client_encoding = 'UTF8'")
+        else:
+            cursor.execute(fetch)
         result = cursor.pgresult
         assert result is not None
         assert result.status == pq.ExecStatus.TUPLES_OK

@@ -18,7 +18,8 @@ from cdc_outbox.config.settings import Columns
 from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, ProtocolError, StreamGap
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.postgres.pgoutput import ROW_AT, Relation, compile_reader
+from cdc_outbox.postgres import builtin_types
+from cdc_outbox.postgres.pgoutput import ROW_AT, Column, Relation, compile_reader
 
 BYTEA: Final = 17
 
@@ -176,18 +177,19 @@ class _Finder:
         for name in names:
             position = self.positions.get(name)
             if position is not None:
-                self._check_kind(part, name, self._relation.columns[position].type_oid)
+                self._check_kind(part, self._relation.columns[position])
                 return position
         return None
 
-    def _check_kind(self, part: str, name: str, type_oid: int) -> None:
+    def _check_kind(self, part: str, column: Column) -> None:
         kinds = _KINDS.get(part)
-        if kinds is not None and type_oid not in kinds:
+        if kinds is not None and column.type_oid not in kinds:
+            type_name = column.type_name or builtin_types.name_of(column.type_oid) or f"OID {column.type_oid}"
             raise StreamGap(
-                f"column {name} of {self.table} cannot be the event's {part}: its type (OID {type_oid}) is none of "
+                f"column {column.name} of {self.table} cannot be the event's {part}: its type {type_name} is none of "
                 f"{', '.join(kinds.values())}",
-                cure=f"name another column: {_OPTIONS.get(part, f'--{part}-column')}; or change its type (in SQL, the OID cast "
-                "to regtype shows its name), and have rows written before that sent from the table: cdc-outbox slot recover",
+                cure=f"name another column: {_OPTIONS.get(part, f'--{part}-column')}; or change its type, and have rows "
+                "written before that sent from the table: cdc-outbox slot recover",
                 table=str(self.table),
             )
 

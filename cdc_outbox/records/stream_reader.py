@@ -17,8 +17,8 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import ConfigurationError, ProtocolError
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn, format_lsn
-from cdc_outbox.postgres import pgoutput, wire
-from cdc_outbox.postgres.pgoutput import PGOUTPUT_AT, ROW_OID, LogicalMessage, Relation
+from cdc_outbox.postgres import builtin_types, pgoutput, wire
+from cdc_outbox.postgres.pgoutput import PGOUTPUT_AT, ROW_OID, Column, LogicalMessage, Relation
 from cdc_outbox.postgres.wire import PrimaryKeepalive
 from cdc_outbox.records.mapping import Mappings, RecordMapping, RowMapping
 from cdc_outbox.records.router import InFlight
@@ -70,6 +70,8 @@ class StreamReader:
         self._on_mapping = on_mapping
         self._counters = counters
         self._relations: dict[bytes, Relation] = {}
+        self._types: dict[int, pgoutput.Type] = {}
+        """User-defined types by their OIDs."""
         self._rows: dict[bytes, RowMapping] = {}
         self._messages = mappings.messages(counters)
         self._transaction: InFlight | None = None
@@ -151,15 +153,26 @@ class StreamReader:
         decoded = pgoutput.decode(message, PGOUTPUT_AT)
         if isinstance(decoded, Relation):
             oid = decoded.oid.to_bytes(4, "big")
-            self._relations[oid] = decoded
+            self._relations[oid] = decoded._replace(columns=tuple(map(self._resolve, decoded.columns)))
             self.count_received()
             self._rows.pop(oid, None)
+        elif isinstance(decoded, pgoutput.Type):
+            self._types[decoded.oid] = decoded
         elif isinstance(decoded, LogicalMessage) and self._messages is not None and self._messages.takes(decoded):
             if self._transaction is None:
                 raise ProtocolError("an event outside a transaction")
             self._messages.received += 1
             return self._sink.send(self._messages, decoded.content, self._transaction)
         return True
+
+    def _resolve(self, column: Column) -> Column:
+        """A column of a domain as one of its base type: the server describes that under the domain's OID."""
+        base = self._types.get(column.type_oid)
+        if base is None:
+            return column
+        if base.schema:
+            return column._replace(type_name=f"{base.schema}.{base.name}")
+        return column._replace(type_oid=builtin_types.oid_of(base.name) or column.type_oid, type_name=base.name)
 
     def _find_mapping(self, message: bytes) -> RowMapping | None:
         """Make the mapping for a relation's first row; None when its rows are ignored."""

@@ -27,7 +27,6 @@ from cdc_outbox.identifiers import NAME_BYTES, TableName
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.postgres import connect, slot, table_rows
-from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.records.mapping import Mappings, SnapshotMapping
 from cdc_outbox.relay.poison import PoisonPolicy
@@ -143,8 +142,7 @@ class FirstStart:
 
 def mapping_of(mappings: Mappings, shape: table_rows.TableShape) -> SnapshotMapping:
     """How the rows of a table become records. Raises ConfigurationError for a missing or wrong column."""
-    columns = tuple(Column(column, type_oid) for column, type_oid in shape.columns)
-    return mappings.snapshot(Relation(shape.oid, shape.table.schema, shape.table.name, "d", columns))
+    return mappings.snapshot(shape.relation)
 
 
 def _are_gone(snapshot: table_rows.SnapshotRows, table: TableName) -> bool:

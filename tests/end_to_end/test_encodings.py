@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,3 +110,31 @@ def test_a_database_of_another_encoding_sends_utf8(outbox_in: Callable[[str], Ou
     for record in outbox.records():
         assert (record.key, record.value) == (encoded, encoded)
         assert record.headers[1:] == [("type", encoded), (text, encoded), (text, encoded)]
+
+
+@pytest.mark.parametrize("first_start", [False, True])
+def test_bytes_that_are_no_utf8_pass_where_a_database_has_no_encoding(
+    outbox_in: Callable[[str], Outbox], first_start: bool
+) -> None:
+    """Any bytes pass in a key, a payload and a type; where text is needed the event is poison, with its LSN."""
+    outbox = outbox_in("SQL_ASCII")
+    outbox.create(payload="text")
+    outbox.database.execute("ALTER TABLE outbox ALTER headers TYPE text")
+    writer = outbox.database.connect(client_encoding="sql_ascii")
+    if not first_start:
+        outbox.create_slot()
+    row = b"INSERT INTO outbox (aggregatetype, aggregateid, type, payload, headers) VALUES ("
+    writer.execute(row + b"'order', E'k\\xff', E't\\xe4', E'p\\xfc', NULL)")
+    writer.execute(row + b"E'\\xff', '1', 'T', 'p', NULL)")
+    writer.execute(row + b"'order', '1', 'T', 'p', E'{\"a\":\"\\xff\"}')")
+    writer.execute(row + b"'order', '2', 'T', 'last', NULL)")
+    relay = outbox.relay("--until", "caught-up", "--on-poison", "skip")
+    assert relay.wait() == 0, relay.stderr_text
+    first, last = outbox.records()
+    assert (first.key, first.value, first.header("type")) == (b"k\xff", b"p\xfc", b"t\xe4")
+    assert last.value == b"last"
+    assert "bad-topic" in relay.stderr_text
+    assert "bad-headers" in relay.stderr_text
+    if not first_start:
+        lines = [json.loads(line) for line in relay.stderr_text.splitlines()]
+        assert [bool(line["lsn"]) for line in lines if line["event"] == "poison"] == [True, True]

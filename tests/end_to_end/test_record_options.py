@@ -242,3 +242,45 @@ def test_a_column_is_renamed_under_a_running_relay_that_knows_both_names(outbox:
     assert [record.value for record in outbox.records(until=2)] == [b'"old"', b'"new"']
     relay.terminate()
     assert relay.wait() == 0
+
+
+DOMAINS = """
+CREATE DOMAIN document AS jsonb; CREATE DOMAIN letter AS document CHECK (VALUE IS NOT NULL);
+CREATE DOMAIN moment AS timestamptz; CREATE DOMAIN small AS smallint; CREATE DOMAIN label AS varchar(40);
+CREATE DOMAIN digest AS bytea;
+ALTER TABLE outbox ALTER headers TYPE document USING NULL, ALTER payload TYPE letter USING '{}', ALTER type TYPE label,
+    ADD at moment, ADD shard small, ADD hash digest
+"""
+
+
+def test_a_domain_counts_as_its_base_type_from_the_table_and_from_the_stream(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.database.execute(DOMAINS)
+    row = {
+        "headers": '{"a": [1, 2]}',
+        "payload": '{"b": 1}',
+        "at": "2026-11-23 08:51:33.25+00",
+        "shard": 0,
+        "hash": b"\\x00ff",
+    }
+    for _ in range(2):
+        outbox.add(**row)
+        outbox.drain("--timestamp-column", "at", "--partition-column", "shard", "--header", "hash")
+    for record in outbox.records():
+        assert (record.value, record.header("a"), record.header("hash")) == (b'{"b": 1}', b"[1,2]", b"\\x00ff")
+        assert record.timestamp == 1_795_423_893_250
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("kind", ["mood", "feeling", "integer"])
+def test_a_type_that_does_not_fit_is_named(outbox: Outbox, kind: str, streamed: bool) -> None:
+    """An enumeration, a domain over it, and a built-in type: none of them as an OID."""
+    outbox.create()
+    outbox.database.execute("CREATE TYPE mood AS ENUM ('fine'); CREATE DOMAIN feeling AS mood")
+    if streamed:
+        outbox.create_slot()
+    outbox.database.execute(f"ALTER TABLE outbox ALTER headers TYPE {kind} USING NULL")
+    outbox.add()
+    last = ended(outbox.relay(), 78, "headers", "its type ")
+    assert "OID" not in last["error"]
+    assert any(f"its type {name} is none of" in last["error"] for name in (kind, f"public.{kind}", "public.mood"))
