@@ -21,6 +21,7 @@ import orjson
 
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.lsn import Lsn, format_lsn
+from cdc_outbox.records.json_members import check_json
 from cdc_outbox.records.router import Headers, KafkaRecord
 
 
@@ -56,7 +57,7 @@ def _value(payload: bytes | None) -> tuple[object, str | None]:
     if payload is None:
         return None, None
     try:
-        orjson.loads(payload)
+        check_json(payload)
     except ValueError:
         return _text_or_base64(payload)
     # Valid JSON has line breaks between its tokens only. Everything else stays as it is, numbers of any length too.

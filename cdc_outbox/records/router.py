@@ -207,17 +207,27 @@ def header_names(
 ) -> HeaderNames:
     """Find aliases: `--header id:eventId` renames the header that goes out anyway instead of adding another.
 
-    Raises ConfigurationError for a second alias, and for two headers of one name.
+    Raises ConfigurationError for a second alias, for two headers of one name, and for a name that no header can have.
     """
     names = HeaderNames(_alias("id", headers, id_columns), _alias("type", headers, type_columns))
     others = [header.name for header in headers if header.column not in {*id_columns, *type_columns}]
     for name in (*names, *others):
+        if "\0" in name or not _is_utf8(name):
+            raise ConfigurationError(
+                f"a header cannot be called {name!r}: its name is UTF-8 text without NUL",
+                cure="give it another name: --header COLUMN:NAME",
+            )
         if [*names, *others].count(name) > 1:
             raise ConfigurationError(
                 f"two headers would be called {name}, and a consumer may take the wrong one",
                 cure="give one of them another name: --header COLUMN:NAME",
             )
     return names
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether it is text: an argument that is no UTF-8 comes as half surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _alias(part: str, headers: Sequence[HeaderColumn], columns: Sequence[str]) -> str:

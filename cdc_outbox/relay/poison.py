@@ -32,6 +32,9 @@ REASON_HEADER: Final = "outbox.error.reason"
 REPORTED_EVENTS: Final = 10_000
 """Poison events remembered, so that each is counted and logged once: about a megabyte."""
 
+ID_BYTES: Final = 64
+"""Of the id of each: the column may be text of any length, and a UUID has 36."""
+
 WAYS_OUT: Final = (
     "correct what the application writes; raise the topic's limit or make the topic; or leave this event out on purpose: "
     "--on-poison skip, or --on-poison dead-letter --dead-letter-topic TOPIC"
@@ -110,11 +113,12 @@ class PoisonPolicy:
         """Count and log it, once as long as this process remembers; one without an id each time."""
         event_id = rejected.event.id
         if event_id is not None:
-            if (rejected.transaction.lsn, event_id) in self._reported:
+            key = (rejected.transaction.lsn, event_id[:ID_BYTES])
+            if key in self._reported:
                 return
             if len(self._reported) >= REPORTED_EVENTS:
                 self._reported.clear()
-            self._reported.add((rejected.transaction.lsn, event_id))
+            self._reported.add(key)
         counts = self._counters.skipped if self._topic is None else self._counters.dead_lettered
         counts[reason] = counts.get(reason, 0) + 1
         log.warning("poison", policy=self._policy, error=described.message, **described.where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -89,3 +90,16 @@ def test_an_event_that_is_no_record_says_why() -> None:
         "lsn": "0/1",
         "table": "public.outbox",
     }
+
+
+@pytest.mark.parametrize("piece", [b"[],", b'{"a":0},', b'"ab",'])
+def test_a_payload_of_millions_of_values_takes_a_few_times_its_size(piece: bytes) -> None:
+    payload = b"[" + piece * (300_000 // len(piece)) + b"0]"
+    tracemalloc.start()
+    try:
+        shown = line(payload)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert payload in shown
+    assert peak < 6 * len(payload)

@@ -9,6 +9,7 @@ from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError,
 from cdc_outbox.kafka import errors
 from cdc_outbox.kafka.errors import DeliveryFailure, failed_delivery, final, kafka_error, unreachable
 from cdc_outbox.lsn import UNSET
+from cdc_outbox.records.router import TOO_LARGE
 
 ALL_CODES = sorted({code for name in dir(KafkaError) if isinstance(code := getattr(KafkaError, name), int)} - {0})
 
@@ -101,7 +102,7 @@ def test_a_record_that_kafka_will_not_take_is_named_with_reason_and_size(code: i
 
 
 def test_a_reason_is_a_word_for_a_label() -> None:
-    assert errors.reason(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)) == errors.TOO_LARGE == "msg-size-too-large"
+    assert errors.reason(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)) == TOO_LARGE == "msg-size-too-large"
     assert errors.reason(KafkaError(KafkaError._MSG_TIMED_OUT)) == "msg-timed-out"
 
 

@@ -552,3 +552,12 @@ def test_a_name_that_is_no_text_without_nul_is_refused(column: str, number: str,
     error = Way(columns=SPANS).poison(**{column: text.encode()})
     assert error.where["reason"] in {"bad-headers", "bad-span-context"}
     assert "NUL" in str(error) or "UTF-8" in str(error) or "surrogate" in str(error)
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a\0"])
+@pytest.mark.parametrize("column", ["id", "type", "tenant"])
+def test_a_name_from_an_option_that_no_header_can_have_is_refused(column: str, name: str) -> None:
+    """An argument in another encoding comes as half surrogates, which would end the process at the first row."""
+    with pytest.raises(ConfigurationError, match="UTF-8") as raised:
+        header_names([HeaderColumn(column, name)], ["id"], ["type"])
+    assert "--header" in raised.value.cure

@@ -132,7 +132,7 @@ options = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(chosen=options, row=rows, way=st.sampled_from(["stream", "snapshot", "message", "payload"]))
 @example(chosen={}, row={"headers": b'{"a":1e400,"\\ud800":1}'}, way="stream")
 @example(chosen={}, row={"headers": b'{"a":1e400,"\\ud800":1}'}, way="message")
