@@ -48,7 +48,10 @@ class Poison(NamedTuple):
 
 KINDS: Final = {
     "headers that are no object": Poison({"headers": "[1, 2]"}, "bad-headers"),
-    "headers that are nested without end": Poison({"headers": '{"a": ' + "[" * 6000 + "]" * 6000 + "}"}, "bad-headers"),
+    "headers with a name that is no text": Poison({"headers": '{"a": 1e400, "\\ud800": 1}'}, "bad-headers"),
+    "headers that are larger than a record": Poison(
+        {"headers": '{"a": [' + "[]," * 400_000 + "0]}"}, "msg-size-too-large"
+    ),
     "a topic that Kafka does not allow": Poison({"aggregatetype": "no topic"}, "bad-topic"),
     "no topic": Poison({"aggregatetype": None}, "bad-topic"),
     "no id": Poison({"id": None}, "no-id"),

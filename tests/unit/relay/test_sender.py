@@ -150,7 +150,7 @@ def test_a_dead_letter_that_is_refused_goes_without_its_payload() -> None:
 
 
 def test_a_dead_letter_that_is_refused_for_good_stops_the_relay() -> None:
-    rows = [begin(200), insert("e2", headers=b"[]"), commit(200)]
+    rows = [begin(200), insert("e2", headers=b"[1]"), commit(200)]
     rig = Rig([RELATION, *transaction(100, "e1"), *rows], policy="dead-letter")
     rig.kafka.refuse = lambda record: KafkaError.TOPIC_AUTHORIZATION_FAILED if record.topic == "dead-letters" else None
     with pytest.raises(AccessRefused) as raised:
