@@ -123,11 +123,11 @@ def prune(
             for table in found:
                 if partitions.time_key(connection, table) is not None:
                     result.made += partitions.make_ahead(connection, table, order.partitions_ahead)
-        guards = [retention.SlotGuard(connection, name) for name in order.slots]
+        checks = [retention.DeliveryCheck(connection, name) for name in order.slots]
         fence = retention.take_fence(connection, order.older_than)
 
         def until_delivered(lsn: Lsn) -> None:
-            _wait(guards, lsn, order.wait, stop, progress, delivered)
+            _wait(checks, lsn, order.wait, stop, progress, delivered)
 
         if not order.dry_run:
             until_delivered(fence.lsn)
@@ -149,7 +149,7 @@ def _require_published(connection: connect.Connection, order: PruneOrder) -> lis
 
 
 def _wait(
-    guards: list[retention.SlotGuard],
+    checks: list[retention.DeliveryCheck],
     lsn: Lsn,
     seconds: float,
     stop: Stop,
@@ -157,16 +157,16 @@ def _wait(
     delivered: Callable[[Lsn], bool],
 ) -> None:
     rounds = max(1, round(seconds / POLL_SECONDS))
-    behind = guards
+    behind = checks
     for turn in range(rounds + 1):
-        behind = [guard for guard in guards if not guard.has_confirmed(lsn)]
+        behind = [check for check in checks if not check.has_confirmed(lsn)]
         if not behind and delivered(lsn):
             return
         if not turn:
             progress.waiting(lsn)
         if turn < rounds and stop.wait(POLL_SECONDS):
             raise Stopped
-    raise (behind or guards)[0].undelivered(lsn, seconds)
+    raise (behind or checks)[0].undelivered(lsn, seconds)
 
 
 def _drop_partitions(

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered
+from cdc_outbox.errors import AccessRefused, ConfigurationError, StreamGap, Undelivered
 from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
@@ -161,69 +161,60 @@ def _refused(connection: connect.Connection, table: TableName, why: str) -> Acce
 # --- the slot ----------------------------------------------------------------------------------------------------------
 
 
-class SlotGuard:
-    """Tells whether the slot has confirmed a position, and refuses a slot of which that cannot be said.
+class DeliveryCheck:
+    """Whether the slot has confirmed a position. Refuses a slot of which that cannot be known (`SlotIdentity`).
 
-    A slot that was made again by hand stands at the end of the WAL although nobody delivered anything. It has no identity,
-    so this is found by its behaviour: it was missing for a moment, it moved while nobody streamed from it, it has decoded less
-    than before. One that a first start or a recovery made is as good as the old one: these deliver what is in the table first.
+    A slot that a first start or a recovery made is as good as the old one: these deliver what is in the table first.
     """
 
     def __init__(self, connection: connect.Connection, name: str) -> None:
-        """Look for the first time. Raises ConfigurationError when the slot is not there, lost, or none of ours."""
+        """Look for the first time. Raises ConfigurationError when the slot is missing, lost, or cannot be used."""
         self._connection = connection
         self._name = name
-        self._decoded = 0
-        self._before: slot.SlotInfo | None = None
+        self._identity = slot.SlotIdentity()
+        self._timeline = server.timeline(connection)
         self._look()
 
     def has_confirmed(self, lsn: Lsn) -> bool:
         """Whether all below `lsn` is delivered. Raises ConfigurationError when the slot is not what it was."""
         now = self._look()
-        return self._was_streamed(now) and (now.confirmed_flush_lsn or UNSET) >= lsn
+        return _was_streamed(now) and (now.confirmed_flush_lsn or UNSET) >= lsn
 
     def undelivered(self, lsn: Lsn, seconds: float) -> Undelivered:
         """Make the error for a slot that did not get there in time."""
         info = self._look()
-        found = f"it has confirmed {format_lsn(info.confirmed_flush_lsn or UNSET)}"
-        who = f"the server process {info.active_pid} streams from it" if info.active else "nobody streams from it"
-        if not self._was_streamed(info):
-            found = "no transaction has come from it since it was made, or since a crash: where it stands says nothing"
+        position = f"it has confirmed {format_lsn(info.confirmed_flush_lsn or UNSET)}"
+        used = f"the server process {info.active_pid} streams from it" if info.active else "no process streams from it"
+        if not _was_streamed(info):
+            position = (
+                "no transaction has come from it since it was made, or since a crash: its position proves nothing"
+            )
         return Undelivered(
             f"slot {self._name} has not confirmed {format_lsn(lsn)} within {seconds:g} s, so it is not known what is delivered",
-            cure=f"nothing was deleted: {who}, and {found}. Start the relay, or let it catch up, and prune again",
+            cure=f"nothing was deleted: {used}, and {position}. Start the relay, or let it catch up, and prune again",
             slot=self._name,
         )
-
-    def _was_streamed(self, info: slot.SlotInfo) -> bool:
-        """Whether somebody streams from it, or has: before that, it confirms nothing but the moment it was made."""
-        return info.active or self._decoded > 0
 
     def _look(self) -> slot.SlotInfo:
         found = slot.inspect(self._connection, self._name)
         if found is None:
             raise ConfigurationError(
-                f"slot {self._name} does not exist, so nothing tells which rows are delivered",
+                f"slot {self._name} does not exist, so it is not known which rows are delivered",
                 cure="nothing was deleted. cdc-outbox run makes the slot, and first sends every row that is in the table",
                 slot=self._name,
             )
         slot.require_usable(found)
-        decoded = slot.decoded_transactions(self._connection, self._name)
-        before = self._before
-        if before is not None:
-            moved_alone = (
-                not before.active and not found.active and found.confirmed_flush_lsn != before.confirmed_flush_lsn
-            )
-            if moved_alone or decoded < self._decoded:
-                raise ConfigurationError(
-                    f"slot {self._name} is not what it was a moment ago: it was made again, or advanced by hand",
-                    cure="nothing was deleted. Rows in the table may be undelivered: cdc-outbox slot recover sends them; if "
-                    "you know better, prune again",
-                    slot=self._name,
-                )
-        self._decoded = decoded
-        self._before = found
+        try:
+            self._identity.require_same(found, self._timeline, lambda _old: UNSET)
+        except StreamGap as error:
+            error.cure = f"nothing was deleted. {error.cure}"
+            raise
         return found
+
+
+def _was_streamed(info: slot.SlotInfo) -> bool:
+    """Whether a process streams from it, or has: before that, it confirms nothing but the moment it was made."""
+    return info.active or info.decoded > 0
 
 
 # --- the rows ----------------------------------------------------------------------------------------------------------

@@ -1,15 +1,22 @@
-"""The server itself: is it one that can stream, and how far has it written?
+"""The server itself: whether it can stream, how far it has written, and on which timeline.
 
-PostgreSQL manual: 9.28.3 Backup Control Functions (pg_current_wal_insert_lsn); 27.3 WAL Internals (pages and their headers).
+In: a connection; for a timeline's history a walsender session. Out: LSNs, `Timeline`, or our errors.
+Never: LSNs of two timelines compared. After a promotion they name different WAL beyond the switch point.
+
+PostgreSQL manual: 9.28.3 Backup Control Functions (pg_current_wal_insert_lsn, pg_walfile_name); 9.27.13 pg_control_system;
+26.3.5 Timelines; 54.4 TIMELINE_HISTORY; 27.3 WAL Internals (pages and their headers).
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Final
 
 from cdc_outbox.errors import ConfigurationError, Unreachable
-from cdc_outbox.lsn import Lsn, parse_lsn
+from cdc_outbox.lsn import UNSET, Lsn, parse_lsn
 from cdc_outbox.postgres.connect import Connection
+from cdc_outbox.postgres.replication import ReplicationSession
 
 WAL_PAGE_BYTES: Final = 8192
 WAL_PAGE_HEADERS: Final = (24, 40)
@@ -60,3 +67,39 @@ def current_lsn(connection: Connection) -> Lsn:
     lsn = parse_lsn(str(row[0])) if row else Lsn(0)
     within = lsn % WAL_PAGE_BYTES
     return Lsn(lsn - within) if within in WAL_PAGE_HEADERS else lsn
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """A cluster (its system identifier), and the number of the timeline that it writes. LSNs belong to one."""
+
+    system: str
+    number: int
+
+
+def timeline(connection: Connection | ReplicationSession) -> Timeline:
+    """Read it from a primary. The number is that of the WAL file in use: the control file learns of a promotion later."""
+    if isinstance(connection, ReplicationSession):
+        system, number, *_ = connection.rows("IDENTIFY_SYSTEM")[0]
+        return Timeline(str(system), int(number or 0))
+    row = connection.execute(
+        "SELECT s.system_identifier::text, pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn())"
+        " FROM pg_catalog.pg_control_system() s"
+    ).fetchone()
+    assert row is not None
+    return Timeline(str(row[0]), int(str(row[1])[:8], 16))
+
+
+_HISTORY_LINE: Final = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)")
+
+
+def switch_point(session: ReplicationSession, old: Timeline, new: Timeline) -> Lsn:
+    """The LSN up to which both timelines have the same WAL. UNSET when `new` does not descend from `old`."""
+    if old.system != new.system:
+        return UNSET
+    _, content = session.rows(f"TIMELINE_HISTORY {new.number}")[0]
+    for line in (content or "").splitlines():
+        found = _HISTORY_LINE.match(line)
+        if found is not None and int(found[1]) == old.number:
+            return parse_lsn(found[2])
+    return UNSET

@@ -1,7 +1,8 @@
-"""Logical replication slots: inspect, create, copy, mark for failover, drop.
+"""Logical replication slots: inspect, recognize, create, copy, mark for failover, drop.
 
 In: a connection, or a walsender session where a snapshot is wanted, and a slot's name. Out: `SlotInfo`, or our errors.
-Never: a slot dropped or replaced without being told to, or one of another plugin or database taken for ours.
+Never: a slot dropped or replaced without an order, a slot of another plugin or database used, or a slot that was made again
+under the same name taken for the one before (`SlotIdentity`).
 
 PostgreSQL manual: 52.20 pg_replication_slots; 9.28.6 Replication Management Functions; 54.4 CREATE_REPLICATION_SLOT,
 ALTER_REPLICATION_SLOT; 47.2.3 Replication Slot Synchronization.
@@ -9,14 +10,17 @@ ALTER_REPLICATION_SLOT; 47.2.3 Replication Slot Synchronization.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.errors import ConfigurationError, SlotBusy, StreamGap
 from cdc_outbox.identifiers import quote_identifier, quote_literal
-from cdc_outbox.lsn import Lsn, parse_lsn
+from cdc_outbox.lsn import UNSET, Lsn, format_lsn, parse_lsn
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.postgres.replication import ReplicationSession
+from cdc_outbox.postgres.server import Timeline
 
 PLUGIN: Final = "pgoutput"
 
@@ -30,12 +34,17 @@ _FAILOVER_SINCE: Final = 170_000
 """Server version from which standbys can keep a copy of a slot."""
 
 _INSPECT: Final = """
-SELECT s.plugin, s.slot_type, s.database, s.temporary, s.active, s.active_pid, s.wal_status,
-       s.restart_lsn::text, s.confirmed_flush_lsn::text, s.safe_wal_size, {failover}, {reason},
-       pg_catalog.current_database()
+SELECT s.plugin::text, s.slot_type::text, s.database::text, s.temporary::text, s.active::text, s.active_pid::text,
+       s.wal_status::text, s.restart_lsn::text, s.confirmed_flush_lsn::text, s.safe_wal_size::text, {failover}, {reason},
+       pg_catalog.current_database()::text,
+       (SELECT t.total_txns::text FROM pg_catalog.pg_stat_get_replication_slot(s.slot_name) t),
+       pg_catalog.pg_stat_get_bgwriter_stat_reset_time()::text
   FROM pg_catalog.pg_replication_slots s
- WHERE s.slot_name = %s
+ WHERE s.slot_name = {name}
 """
+
+_CREATION_LOCK: Final = 0x6364_6F78
+"""First key of the advisory lock under which a slot is made ("cdox"). The second is derived from the slot's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,10 @@ class SlotInfo:
     current_database: str
     invalidation_reason: str | None = None
     """Why it is lost, in the server's word (17 and later): wal_removed, idle_timeout, …"""
+    decoded: int = 0
+    """Transactions decoded since it was made, or since the server's statistics began; 0 when unknown."""
+    statistics_began: str | None = None
+    """When the server's statistics began: a crash discards them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +84,107 @@ class CreatedSlot:
     snapshot: str | None
 
 
-def inspect(connection: Connection, name: str) -> SlotInfo | None:
+def inspect(connection: Connection | ReplicationSession, name: str) -> SlotInfo | None:
     """Look the slot up; None when there is none of that name."""
-    knows = connection.info.server_version >= _FAILOVER_SINCE
-    query = _INSPECT.format(
-        failover="s.failover" if knows else "false", reason="s.invalidation_reason" if knows else "NULL"
-    )
-    row = connection.execute(query.encode(), (name,)).fetchone()
-    if row is None:
-        return None
+    query = _INSPECT.format(name=quote_literal(name), **_columns(connection))
+    row: Sequence[object] | None
+    if isinstance(connection, ReplicationSession):
+        row = next(iter(connection.rows(query)), None)
+    else:
+        row = connection.execute(query.encode()).fetchone()
+    return None if row is None else _slot_info(name, [None if cell is None else str(cell) for cell in row])
+
+
+def _columns(connection: Connection | ReplicationSession) -> dict[str, str]:
+    """What only newer servers have."""
+    known = connection if isinstance(connection, ReplicationSession) else connection.info
+    version = known.server_version
+    if version < _FAILOVER_SINCE:
+        return {"failover": "'false'", "reason": "NULL"}
+    return {"failover": "s.failover::text", "reason": "s.invalidation_reason::text"}
+
+
+def _slot_info(name: str, row: Sequence[str | None]) -> SlotInfo:
     plugin, slot_type, database, temporary, active, active_pid, wal, restart, confirmed, safe, *rest = row
-    failover, reason, current = rest
+    failover, reason, current, decoded, statistics_began = rest
     return SlotInfo(
         name=name,
-        plugin=_text(plugin),
+        plugin=plugin,
         slot_type=str(slot_type),
-        database=_text(database),
-        temporary=bool(temporary),
-        active=bool(active),
-        active_pid=int(str(active_pid)) if active_pid is not None else None,
-        wal_status=_text(wal),
-        restart_lsn=parse_lsn(str(restart)) if restart is not None else None,
-        confirmed_flush_lsn=parse_lsn(str(confirmed)) if confirmed is not None else None,
-        safe_wal_bytes=int(str(safe)) if safe is not None else None,
-        failover=bool(failover),
+        database=database,
+        temporary=temporary == "true",
+        active=active == "true",
+        active_pid=int(active_pid) if active_pid is not None else None,
+        wal_status=wal,
+        restart_lsn=parse_lsn(restart) if restart is not None else None,
+        confirmed_flush_lsn=parse_lsn(confirmed) if confirmed is not None else None,
+        safe_wal_bytes=int(safe) if safe is not None else None,
+        failover=failover == "true",
         current_database=str(current),
-        invalidation_reason=_text(reason),
+        invalidation_reason=reason,
+        decoded=int(decoded) if decoded is not None else 0,
+        statistics_began=statistics_began,
     )
+
+
+class SlotIdentity:
+    """Whether a slot is the same as before. A slot has no identifier, so this is decided by how it moves.
+
+    Known is how far it can stand, on which timeline: where it was seen, and what was acknowledged. It may go further only
+    while a process streams from it. A slot that was dropped and made again stands at the end of the WAL, although what lies
+    between was never streamed. After a promotion the known position holds up to the switch point alone.
+    """
+
+    def __init__(self) -> None:
+        self._known = UNSET
+        self._timeline: Timeline | None = None
+        self._before: SlotInfo | None = None
+
+    @property
+    def known(self) -> Lsn:
+        """How far everything is delivered, on the present timeline. UNSET before the slot was seen."""
+        return self._known
+
+    def streamed(self, confirmed: Lsn, transactions: int) -> None:
+        """Note what a session of this relay has confirmed, and how many transactions it has delivered."""
+        self._known = Lsn(max(self._known, confirmed))
+        if self._before is not None:
+            self._before = replace(self._before, active=False, decoded=self._before.decoded + transactions)
+
+    def forget(self) -> None:
+        """Begin afresh: the slot was replaced on purpose, after everything before it was delivered."""
+        self._known, self._timeline, self._before = UNSET, None, None
+
+    def require_same(self, seen: SlotInfo, timeline: Timeline, switch: Callable[[Timeline], Lsn]) -> bool:
+        """Compare with the last look; True when another process has moved the slot since. Raises StreamGap for another slot.
+
+        `switch`: gives the switch point between the old timeline and the present one. Called when they differ.
+        """
+        position = seen.confirmed_flush_lsn or UNSET
+        before, old = self._before, self._timeline
+        if old is not None and old != timeline:
+            self._known, before = Lsn(min(self._known, switch(old))), None
+        moved = old is not None and position > self._known
+        if moved and not (_was_streamed(before, seen) and self._known != UNSET):
+            raise StreamGap(
+                f"slot {seen.name} stands at {format_lsn(position)}, but {format_lsn(self._known)} is the last position up to "
+                "which everything is known to be delivered: it was dropped and made again, or advanced by hand, and what lies "
+                "between is not streamed",
+                cure="cdc-outbox slot recover sends what is in the table; if another relay has streamed from the slot "
+                "meanwhile, nothing is missing: start again",
+                slot=seen.name,
+                lsn=format_lsn(position),
+            )
+        self._known, self._timeline, self._before = Lsn(max(self._known, position)), timeline, seen
+        return moved
+
+
+def _was_streamed(before: SlotInfo | None, now: SlotInfo) -> bool:
+    """Whether another process has streamed from the slot between two looks, and not from one made again in between."""
+    if before is None:
+        return now.active or now.decoded > 0
+    decoded = before.decoded if before.statistics_began == now.statistics_began else 0
+    return now.decoded >= decoded and (before.active or now.active or now.decoded > decoded)
 
 
 def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
@@ -158,6 +245,28 @@ def create(session: ReplicationSession, name: str, *, temporary: bool = False, s
     return CreatedSlot(created or name, parse_lsn(consistent_point or "0/0"), exported)
 
 
+def lock_creation(session: ReplicationSession, name: str) -> bool:
+    """Take the lock under which a slot of this name is made, until the session ends. False: another process has it."""
+    keys = f"{_CREATION_LOCK}, {zlib.crc32(name.encode()) - 2**31}"
+    return session.rows(f"SELECT pg_catalog.pg_try_advisory_lock({keys})") == [("t",)]
+
+
+def require_free(session: ReplicationSession, name: str, needed: int) -> None:
+    """Raise ConfigurationError unless `needed` more slots can be made. Checked before a table is sent."""
+    rows = session.rows(
+        "SELECT pg_catalog.current_setting('max_replication_slots')::int8 - pg_catalog.count(*)"
+        " FROM pg_catalog.pg_replication_slots"
+    )
+    free = int(rows[0][0] or 0)
+    if free < needed:
+        raise ConfigurationError(
+            f"slot {name} cannot be made: replication slots that are free: {free}, needed for a moment: {needed}",
+            cure=f"raise max_replication_slots by {needed - free} and restart PostgreSQL, or drop slots that are not used: "
+            "which ones pg_replication_slots shows; then SELECT pg_drop_replication_slot('NAME')",
+            slot=name,
+        )
+
+
 def make_permanent(session: ReplicationSession, source: str, name: str) -> None:
     """Copy the temporary slot `source` to the permanent `name`, at the same position. Raises our errors."""
     arguments = f"{quote_literal(source)}, {quote_literal(name)}, false"
@@ -186,12 +295,6 @@ def make_failover(session: ReplicationSession, name: str) -> None:
 def drop(connection: Connection, name: str) -> None:
     """Drop it. Raises SlotBusy while somebody streams from it, ConfigurationError when there is none."""
     connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (name,))
-
-
-def decoded_transactions(connection: Connection, name: str) -> int:
-    """How many transactions it has decoded since it was made; 0 when unknown. A crash of the server forgets them."""
-    row = connection.execute("SELECT total_txns FROM pg_catalog.pg_stat_get_replication_slot(%s)", (name,)).fetchone()
-    return int(str(row[0])) if row and row[0] is not None else 0
 
 
 def blockers(connection: Connection, *, older_than: float = 0.0) -> list[str]:
@@ -256,7 +359,3 @@ def missing(name: str) -> ConfigurationError:
         cure="cdc-outbox slot create, or start without --no-create-slot",
         slot=name,
     )
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)

@@ -22,7 +22,6 @@ import structlog
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.identifiers import NAME_BYTES, TableName
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
@@ -74,6 +73,7 @@ class FirstStart:
             return
         suffix = f"_{secrets.token_hex(6)}"
         temporary = name[: NAME_BYTES - len(suffix)] + suffix
+        slot.require_free(self._session, name, 1 if replace else 2)
         created = slot.create(self._session, temporary, temporary=True, snapshot=True)
         assert created.snapshot is not None
         self._rows.time = int(time.time() * 1000)
@@ -154,8 +154,3 @@ def _are_gone(snapshot: table_rows.SnapshotRows, table: TableName) -> bool:
 def row_order(settings: Settings) -> list[str]:
     """Columns that tell the order of the rows: the first that the table has counts."""
     return [name for name in ("seq", settings.columns.timestamp, "created_at") if name]
-
-
-def somebody_else_was_first(error: CdcOutboxError) -> bool:
-    """Whether a slot of the permanent name appeared meanwhile (42710): another relay made its first start beside us."""
-    return error.where.get("sqlstate") == "42710"

@@ -1,12 +1,12 @@
-"""Connect, stream, and again: a relay that outlives its connections.
+"""Connect, stream, and connect again: a relay that outlives its connections.
 
-In: settings, counters, the wish to stop. Out: nothing; returns when stopped cleanly or caught up.
-Never: a position carried from one connection to the next. Each generation looks at the publication, the tables and the slot
+In: settings, counters, the shutdown request. Out: nothing; returns when stopped cleanly or caught up.
+Never: a position carried from one session to the next. Each session checks the publication, the tables and the slot
 afresh, begins where the slot stands, and has a ledger of its own.
 
-What a restart would heal is waited for here (Unreachable, with a growing, jittered pause that a stop ends); what it would
-not heal ends the relay. A slot that somebody else streams from means standby. After the relay has streamed once, a refused
-login is waited for as well: passwords rotate, and failovers pass.
+Errors that a restart would heal are waited for here (Unreachable, with a growing, jittered pause that a stop ends); all
+others end the relay. While another process streams from the slot, the relay stands by. Once the relay has streamed, a
+connection that is refused is waited for as well: passwords rotate, and failovers pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-import tenacity
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, State
@@ -38,26 +37,21 @@ from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.records.mapping import Mappings
+from cdc_outbox.relay.backoff import Backoff
 from cdc_outbox.relay.catalog_watch import CatalogWatch
 from cdc_outbox.relay.loop import BatchRejected, SessionParams, StreamLoop
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.server_shutdown import ServerShutdown
-from cdc_outbox.relay.snapshot import FirstStart, somebody_else_was_first
+from cdc_outbox.relay.snapshot import FirstStart
 from cdc_outbox.shutdown import Stop, Stopped
 
 log = structlog.get_logger(__name__)
-
-RETRY_SECONDS: Final = (0.2, 15.0)
-"""The first pause and the longest: a server restart is over in seconds, and an outage must not become a storm."""
-
-JITTER_SECONDS: Final = 0.5
-"""Added to each, at random: relays that lost the same server do not come back in step."""
 
 STANDBY_SECONDS: Final = 0.5
 """Between two tries for a busy slot: a holder that died is followed within a second."""
 
 GOOD_SECONDS: Final = 10.0
-"""A generation that lasted this long makes the next pause short again."""
+"""A session that lasted this long makes the next pause short again."""
 
 NOT_IN_A_TABLE: Final = (
     "Events written as messages are in no table: those that were not delivered before are lost, so look there first "
@@ -67,11 +61,11 @@ NOT_IN_A_TABLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class CatalogState:
-    """What the catalog says before a generation begins."""
+    """The catalog as the preflight of a session found it."""
 
     table_oids: dict[int, TableName]
     lsn: Lsn
-    """Where the server was when it said so."""
+    """The server's LSN at that time."""
     slot: slot.SlotInfo | None
     """None when it has to be made."""
 
@@ -101,25 +95,15 @@ class Supervisor:
         self._streamed = False
         self._settled = True
         """Whether the last connection left nothing unconfirmed."""
-        self._shared = False
-        """Whether somebody else was seen to stream from the slot: then it may have moved without us."""
-        self._stood_at = UNSET
-        """Where the slot stood when we first saw it. To notice a slot that is not the same any more; never reported."""
+        self._identity = slot.SlotIdentity()
+        self._backoff = Backoff()
         self._connecting = True
-        self._first_attempt = self._began = time.monotonic()
+        self._first_attempt = time.monotonic()
 
     def run(self) -> None:
         """Relay until stopped or caught up. Raises what waiting does not heal, or Undelivered."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._heals),
-            wait=tenacity.wait_exponential(multiplier=RETRY_SECONDS[0], max=RETRY_SECONDS[1])
-            + tenacity.wait_random(0, JITTER_SECONDS),
-            sleep=self._pause,
-            before_sleep=self._say,
-            reraise=True,
-        )
         try:
-            while not retrying(self._attempt):
+            while not self._attempt():
                 pass
         except Stopped:
             self._stop_unconnected()
@@ -129,75 +113,89 @@ class Supervisor:
             self._stop_unconnected()
 
     def recover(self) -> None:
-        """Replace the slot, lost or not, by the way of a first start: once, without waiting for anybody.
+        """Replace the slot, lost or not, as a first start does: once, without waiting for another process.
 
-        Raises our errors, SlotBusy while somebody streams from it, ConfigurationError when it is none of ours; Stopped when a
-        stop is requested meanwhile. Then the old slot is as it was.
+        Raises our errors, SlotBusy while another process streams from it or replaces it, ConfigurationError when it is of
+        another kind; Stopped when a stop is requested meanwhile. Then the old slot is as it was.
         """
         dsn = self._settings.dsn.reveal()
-        around = self._preflight(dsn, recovering=True)
-        if around.slot is not None:
-            slot.require_usable(around.slot, lost_is_fine=True)
-            slot.require_idle(around.slot)
+        catalog = self._preflight(dsn, recovering=True)
+        if catalog.slot is not None:
+            slot.require_usable(catalog.slot, lost_is_fine=True)
+            slot.require_idle(catalog.slot)
         publisher = self._publisher = self._new_publisher()
         publisher.reach()
         session = ReplicationSession(dsn, self._stop)
         try:
-            self._first_start(session, publisher, replace=around.slot is not None)
+            if not slot.lock_creation(session, self._settings.slot):
+                raise self._made_by_another("wait until it is done")
+            self._first_start(session, publisher, replace=catalog.slot is not None)
         finally:
             session.close()
 
     def _attempt(self) -> bool:
-        """One generation; True when there is nothing more to do. A long one ends without its error: a short pause follows."""
-        self._began = time.monotonic()
+        """One session; True when there is nothing more to do. After an error that waiting heals it pauses; raises any other."""
+        began = time.monotonic()
         self._connecting = True
         self._counters.last_turn_monotonic = None  # no loop turns before the stream is there, however long that takes
         try:
             self._run_session()
-        except BatchRejected as found:
-            if self._stop.requested:
-                raise Undelivered(f"stopped with refused records, which the next start sends again: {found}") from found
-            self._isolated_lsns |= found.lsns
-            log.warning("delivery.isolating", error=str(found), transactions=len(self._isolated_lsns))
-            self._drop_publisher()
-            return False
+        except BatchRejected as rejected:
+            self._isolate(rejected)
         except CdcOutboxError as error:
-            if self._settings.reads_messages and isinstance(error, StreamGap) and NOT_IN_A_TABLE not in error.cure:
-                error.cure += f". {NOT_IN_A_TABLE}"
-            self._counters.last_error = str(error)
-            self._disconnected()
-            if self._heals(error) and time.monotonic() - self._began > GOOD_SECONDS:
-                self._say_error(error)
-                self._pause(RETRY_SECONDS[0])
-                return False
-            raise
-        return True
+            self._failed(error)
+            if not self._heals(error):
+                raise
+            self._log_retry(error)
+            if time.monotonic() - began > GOOD_SECONDS:
+                self._backoff.reset()
+            self._pause(self._backoff.next())
+        else:
+            return True
+        return False
+
+    def _isolate(self, rejected: BatchRejected) -> None:
+        """Have the transactions with a rejected record sent again, record by record, by a new producer."""
+        if self._stop.requested:
+            raise Undelivered(
+                f"stopped with refused records, which the next start sends again: {rejected}"
+            ) from rejected
+        self._isolated_lsns |= rejected.lsns
+        log.warning("delivery.isolating", error=str(rejected), transactions=len(self._isolated_lsns))
+        self._drop_publisher()
+
+    def _failed(self, error: CdcOutboxError) -> None:
+        """Note how the session ended."""
+        if self._settings.reads_messages and isinstance(error, StreamGap) and NOT_IN_A_TABLE not in error.cure:
+            error.cure += f". {NOT_IN_A_TABLE}"
+        self._counters.last_error = str(error)
+        self._disconnected()
 
     def _run_session(self) -> None:
         dsn = self._settings.dsn.reveal()
-        around = self._preflight(dsn)
+        catalog = self._preflight(dsn)
         publisher = self._publisher = self._publisher or self._new_publisher()
         if not self._streamed:
             publisher.reach()
         session = ReplicationSession(dsn, self._stop)
         try:
             self._connecting = False
-            if around.slot is None or around.slot.wal_status == slot.LOST:
-                self._first_start(session, publisher, replace=around.slot is not None)
+            if catalog.slot is None or catalog.slot.wal_status == slot.LOST:
+                self._make_slot(session, publisher)
                 session.close()
                 session = ReplicationSession(dsn, self._stop)
-            stream = self._start(session)
+            stream, confirmed = self._start(session)
         except BaseException:
             session.close()
             self._drop_broken_publisher()
             raise
         self._connected()
         server_shutdown = ServerShutdown()
-        watch = CatalogWatch(self._settings, self._counters, around.table_oids, server_shutdown)
+        watch = CatalogWatch(self._settings, self._counters, catalog.table_oids, server_shutdown)
         params = SessionParams(
-            table_oids=around.table_oids,
-            looked_at=around.lsn,
-            confirmed=(around.slot and around.slot.confirmed_flush_lsn) or UNSET,
+            table_oids=catalog.table_oids,
+            looked_at=catalog.lsn,
+            confirmed=confirmed,
             shutdown_timeout=self._settings.shutdown_timeout,
             max_delay=self._settings.max_delay,
             policy=self._policy,
@@ -207,12 +205,14 @@ class Supervisor:
             raise_findings=watch.raise_findings,
             server_shutdown=server_shutdown,
         )
-        relay = StreamLoop(stream, publisher, self._row_mappings, self._counters, self._stop, params)
+        loop = StreamLoop(stream, publisher, self._row_mappings, self._counters, self._stop, params)
+        delivered = self._counters.transactions
         try:
             with watch.running():
-                relay.run()
+                loop.run()
         finally:
-            self._settled = relay.settled
+            self._settled = loop.settled
+            self._identity.streamed(Lsn(self._counters.confirmed_lsn), self._counters.transactions - delivered)
             self._drop_broken_publisher()
 
     def _preflight(self, dsn: str, *, recovering: bool = False) -> CatalogState:
@@ -231,13 +231,6 @@ class Supervisor:
             publication.require_published(
                 published, settings.publication, tables, older_slot=found is not None, own=settings.shard_filter
             )
-            if found is not None and self._was_served_by_another(connection, found):
-                self._shared = True
-                log.info(
-                    "slot.moved",
-                    slot=settings.slot,
-                    lsn=found.confirmed_flush_lsn and format_lsn(found.confirmed_flush_lsn),
-                )
         if settings.until_caught_up and self._target is None:
             self._target = current
         if not recovering:
@@ -246,15 +239,14 @@ class Supervisor:
         return CatalogState(self._table_oids, current, found)
 
     def _require_slot(self, found: slot.SlotInfo | None) -> None:
-        """Raise ConfigurationError unless the slot can be streamed from, or may be made; StreamGap when it is not the same."""
+        """Raise ConfigurationError unless the slot can be streamed from, or may be made."""
         settings = self._settings
         recovers = settings.on_slot_lost == "recover"
         if found is not None:
             slot.require_usable(found, lost_is_fine=recovers)
-            self._require_same_slot(found)
         elif self._streamed and not recovers:
             raise StreamGap(
-                f"slot {settings.slot} is gone: somebody dropped it while the relay was running",
+                f"slot {settings.slot} is gone: it was dropped while the relay was running",
                 cure="cdc-outbox slot recover, or simply a new start: both make a new slot and first send every row that is "
                 "still in the table; nothing is skipped, and what was delivered comes again with the same ids",
                 slot=settings.slot,
@@ -262,34 +254,29 @@ class Supervisor:
         elif not self._streamed and not settings.create_slot:
             raise slot.missing(settings.slot)
 
-    def _known(self) -> Lsn:
-        """How far the slot can stand if it is the one that we know, and nobody else streamed from it."""
-        return Lsn(max(self._stood_at, self._counters.confirmed_lsn))
+    def _make_slot(self, session: ReplicationSession, publisher: Publisher) -> None:
+        """Make the slot, or replace one that is lost: one relay at a time. The others stand by until it is there."""
+        name = self._settings.slot
+        waited = False
+        while not slot.lock_creation(session, name):
+            self._stand_by(self._made_by_another("leave out --on-slot-busy exit: then this one stands by"))
+            waited = True
+        found = slot.inspect(session, name)
+        if found is None or found.wal_status == slot.LOST:
+            self._first_start(session, publisher, replace=found is not None)
+            return
+        log.info("slot.exists", slot=name)
+        if waited:
+            self._identity.forget()
 
-    def _was_served_by_another(self, connection: connect.Connection, found: slot.SlotInfo) -> bool:
-        """Whether a slot that has moved without us did so since another relay took over: it is in use, or what was decoded
-        from it includes what we received. A slot that was made again has decoded less.
-        """
-        if not self._streamed or (found.confirmed_flush_lsn or UNSET) <= self._known():
-            return False
-        return found.active or slot.decoded_transactions(connection, found.name) >= max(1, self._counters.transactions)
-
-    def _require_same_slot(self, found: slot.SlotInfo) -> None:
-        """Raise StreamGap when the slot stands where nobody acknowledged anything: it is another one."""
-        confirmed = found.confirmed_flush_lsn or UNSET
-        known = self._known()
-        if self._streamed and not self._shared and known != UNSET and confirmed > known:
-            raise StreamGap(
-                f"slot {found.name} stands at {format_lsn(confirmed)}, but {format_lsn(known)} is the last that was "
-                "acknowledged: somebody dropped it and made it again, or advanced it, and what lies between is not streamed",
-                cure="cdc-outbox slot recover sends what is in the table; if another relay has streamed from the slot "
-                "meanwhile, nothing is missing: start again",
-                slot=found.name,
-                lsn=format_lsn(confirmed),
-            )
-        self._stood_at = max(self._stood_at, confirmed)
+    def _made_by_another(self, cure: str) -> SlotBusy:
+        name = self._settings.slot
+        return SlotBusy(
+            f"another process makes slot {name}, and sends the rows of the table first", cure=cure, slot=name
+        )
 
     def _first_start(self, session: ReplicationSession, publisher: Publisher, *, replace: bool) -> None:
+        self._counters.state = State.RECONNECTING if self._streamed else State.STARTING
         first = FirstStart(
             self._settings, session, publisher, self._row_mappings, self._policy, self._counters, self._stop
         )
@@ -299,22 +286,20 @@ class Supervisor:
             if first.expected and self._stop.requested:
                 raise Undelivered("stopped in the middle of a first start: it begins again with the next") from error
             raise
-        except CdcOutboxError as error:
-            if not somebody_else_was_first(error):
-                raise
-            log.info("slot.exists", slot=self._settings.slot)
-        else:
-            self._stood_at = max(self._stood_at, first.begins_at)
+        self._identity.forget()
 
-    def _start(self, session: ReplicationSession) -> ReplicationStream:
-        """Start to stream; while the slot is busy, wait for it. Raises SlotBusy with --on-slot-busy exit."""
+    def _start(self, session: ReplicationSession) -> tuple[ReplicationStream, Lsn]:
+        """Start to stream; while the slot is busy, stand by. Gives the stream, and how far the slot has confirmed.
+
+        Raises SlotBusy with --on-slot-busy exit, StreamGap when the slot is another one than before.
+        """
         settings = self._settings
-        told = None
         while True:
+            confirmed = self._require_same_slot(session)
             try:
                 if settings.failover:
                     slot.make_failover(session, settings.slot)
-                return ReplicationStream.start(
+                stream = ReplicationStream.start(
                     session,
                     self._stop,
                     slot=settings.slot,
@@ -323,20 +308,42 @@ class Supervisor:
                     messages=settings.reads_messages,
                 )
             except SlotBusy as error:
-                if settings.on_slot_busy == "exit":
-                    cure = (
-                        "stop the relay that streams from it, or leave out --on-slot-busy exit: then this one stands by"
-                    )
-                    raise SlotBusy(error.message, cure=cure, slot=settings.slot) from error
-                self._shared = self._settled = True  # whoever has the slot sends what we left unconfirmed
-                if told != error.message:
-                    told = error.message
-                    log.info("standby", slot=settings.slot, error=error.message)
-                self._counters.state = State.STANDBY
-                self._counters.postgres_connected = True
-                self._counters.last_turn_monotonic = time.monotonic()
-                if self._stop.wait(STANDBY_SECONDS):
-                    raise Stopped from None
+                self._settled = True  # the process that has the slot sends what this one left unconfirmed
+                cure = "stop the relay that streams from it, or leave out --on-slot-busy exit: then this one stands by"
+                self._stand_by(SlotBusy(error.message, cure=cure, slot=settings.slot))
+            else:
+                return stream, confirmed
+
+    def _require_same_slot(self, session: ReplicationSession) -> Lsn:
+        """Raise StreamGap when the slot is another one than before. Gives how far it has confirmed."""
+        name = self._settings.slot
+        found = slot.inspect(session, name)
+        if found is None:
+            raise Unreachable(f"slot {name} was dropped a moment ago", cure="the relay looks again", slot=name)
+        timeline = server.timeline(session)
+        moved = self._identity.require_same(
+            found, timeline, lambda before: server.switch_point(session, before, timeline)
+        )
+        position = self._identity.known
+        if moved:
+            log.info("slot.moved", slot=name, lsn=format_lsn(position))
+        if position < self._counters.confirmed_lsn:  # another timeline: its LSNs have nothing to do with those before
+            self._counters.received_lsn = self._counters.confirmed_lsn = position
+            self._counters.slot = None
+        return found.confirmed_flush_lsn or UNSET
+
+    def _stand_by(self, busy: SlotBusy) -> None:
+        """Wait a moment for the process that has the slot. Raises `busy` with --on-slot-busy exit, Stopped on a stop."""
+        if self._settings.on_slot_busy == "exit":
+            raise busy
+        counters = self._counters
+        if counters.state is not State.STANDBY or counters.last_error != busy.message:
+            log.info("standby", slot=self._settings.slot, error=busy.message)
+        counters.state, counters.last_error = State.STANDBY, busy.message
+        counters.postgres_connected = True
+        counters.last_turn_monotonic = time.monotonic()
+        if self._stop.wait(STANDBY_SECONDS):
+            raise Stopped
 
     def _new_publisher(self) -> Publisher:
         """Make a producer, with secrets read again."""
@@ -394,12 +401,7 @@ class Supervisor:
             if self._stop.wait(min(1.0, until - now)):
                 raise Stopped
 
-    def _say(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(error, CdcOutboxError):
-            self._say_error(error)
-
-    def _say_error(self, error: CdcOutboxError) -> None:
+    def _log_retry(self, error: CdcOutboxError) -> None:
         if self._connecting:
             log.warning("waiting", error=error)
         elif self._publisher is None:

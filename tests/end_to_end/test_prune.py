@@ -37,7 +37,7 @@ def test_stopped_behind_and_just_caught_up(outbox: Outbox) -> None:
     done = prune(outbox, "--wait", "1s")
     assert done.returncode == 75
     assert "has not confirmed" in done.stderr
-    assert "nobody streams from it" in done.stderr
+    assert "no process streams from it" in done.stderr
     assert in_table(outbox) == {*first, stopped}
 
     relay = outbox.streaming()

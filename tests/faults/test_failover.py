@@ -154,6 +154,30 @@ def test_without_failover_the_slot_ends_with_its_server_and_the_relay_says_so(
     judge(pair_outbox.committed(), pair_outbox.records())
 
 
+def test_a_slot_that_was_made_again_after_a_failover_below_the_old_position_is_not_taken_for_the_old_one(
+    pair: Pair, pair_outbox: PairOutbox
+) -> None:
+    """Permanent slots of a cluster manager: the new primary has a slot of the name, which begins after the promotion."""
+    relay = pair_outbox.streaming(http=True)
+    pair_outbox.add()
+    pair_outbox.confirm()
+    with psycopg.connect(pair.standby.dsn, autocommit=True) as standby:
+        replayed = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+        written = pair_outbox.current_lsn()
+        eventually(lambda: standby.execute(replayed, [written]).fetchone() == (True,), "the standby has it all")
+    pair.wire.refuse()
+    for _ in range(SOME):
+        pair_outbox.add()
+    pair_outbox.database.execute("SELECT pg_logical_emit_message(false, 'elsewhere', repeat('x', 1000000))")
+    pair_outbox.confirm()
+    pair.primary.kill()
+    pair.promote()
+    skipped = pair_outbox.add()
+    pair_outbox.create_slot()
+    ended(relay, 78, SLOT, "made again", "slot recover", timeout=RECONNECTED)
+    assert skipped not in ids(pair_outbox.records())
+
+
 def test_run_makes_an_existing_slot_one_that_fails_over(outbox: Outbox) -> None:
     since_17(outbox)
     outbox.create()

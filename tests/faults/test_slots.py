@@ -114,10 +114,80 @@ def test_a_slot_that_was_made_again_behind_our_back_is_not_taken_for_ours_and_re
     drop_slot(ready)
     skipped = ready.add()
     ready.create_slot()
-    ended(gone.comes_back(), 78, SLOT, "made it again", "slot recover")
+    ended(gone.comes_back(), 78, SLOT, "made again", "slot recover")
     assert skipped not in ids(ready.records())
     recover(ready)
     ready.drain()
+    judged(ready, witness)
+
+
+def test_a_relay_that_has_stood_by_notices_that_its_slot_was_made_again(
+    ready: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
+) -> None:
+    wire = proxy(ready.database.dsn)
+    first = ready.streaming()
+    second = ready.relay(dsn=through(wire, ready.database.dsn, wal_sender_timeout=2))
+    second.wait_for_log("standby")
+    ready.add()
+    first.terminate()
+    assert first.wait() == 0
+    second.wait_for_log("streaming")
+    ready.confirm()
+    wire.refuse()
+    second.wait_for_log("postgres.disconnected")
+    eventually(lambda: slot_is_free(ready), "the slot is free")
+    drop_slot(ready)
+    skipped = ready.add()
+    ready.create_slot()
+    wire.accept()
+    ended(second, 78, SLOT, "made again", "slot recover")
+    assert skipped not in ids(ready.records())
+    recover(ready)
+    ready.drain()
+    judged(ready, witness)
+
+
+def test_a_slot_that_was_advanced_by_hand_is_a_gap(ready: Outbox, witness: Witness, away: Callable[..., Away]) -> None:
+    gone = away()
+    ready.add()
+    ready.database.execute(f"SELECT pg_replication_slot_advance('{SLOT}', pg_current_wal_lsn())")
+    ended(gone.comes_back(), 78, SLOT, "advanced by hand", "slot recover")
+    recover(ready)
+    ready.drain()
+    judged(ready, witness)
+
+
+def test_relays_that_start_together_on_a_missing_slot_send_the_table_once(outbox: Outbox, witness: Witness) -> None:
+    outbox.create()
+    outbox.add_all([{} for _ in range(3000)])
+    relays = [outbox.relay() for _ in range(3)]
+    eventually(lambda: any(each.log_lines("streaming") for each in relays), "one of them streams")
+    for each in relays:
+        if not each.log_lines("streaming"):
+            each.wait_for_log("standby", nth=2 if each.log_lines("slot.exists") else 1)
+    outbox.confirm()
+    assert sum(len(each.log_lines("snapshot.started")) for each in relays) == 1
+    for each in relays:
+        each.terminate()
+    assert [each.wait() for each in relays] == [0, 0, 0]
+    assert judged(outbox, witness).duplicates == 0
+
+
+def test_of_two_relays_that_recover_one_slot_one_sends_the_table(
+    ready: Outbox, witness: Witness, away: Callable[..., Away]
+) -> None:
+    gone = away("--on-slot-lost", "recover")
+    drop_slot(ready)
+    ready.add_all([{} for _ in range(3000)])
+    other = ready.relay("--on-slot-lost", "recover")
+    relay = gone.comes_back()
+    other.wait_for_log("started")
+    eventually(lambda: len(relay.log_lines("streaming")) == 2 or other.log_lines("streaming"), "one of them streams")
+    ready.confirm()
+    assert len(relay.log_lines("snapshot.started")) + len(other.log_lines("snapshot.started")) == 1
+    for each in (relay, other):
+        each.terminate()
+        assert each.wait() == 0
     judged(ready, witness)
 
 
