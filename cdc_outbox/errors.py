@@ -8,7 +8,7 @@
     ├── PoisonEvent          65  one event can never be delivered; the policy is to stop
     ├── Unreachable          69  a server does not answer; waiting helps
     │   ├── ConnectionLost   69  it did answer once; connect again
-    │   └── ShuttingDown     69  it says that it is about to stop
+    │   └── NotAccepting     69  it takes no connections: it starts, recovers or shuts down (57P03)
     ├── SlotBusy             75  another process streams from the slot
     ├── Undelivered          75  stopped in time, but with events that will be sent again
     └── ProtocolError        70  bytes that the manual does not allow: a bug, or a server from the future
@@ -95,8 +95,8 @@ class ConnectionLost(Unreachable):
     default_code = "connection-lost"
 
 
-class ShuttingDown(Unreachable):
-    """A server takes no new connections since it is about to stop (57P03)."""
+class NotAccepting(Unreachable):
+    """A server takes no new connections (57P03): it starts, recovers, or shuts down; the last, while a stream of it is open."""
 
     default_code = "postgres-shutting-down"
 

@@ -89,7 +89,10 @@ def check_login(dsn: str, connection: Connection, platform: Platform, stop: Stop
     try:
         ReplicationSession(dsn, stop).close()
     except CdcOutboxError as error:
-        may_not = isinstance(error, AccessRefused) and "may not stream" in error.message
+        row = connection.execute(
+            "SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = SESSION_USER"
+        ).fetchone()
+        may_not = isinstance(error, AccessRefused) and row is not None and row[0] is False
         report.fail_with(check, error, *([platform.grant_replication(role)] if may_not else []))
     else:
         report.ok(check, f"role {role} may stream")

@@ -121,7 +121,7 @@ class Tail:
         name = f"{SLOT_PREFIX}{secrets.token_hex(6)}"
         session = ReplicationSession(dsn, self._stop)
         try:
-            session.notice = lambda _sqlstate, message: self._notify(f"PostgreSQL: {message}")
+            session.notice = lambda notice: self._notify(f"PostgreSQL: {notice.message_primary}")
             created = create_patiently(session, dsn, name, self._notify, temporary=True, snapshot=not self._from_now)
             if created.snapshot is not None:
                 self._print_rows(dsn, created.snapshot)

@@ -26,6 +26,7 @@ from psycopg import pq
 
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError
 from cdc_outbox.postgres.errors import translate, translated
+from cdc_outbox.postgres.login import LoginConnection
 from cdc_outbox.shutdown import Stop, Stopped
 
 Connection: TypeAlias = psycopg.Connection[tuple[object, ...]]
@@ -47,6 +48,7 @@ PINNED: Final = {
     "intervalstyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
+    "client_min_messages": "notice",  # the warning that a publication was skipped has to arrive
     "row_security": "off",  # an error instead of rows that a policy hides from us
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -192,7 +194,7 @@ def open_session(conninfo: str, stop: Stop | None = None) -> Connection:
 
 def _open(conninfo: str) -> Connection:
     try:
-        connection = psycopg.connect(conninfo, autocommit=True)
+        connection = LoginConnection.connect(conninfo, autocommit=True)
         try:
             # Again as a command: a pooler may have dropped the options of the connection.
             pins = [f"SET search_path = {SEARCH_PATH}"]

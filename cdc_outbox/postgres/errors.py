@@ -1,9 +1,10 @@
 """The driver's errors, and the server's, as ours: the one place where they are translated.
 
-In: a psycopg error, or the SQLSTATE and the words of a server's report. Out: errors of `cdc_outbox.errors`, each with its cure.
-Never: a conninfo in a message. libpq quotes pieces of a string it cannot parse, so those messages are not passed on.
+In: a psycopg error, or a server's report (SQLSTATE, message). Out: errors of `cdc_outbox.errors`, each with its cure.
+Never: a decision by a server's message, which may be in any language. Never a conninfo in a message: libpq quotes pieces of a
+string it cannot parse, so those messages are not passed on.
 
-PostgreSQL manual: appendix A, Error Codes. What libpq says before there is a session has no code, only words.
+PostgreSQL manual: appendix A, Error Codes. libpq's own messages have no code; in a Python process they are English.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from cdc_outbox.errors import (
     CdcOutboxError,
     ConfigurationError,
     ConnectionLost,
-    ShuttingDown,
+    NotAccepting,
     SlotBusy,
     Unreachable,
 )
+from cdc_outbox.postgres.login import refusals
 
 
 @contextlib.contextmanager
@@ -37,7 +39,7 @@ def translated() -> Iterator[None]:
 
 
 def translate(error: psycopg.Error) -> CdcOutboxError:
-    """The error of ours that says what to do about `error`: by SQLSTATE, or by its text while there is no session."""
+    """The error of ours with what to do about `error`: by SQLSTATE, or while there is no session by the refused login."""
     if error.sqlstate is None:
         return _refused_connection(error)
     return from_sqlstate(error.sqlstate, error.diag.message_primary or str(error), error.diag.message_hint or "")
@@ -54,10 +56,19 @@ def from_sqlstate(sqlstate: str, message: str, hint: str = "") -> CdcOutboxError
 
 
 def _refused_connection(error: psycopg.Error) -> CdcOutboxError:
-    """A connection that never came about has no SQLSTATE: libpq gives words only."""
-    message = _attempts(error.diag.message_primary or str(error))
-    for pattern, make in _BY_WORDS:
-        if re.search(pattern, message):
+    """The error for a connection that never came about, or that broke. The first rule that fits a host counts."""
+    refused = refusals(error.diag.message_primary or str(error))
+    message = re.sub(r" Is the server running [^?]*\?", "", "; ".join(each.text for each in refused))
+    for sqlstate, function, make in _AT_LOGIN:
+        if any(
+            each.sqlstate.startswith(sqlstate) and each.function.startswith(function)
+            for each in refused
+            if each.sqlstate
+        ):
+            return make(message)
+    libpq = "; ".join(each.text for each in refused if not each.sqlstate)
+    for pattern, make in _BY_LIBPQ:
+        if re.search(pattern, libpq):
             return make(message)
     if isinstance(error, psycopg.ProgrammingError):
         return ConfigurationError(
@@ -65,14 +76,6 @@ def _refused_connection(error: psycopg.Error) -> CdcOutboxError:
             cure="compare its keywords with the manual, 32.1.2 Parameter Key Words",
         )
     return Unreachable(f"PostgreSQL cannot be reached: {message}", cure="check host, port, DNS and firewall")
-
-
-def _attempts(text: str) -> str:
-    """What each host and address said, in one line and once."""
-    _, several, attempts = text.partition("All failures were:")
-    lines = attempts.split("\n- ")[1:] if several else [text]
-    told = (re.sub(r"^.*?connection (failed|is bad): (connection to )?", "", " ".join(line.split())) for line in lines)
-    return re.sub(r" Is the server running [^?]*\?", "", "; ".join(dict.fromkeys(told)))
 
 
 Maker: TypeAlias = Callable[[str], CdcOutboxError]
@@ -116,32 +119,65 @@ _FULL: Final = _wait(
     "it is waited for; if it stays: max_connections, max_wal_senders, CONNECTION LIMIT of the role or the database",
 )
 
-_BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
-    ("the database system is shutting down", lambda message: ShuttingDown(f"PostgreSQL is shutting down: {message}")),
-    ("too many connections|too many clients|connection slots are reserved|standby connections exceeds", _FULL),
-    ("password authentication failed|no password supplied", _PASSWORD),
+_POOLER: Final = _cannot_connect(
+    "a pooler answers, which passes neither our session settings nor a replication stream",
+    "name PostgreSQL's own host and port in --dsn, not those of PgBouncer, a pooled endpoint or a proxy",
+)
+_SETTING: Final = _cannot_connect(
+    "the server refuses a setting that the connection asks for",
+    "correct options=-c NAME=VALUE in --dsn, in the service file or in PGOPTIONS",
+)
+
+_AT_LOGIN: Final[tuple[tuple[str, str, Maker], ...]] = (
+    ("53300", "", _FULL),
+    ("28P01", "", _PASSWORD),
     (
-        "no pg_hba.conf entry|pg_hba.conf rejects",
+        "28",
+        "ClientAuthentication",
         _refused(
             "pg_hba.conf does not admit us",
             "add a `host` line for this user, database and address, and reload; a `hostssl` line asks for sslmode=verify-full",
         ),
     ),
+    ("28", "InitializeSessionUserId", _refused("PostgreSQL refuses the login", "cdc-outbox sql roles | psql")),
     (
-        'role ".*" (does not exist|is not permitted)',
-        _refused("PostgreSQL refuses the login", "cdc-outbox sql roles | psql"),
+        "28",
+        "auth_failed",
+        _refused(
+            "PostgreSQL refuses this way to log in",
+            "for `cert` in pg_hba.conf: sslcert=FILE sslkey=FILE, issued by a CA of the server's ssl_ca_file, whose common "
+            "name is the user; for other methods the server's log has the reason",
+        ),
     ),
-    ("permission denied to start WAL sender|superuser or replication role", _REPLICATION),
+    ("28", "", _PASSWORD),
+    ("42501", "InitPostgres", _REPLICATION),
+    ("42501", "InitWalSender", _REPLICATION),
     (
-        "permission denied for database",
+        "42501",
+        "",
         _refused(
             "the role may not connect", "as an administrator: GRANT CONNECT ON DATABASE <it> TO <the relay's role>;"
         ),
     ),
+    ("3D000", "", _cannot_connect("no such database", "name an existing one in --dsn (dbname=NAME)")),
     (
-        'database ".*" does not exist',
-        _cannot_connect("no such database", "name an existing one in --dsn (dbname=NAME)"),
+        "57P03",
+        "",
+        lambda message: NotAccepting(
+            f"PostgreSQL is not ready: {message}", cure="it is waited for; its log tells how far it is"
+        ),
     ),
+    ("08P01", "", _POOLER),
+    ("0A000", "", _POOLER),
+    ("42704", "", _SETTING),
+    ("22023", "", _SETTING),
+    ("42601", "", _SETTING),
+)
+"""A refused login: SQLSTATE, the server's source function where one code has several reasons, and the error. The first that
+fits counts; with several hosts, whichever of them reported it."""
+
+_BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
+    ("no password supplied", _PASSWORD),
     (
         "root certificate file",
         _cannot_connect(
@@ -155,13 +191,6 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
             "the server's certificate does not verify",
             "sslrootcert must hold the CA that signed it, host be a name in it, and it must not have expired; which it is: "
             "openssl s_client -starttls postgres -connect HOST:PORT -verify_hostname HOST -CAfile FILE </dev/null",
-        ),
-    ),
-    (
-        "requires a valid client certificate|certificate authentication failed",
-        _refused(
-            "PostgreSQL wants a client certificate of this user",
-            "sslcert=FILE sslkey=FILE, issued by a CA of the server's ssl_ca_file; its common name is the user",
         ),
     ),
     (
@@ -189,23 +218,11 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
         ),
     ),
     (
-        "unsupported startup parameter|RDS Proxy",
-        _cannot_connect(
-            "a pooler answers, which passes neither our session settings nor a replication stream",
-            "name PostgreSQL's own host and port in --dsn, not those of PgBouncer, a pooled endpoint or a proxy",
-        ),
-    ),
-    ("authentication failed", _PASSWORD),
-    (
         "session is read-only|in hot standby mode",
         _wait(
             "no server takes writes",
             "a standby takes over when it is promoted: name all hosts in --dsn, with target_session_attrs=read-write",
         ),
-    ),
-    (
-        "is starting up|not (yet |currently )?accepting connections|in recovery mode",
-        _wait("PostgreSQL is not ready", "it is waited for; its log tells how far it is"),
     ),
     (
         "definition of service|service file|syntax error in service",
@@ -215,19 +232,11 @@ _BY_WORDS: Final[tuple[tuple[str, Maker], ...]] = (
         ),
     ),
     (
-        "unrecognized configuration parameter|invalid value for parameter|invalid command-line argument",
-        _cannot_connect(
-            "the server refuses a setting that the connection asks for",
-            "correct options=-c NAME=VALUE in --dsn, or in the service file",
-        ),
-    ),
-    (
         r"weak sslmode|invalid \S+ value|invalid connection option|invalid port|invalid integer|Servname not supported",
         _cannot_connect("a wrong setting in --dsn", "see the manual, 32.1.2 Parameter Key Words"),
     ),
 )
-"""Before a session exists: patterns, the first that is found counts; with several hosts, whichever of them said it.
-The words are English unless the server's lc_messages says otherwise: then Unreachable."""
+"""Patterns in libpq's own messages, for what fails on this side of the connection: the first that is found counts."""
 
 _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("28", _PASSWORD),
@@ -253,9 +262,10 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
         ),
     ),
     ("42704", _config("PostgreSQL does not know it", "see cdc-outbox slot status")),
+    ("42710", _config("it was made meanwhile by another process", "start again; cdc-outbox slot recover closes a gap")),
     ("57P01", _lost),
     ("57P02", _lost),
-    ("57P03", _wait("PostgreSQL is not ready")),
+    ("57P03", lambda message: NotAccepting(f"PostgreSQL is not ready: {message}")),
     ("53400", _config("no free replication slot", "raise max_replication_slots, or drop a slot nobody uses")),
     ("53300", _FULL),
     ("53", _wait("PostgreSQL is out of a resource")),

@@ -19,7 +19,7 @@ import psycopg
 import structlog
 from psycopg import pq
 
-from cdc_outbox.errors import CdcOutboxError, ConnectionLost, Unreachable
+from cdc_outbox.errors import CannotConnect, CdcOutboxError, ConfigurationError, ConnectionLost, Unreachable
 from cdc_outbox.postgres import connect
 from cdc_outbox.postgres.errors import from_sqlstate, translate
 from cdc_outbox.shutdown import Stop, Stopped
@@ -30,6 +30,9 @@ Row = tuple[str | None, ...]
 
 COMMAND_TIMEOUT_SECONDS: Final = 30.0
 """For a command answered from memory. Creating a slot has no deadline: it waits for every running transaction."""
+
+_SYNTAX_ERROR: Final = "42601"
+"""SQLSTATE of an ordinary session for a replication command: a pooler has dropped `replication` from the startup packet."""
 
 _FINE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COPY_BOTH)
 
@@ -42,10 +45,25 @@ class ReplicationSession:
         conninfo = connect.session_conninfo(dsn, replication="database")
         self.connection = connect.open_session(conninfo, stop)
         self.pgconn = self.connection.pgconn
-        self.notice: Callable[[str, str], None] | None = None
+        self.notice: Callable[[psycopg.errors.Diagnostic], None] | None = None
         self.connection.add_notice_handler(self._on_notice)
+        self.system, self.timeline = self._identify()
         if connect.has_no_encoding(self.connection):
             self.run(connect.AS_IT_IS)
+
+    def _identify(self) -> tuple[str, int]:
+        """The server's system identifier and timeline. Raises CannotConnect when the session takes no replication commands."""
+        try:
+            system, timeline, *_ = self.rows("IDENTIFY_SYSTEM")[0]
+        except BaseException as error:
+            self.close()
+            if isinstance(error, ConfigurationError) and error.where.get("sqlstate") == _SYNTAX_ERROR:
+                raise CannotConnect(
+                    f"a pooler answers, which opens no replication session: {error.message}",
+                    cure="name PostgreSQL's own host and port in --dsn, not those of PgBouncer, a pooled endpoint or a proxy",
+                ) from None
+            raise
+        return str(system), int(timeline or 0)
 
     @property
     def server_version(self) -> int:
@@ -127,7 +145,7 @@ class ReplicationSession:
         if diagnostic.severity_nonlocalized == "WARNING":
             log.warning("postgres.warning", error=diagnostic.message_primary, cure=diagnostic.message_hint)
         if self.notice is not None:
-            self.notice(diagnostic.sqlstate or "", diagnostic.message_primary or "")
+            self.notice(diagnostic)
 
 
 def result_error(result: pq.abc.PGresult) -> CdcOutboxError:

@@ -149,7 +149,12 @@ def _refused(connection: connect.Connection, table: TableName, why: str) -> Acce
         f"GRANT USAGE ON SCHEMA {quote_identifier(table.schema)} TO {role}; GRANT SELECT, DELETE ON {table.quoted} TO {role}; "
         f"-- as an administrator; or, after cdc-outbox sql roles: GRANT cdc_outbox_pruner TO {role}"
     )
-    if "row-level security" in why:
+    policies = connection.execute(
+        "SELECT pg_catalog.row_security_active(c.oid) FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+        (table.schema, table.name),
+    ).fetchone()
+    if policies is not None and policies[0] is True:
         cure = f"ALTER ROLE {role} BYPASSRLS; -- a policy that permits every row does not help: no row may be hidden"
     return AccessRefused(
         f"role {connection.info.user} may not prune {table}: {why}",

@@ -80,8 +80,7 @@ class Timeline:
 def timeline(connection: Connection | ReplicationSession) -> Timeline:
     """Read it from a primary. The number is that of the WAL file in use: the control file learns of a promotion later."""
     if isinstance(connection, ReplicationSession):
-        system, number, *_ = connection.rows("IDENTIFY_SYSTEM")[0]
-        return Timeline(str(system), int(number or 0))
+        return Timeline(connection.system, connection.timeline)
     row = connection.execute(
         "SELECT s.system_identifier::text, pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn())"
         " FROM pg_catalog.pg_control_system() s"

@@ -34,6 +34,13 @@ DEFAULT_WAL_SENDER_TIMEOUT_SECONDS: Final = 60.0
 RECEIVE_BYTES: Final = 1024 * 1024
 """One receive stops after this much, so that delivery reports and status are never kept waiting: some milliseconds."""
 
+OBJECT_NOT_IN_PREREQUISITE_STATE: Final = "55000"
+PLUGIN_SOURCE: Final = "pgoutput.c"
+"""SQLSTATE and source file of the warning that a publication is missing (18 and later), whatever its language."""
+
+UNDEFINED_OBJECT: Final = b"42704"
+"""SQLSTATE with which earlier servers end a stream whose publication is missing. The slot is known to exist by then."""
+
 CLOSE_SECONDS: Final = 2.0
 """For the end of the copy: measured 60 to 90 ms with 4,500 unread messages; longer than that is a dead wire."""
 
@@ -276,11 +283,16 @@ class ReplicationStream:
         """Whether the server has warned that it skips the publication; `receive` itself is what calls `_on_notice`."""
         return bool(self._skipped)
 
-    def _on_notice(self, sqlstate: str, message: str) -> None:
-        """PostgreSQL 18 skips a publication that is missing, with a warning; what comes behind it must not be confirmed."""
+    def _on_notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        """PostgreSQL 18 skips a missing publication, with a warning of the plugin; what follows must not be confirmed."""
         self._interrupt()
-        if self._tables and sqlstate == "55000" and "publication" in message and not self._skipped:
-            self._skipped = message
+        if (
+            self._tables
+            and not self._skipped
+            and notice.sqlstate == OBJECT_NOT_IN_PREREQUISITE_STATE
+            and notice.source_file == PLUGIN_SOURCE
+        ):
+            self._skipped = notice.message_primary or notice.sqlstate
             self._whole = len(self._arriving)
 
     def _ended(self) -> CdcOutboxError:
@@ -288,7 +300,8 @@ class ReplicationStream:
         result = self._pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
             error = result_error(result)
-            return _gap(self._slot, error.message) if "publication" in error.message else error
+            undefined = result.error_field(pq.DiagnosticField.SQLSTATE) == UNDEFINED_OBJECT
+            return _gap(self._slot, error.message) if undefined else error
         return ConnectionLost("PostgreSQL ended the stream: it is shutting down, or its connection was cut")
 
 

@@ -21,7 +21,7 @@ import structlog
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError, ShuttingDown, Unreachable
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError, NotAccepting, Unreachable
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn, WalRate, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
@@ -85,7 +85,7 @@ class CatalogWatch:
                 self._look()
                 self._server_shutdown.connection_accepted()
                 suspected = False
-            except ShuttingDown:
+            except NotAccepting:
                 self._server_shutdown.connection_refused()
             except Unreachable as error:
                 log.debug("watch.failed", error=error)

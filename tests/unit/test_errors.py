@@ -15,7 +15,7 @@ DOCUMENTED_EXIT_CODES = {
     errors.PoisonEvent: 65,
     errors.Unreachable: 69,
     errors.ConnectionLost: 69,
-    errors.ShuttingDown: 69,
+    errors.NotAccepting: 69,
     errors.SlotBusy: 75,
     errors.Undelivered: 75,
     errors.ProtocolError: 70,

@@ -225,7 +225,7 @@ def test_timeouts_of_the_server(idle: str, sender: str, status: str, cure: str) 
 
 
 def test_a_pooler_is_told_as_such() -> None:
-    refusal = psycopg.OperationalError("connection failed: FATAL: unsupported startup parameter: options")
+    refusal = psycopg.OperationalError("connection failed: FATAL:  08P01: unsupported startup parameter: options")
     error = translate(refusal)
     assert isinstance(error, CannotConnect)
     assert "PgBouncer" in error.cure
