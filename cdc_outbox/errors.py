@@ -8,6 +8,7 @@
     ├── PoisonEvent          65  one event can never be delivered; the policy is to stop
     ├── Unreachable          69  a server does not answer; waiting helps
     │   ├── ConnectionLost   69  it did answer once; connect again
+    │   ├── CatalogFinding   69  the catalog watch ended the session: the next preflight decides
     │   └── NotAccepting     69  it takes no connections: it starts, recovers or shuts down (57P03)
     ├── SlotBusy             75  another process streams from the slot
     ├── Undelivered          75  stopped in time, but with events that will be sent again
@@ -51,7 +52,7 @@ class ConfigurationError(CdcOutboxError):
 
 
 class CannotConnect(ConfigurationError):
-    """No connection comes about as things are set: a certificate that does not verify, a database that does not exist.
+    """No connection comes about as things are set: a certificate that does not verify, a file of a secret that is not readable.
 
     Final at start. Later it may pass by itself: certificates are renewed, and a failover ends.
     """
@@ -99,6 +100,10 @@ class NotAccepting(Unreachable):
     """A server takes no new connections (57P03): it starts, recovers, or shuts down; the last, while a stream of it is open."""
 
     default_code = "postgres-shutting-down"
+
+
+class CatalogFinding(Unreachable):
+    """The catalog is not as it must be: that ended the session. The preflight of the next one decides what follows."""
 
 
 class SlotBusy(CdcOutboxError):

@@ -66,10 +66,10 @@ class StopOrEvent:
             os.write(self._write_fd, b"!")
         os.close(self._write_fd)
 
-    def wait(self) -> None:
-        """Sleep until the work is done or a stop is requested."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Sleep until it is done or a stop is requested, at most `seconds`."""
         poller = select.poll()
         poller.register(self._read_fd, select.POLLIN)
         poller.register(self._stop.fileno(), select.POLLIN)
-        poller.poll()
+        poller.poll(None if seconds is None else seconds * 1000)
         os.close(self._read_fd)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.errors import CannotConnect, ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class SecretFile:
         return cls(f"{variable}_FILE", path)
 
     def read(self) -> str:
-        """The secret. Raises ConfigurationError: the file is not there, not readable, not text, or empty."""
+        """The secret. Raises CannotConnect: the file is not there, not readable, not text, or empty."""
         try:
             text = Path(self.path).read_text(encoding="utf-8")
         except OSError as error:
@@ -43,5 +43,5 @@ class SecretFile:
             raise self._error("is empty", "write the secret into it")
         return secret
 
-    def _error(self, message: str, cure: str) -> ConfigurationError:
-        return ConfigurationError(f"the file that {self.variable} names {message}", cure=cure, file=self.path)
+    def _error(self, message: str, cure: str) -> CannotConnect:
+        return CannotConnect(f"the file that {self.variable} names {message}", cure=cure, file=self.path)

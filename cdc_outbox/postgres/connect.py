@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ import psycopg
 from psycopg import conninfo as psycopg_conninfo
 from psycopg import pq
 
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError, Unreachable
 from cdc_outbox.postgres.errors import translate, translated
 from cdc_outbox.postgres.login import LoginConnection
 from cdc_outbox.shutdown import Stop, Stopped
@@ -36,6 +37,14 @@ CONNECT_TIMEOUT_SECONDS: Final = 10
 
 CANCEL_SECONDS: Final = 2.0
 """For one more connection to a server that has answered us before; a stop must not wait longer."""
+
+KEEPALIVES: Final = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+"""Seconds, but for the last one: milliseconds. The kernel's own defaults find a dead peer after two hours."""
 
 SEARCH_PATH: Final = "pg_catalog, pg_temp"
 """Where every session looks up names without a schema. Any role may create functions, operators and types in a schema such as
@@ -103,7 +112,7 @@ def session_conninfo(dsn: str, **extra: str) -> str:
     _find_system_roots(given)
     pinned = " ".join(f"-c {name}={value}" for name, value in PINNED.items())
     options = f"{given.get('options') or ''} {pinned}".strip()
-    defaults = {"application_name": "cdc-outbox", "connect_timeout": str(CONNECT_TIMEOUT_SECONDS)}
+    defaults = {"application_name": "cdc-outbox", "connect_timeout": str(CONNECT_TIMEOUT_SECONDS), **KEEPALIVES}
     merged = {**defaults, **given, **extra, "options": options, "client_encoding": "UTF8"}
     return psycopg_conninfo.make_conninfo("", **merged)
 
@@ -210,15 +219,18 @@ def _open(conninfo: str) -> Connection:
 
 
 @contextlib.contextmanager
-def open_connection(dsn: str, stop: Stop | None = None, *, lock_timeout: float = 0.0) -> Iterator[Connection]:
+def open_connection(
+    dsn: str, stop: Stop | None = None, *, lock_timeout: float = 0.0, timeout: float | None = None
+) -> Iterator[Connection]:
     """A short ordinary connection, autocommit, closed at the end; its errors are ours.
 
     Stopped when a stop comes first: it also cancels a query that is running. `lock_timeout`: seconds that a query may wait
-    for somebody else's lock (0: for ever); longer is Unreachable.
+    for a lock of another session (0: no limit); longer is Unreachable. `timeout`: seconds for the whole block; longer is
+    Unreachable, also when the server does not answer at all.
     """
     connection = open_session(session_conninfo(dsn), stop)
     try:
-        with translated(), _cancelled_by(stop, connection):
+        with translated(), _ended_by(stop, timeout, connection):
             if lock_timeout:
                 connection.execute(
                     "SELECT pg_catalog.set_config('lock_timeout', %s, false)", (f"{lock_timeout * 1000:.0f}",)
@@ -229,25 +241,37 @@ def open_connection(dsn: str, stop: Stop | None = None, *, lock_timeout: float =
 
 
 @contextlib.contextmanager
-def _cancelled_by(stop: Stop | None, connection: Connection) -> Iterator[None]:
-    """Inside the block a stop cancels the query that is running, and what that fails with is Stopped."""
-    if stop is None:
+def _ended_by(stop: Stop | None, timeout: float | None, connection: Connection) -> Iterator[None]:
+    """Inside the block a stop cancels the query that is running (Stopped); after `timeout` the socket is shut (Unreachable)."""
+    if stop is None and timeout is None:
         yield
         return
-    over = stop.or_event()
+    over = threading.Event() if stop is None else stop.or_event()
+    late = threading.Event()
 
     def watch() -> None:
-        over.wait()
-        if stop.requested:
+        over.wait(timeout)
+        if stop is not None and stop.requested:
             with contextlib.suppress(psycopg.Error):
                 connection.cancel_safe(timeout=CANCEL_SECONDS)
+        elif not done.is_set():
+            late.set()
+            with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
 
-    threading.Thread(target=watch, name="cancel", daemon=True).start()
+    done = threading.Event()
+    threading.Thread(target=watch, name="deadline", daemon=True).start()
     try:
         yield
     except (psycopg.Error, CdcOutboxError) as error:
-        if stop.requested:
+        if stop is not None and stop.requested:
             raise Stopped from error
+        if late.is_set():
+            raise Unreachable(
+                f"PostgreSQL has not answered within {timeout:g} s",
+                cure="check the network, and what the server waits for",
+            ) from error
         raise
     finally:
+        done.set()
         over.set()

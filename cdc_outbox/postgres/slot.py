@@ -30,6 +30,9 @@ LOST: Final = "lost"
 _SNAPSHOT_OPTION_IN_PARENTHESES: Final = 150_000
 """Server version from which CREATE_REPLICATION_SLOT takes its options in parentheses."""
 
+_TWO_PHASE_SINCE: Final = 140_000
+"""Server version from which a slot can send prepared transactions."""
+
 _FAILOVER_SINCE: Final = 170_000
 """Server version from which standbys can keep a copy of a slot."""
 
@@ -38,7 +41,7 @@ SELECT s.plugin::text, s.slot_type::text, s.database::text, s.temporary::text, s
        s.wal_status::text, s.restart_lsn::text, s.confirmed_flush_lsn::text, s.safe_wal_size::text, {failover}, {reason},
        pg_catalog.current_database()::text,
        (SELECT t.total_txns::text FROM pg_catalog.pg_stat_get_replication_slot(s.slot_name) t),
-       pg_catalog.pg_stat_get_bgwriter_stat_reset_time()::text
+       pg_catalog.pg_stat_get_bgwriter_stat_reset_time()::text, s.catalog_xmin::text, {two_phase}
   FROM pg_catalog.pg_replication_slots s
  WHERE s.slot_name = {name}
 """
@@ -73,6 +76,10 @@ class SlotInfo:
     """Transactions decoded since it was made, or since the server's statistics began; 0 when unknown."""
     statistics_began: str | None = None
     """When the server's statistics began: a crash discards them."""
+    catalog_xmin: str | None = None
+    """The oldest transaction whose catalog changes it still needs: everything that it has yet to send is younger."""
+    two_phase: bool = False
+    """Whether prepared transactions are sent when they are prepared, in messages of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +106,16 @@ def _columns(connection: Connection | ReplicationSession) -> dict[str, str]:
     """What only newer servers have."""
     known = connection if isinstance(connection, ReplicationSession) else connection.info
     version = known.server_version
-    if version < _FAILOVER_SINCE:
-        return {"failover": "'false'", "reason": "NULL"}
-    return {"failover": "s.failover::text", "reason": "s.invalidation_reason::text"}
+    return {
+        "failover": "s.failover::text" if version >= _FAILOVER_SINCE else "'false'",
+        "reason": "s.invalidation_reason::text" if version >= _FAILOVER_SINCE else "NULL",
+        "two_phase": "s.two_phase::text" if version >= _TWO_PHASE_SINCE else "'false'",
+    }
 
 
 def _slot_info(name: str, row: Sequence[str | None]) -> SlotInfo:
     plugin, slot_type, database, temporary, active, active_pid, wal, restart, confirmed, safe, *rest = row
-    failover, reason, current, decoded, statistics_began = rest
+    failover, reason, current, decoded, statistics_began, catalog_xmin, two_phase = rest
     return SlotInfo(
         name=name,
         plugin=plugin,
@@ -124,6 +133,8 @@ def _slot_info(name: str, row: Sequence[str | None]) -> SlotInfo:
         invalidation_reason=reason,
         decoded=int(decoded) if decoded is not None else 0,
         statistics_began=statistics_began,
+        catalog_xmin=catalog_xmin,
+        two_phase=two_phase == "true",
     )
 
 
@@ -201,6 +212,12 @@ def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
         raise ConfigurationError(
             f"slot {info.name} belongs to database {info.database}, not to {info.current_database}",
             cure="name that database in --dsn, or choose another name with --slot: names are unique in a whole cluster",
+            slot=info.name,
+        )
+    if info.two_phase:
+        raise ConfigurationError(
+            f"slot {info.name} was created with two_phase: it sends prepared transactions before they are committed",
+            cure="make it again without two_phase, once its events are delivered: cdc-outbox slot recover",
             slot=info.name,
         )
     if info.wal_status == LOST and not lost_is_fine:

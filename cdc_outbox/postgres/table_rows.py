@@ -149,15 +149,15 @@ class SnapshotRows:
         with translated(), self._may_read(shape.table):
             self._connection.execute(query)
 
-    def has_older_than(self, shape: TableShape, slot: str) -> bool:
-        """Whether a row was committed before the slot was made, of which nobody has streamed yet. Raises AccessRefused."""
+    def count_older_than(self, shape: TableShape, slot: str) -> int:
+        """How many rows were committed before the slot was made, from which no process has streamed. Raises AccessRefused."""
         query = SQL(
-            "SELECT EXISTS (SELECT FROM {} WHERE pg_catalog.age(xmin) > (SELECT pg_catalog.age(catalog_xmin)"
-            " FROM pg_catalog.pg_replication_slots WHERE slot_name = {}))"
+            "SELECT count(*) FROM {} WHERE pg_catalog.age(xmin) > (SELECT pg_catalog.age(catalog_xmin)"
+            " FROM pg_catalog.pg_replication_slots WHERE slot_name = {})"
         ).format(_sql_name(shape.table), Literal(slot))
         with translated(), self._may_read(shape.table):
             row = self._connection.execute(query).fetchone()
-        return row is not None and row[0] is True
+        return int(str(row[0])) if row is not None else 0
 
     def read(
         self, shape: TableShape, order: Sequence[str], *, newest_first: bool = False, where: Composed = EVERY_ROW

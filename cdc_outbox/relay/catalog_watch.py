@@ -1,12 +1,13 @@
-"""Watching the catalog: what the stream itself does not tell, asked over short connections from a thread of its own.
+"""Watching the catalog: what the stream itself does not show, asked over short connections from a thread of its own.
 
-In: the catalog state that the session began with. Out: an error that the loop raises in its next turn (`raise_findings`),
-signs of a shutdown for `ServerShutdown`, and the slot's figures in the counters.
-Never: a stage touched, a lock, a connection kept: a permanent one would hold up a smart shutdown.
+In: the catalog of the session. Out: an error that the loop raises in its next turn (`raise_findings`), the LSN of each look
+that found nothing (`ClaimLimit`), signs of a shutdown (`ServerShutdown`), and the slot's figures in the counters.
+Never: a stage touched, a lock, a connection kept: a permanent one would hold up a smart shutdown. Never the end of the process:
+a finding ends the session, and the preflight of the next one decides. A connection that cannot be had is no finding.
 
 A table that is dropped and made again under its name, or a publication that no longer has it, ends the events without any
-error in the stream. A server that wants to stop asks in the stream, but a relay that reads nothing (Kafka is down) does not
-hear it: only a new connection is told (57P03).
+error in the stream. A server that shuts down requests replies in the stream, but a relay that reads nothing (Kafka is down)
+does not see them: its new connections are refused (57P03).
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import structlog
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError, NotAccepting, Unreachable
-from cdc_outbox.identifiers import TableName
-from cdc_outbox.lsn import Lsn, WalRate, format_lsn
-from cdc_outbox.postgres import connect, publication, server, slot
+from cdc_outbox.errors import CatalogFinding, CdcOutboxError, ConfigurationError, NotAccepting, Unreachable
+from cdc_outbox.lsn import Lsn, WalRate
+from cdc_outbox.postgres import connect, publication, slot
+from cdc_outbox.relay.catalog import Catalog
+from cdc_outbox.relay.claim_limit import BLIND_SECONDS, ClaimLimit
 from cdc_outbox.relay.server_shutdown import ServerShutdown
 
 log = structlog.get_logger(__name__)
@@ -33,40 +35,48 @@ WATCH_SECONDS: Final = 30.0
 """Between two looks: a change is found well within a minute, at two short connections a minute."""
 
 SECOND_LOOK_SECONDS: Final = 1.0
-"""A migration may be half way, or our questions were asked at two moments of it: what is found must be so twice."""
+"""A migration may be half way, or the questions were asked at two moments of it: what is found must be so twice."""
 
 PAUSED_WATCH_SECONDS: Final = 5.0
-"""While reading is paused: then this is the only way to learn that the server wants to stop."""
+"""While reading is paused: then this is the only way to learn that the server shuts down."""
+
+LOOK_TIMEOUT_SECONDS: Final = 30.0
+"""For all questions of one look."""
 
 
 class CatalogWatch:
-    """One generation's watch. `running()` around the relay, `raise_findings` inside its loop."""
+    """The watch of one session. `running()` around the loop, `raise_findings` inside it."""
 
     def __init__(
         self,
         settings: Settings,
         counters: Counters,
-        table_oids: dict[int, TableName],
+        catalog: Catalog,
+        claim_limit: ClaimLimit,
         server_shutdown: ServerShutdown,
     ) -> None:
         self._settings = settings
         self._counters = counters
-        self._table_oids = table_oids
+        self._catalog = catalog
+        self._claim_limit = claim_limit
+        self._server_shutdown = server_shutdown
         self._rate = WalRate()
-        self._wake = threading.Event()
         self._over = False
         self._paused = False
         self._finding: CdcOutboxError | None = None
-        self._server_shutdown = server_shutdown
+        self._failing_since: float | None = None
+        self._reported = ""
 
     def raise_findings(self, paused: bool) -> None:
         """Raise what was found. `paused`: reading is."""
         if paused is not self._paused:
             self._paused = paused
             if paused:
-                self._wake.set()
+                self._claim_limit.look_wanted.set()
         if self._finding is not None:
-            raise self._finding
+            found = CatalogFinding(self._finding.message, code=self._finding.code, cure=self._finding.cure)
+            found.where = dict(self._finding.where)
+            raise found
 
     @contextmanager
     def running(self) -> Iterator[CatalogWatch]:
@@ -76,53 +86,71 @@ class CatalogWatch:
             yield self
         finally:
             self._over = True
-            self._wake.set()
+            self._claim_limit.look_wanted.set()
 
     def _run(self) -> None:
+        wanted = self._claim_limit.look_wanted
         suspected = False
         while not self._over and self._finding is None:
-            try:
-                self._look()
-                self._server_shutdown.connection_accepted()
-                suspected = False
-            except NotAccepting:
-                self._server_shutdown.connection_refused()
-            except Unreachable as error:
-                log.debug("watch.failed", error=error)
-            except ConfigurationError as error:
-                if suspected:
-                    self._finding = error
-                suspected = True
-            except CdcOutboxError as error:
-                log.warning("watch.failed", error=error)
-            self._wake.wait(self._pause(suspected))
-            self._wake.clear()
+            wanted.clear()
+            suspected = self._look_once(suspected=suspected)
+            wanted.wait(self._pause(suspected))
+
+    def _look_once(self, *, suspected: bool) -> bool:
+        """Look. What is found becomes a finding when it was `suspected` before; True when it is suspected now."""
+        found: ConfigurationError | None = None
+        try:
+            found = self._look()
+        except NotAccepting:
+            self._server_shutdown.connection_refused()
+            return suspected
+        except CdcOutboxError as error:
+            self._failed(error)
+            return suspected
+        except Exception:
+            if self._reported != "bug":
+                log.exception("watch.failed", error="this is a bug in cdc-outbox; the relay goes on, and looks again")
+                self._reported = "bug"
+            return suspected
+        self._server_shutdown.connection_accepted()
+        self._failing_since, self._reported = None, ""
+        if found is not None and suspected:
+            self._finding = found
+        return found is not None
+
+    def _failed(self, error: CdcOutboxError) -> None:
+        """Log a look that could not be made: once, and an unreachable server only when it stays so while the stream goes on."""
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        lasting = now - self._failing_since > BLIND_SECONDS
+        if (lasting or not isinstance(error, Unreachable)) and self._reported != error.message:
+            log.warning("watch.failed", error=error)
+            self._reported = error.message
 
     def _pause(self, suspected: bool) -> float:
         if suspected:
             return SECOND_LOOK_SECONDS
-        return PAUSED_WATCH_SECONDS if self._paused else WATCH_SECONDS
+        return PAUSED_WATCH_SECONDS if self._paused or self._failing_since else WATCH_SECONDS
 
-    def _look(self) -> None:
-        settings = self._settings
-        with connect.open_connection(settings.dsn.reveal(), lock_timeout=publication.LOCK_SECONDS) as connection:
-            current = server.current_lsn(connection)
-            info = slot.inspect(connection, settings.slot)
+    def _look(self) -> ConfigurationError | None:
+        """Give what is not as it must be. Raises our errors when the server cannot be asked."""
+        dsn = self._settings.dsn.reveal()
+        with connect.open_connection(
+            dsn, lock_timeout=publication.LOCK_SECONDS, timeout=LOOK_TIMEOUT_SECONDS
+        ) as connection:
             try:
-                tables = publication.find_tables(connection, settings.tables, self._table_oids, settings.publication)
-                published = publication.inspect(connection, settings.publication)
-                publication.require_published(
-                    published, settings.publication, tables, older_slot=info is not None, own=settings.shard_filter
-                )
+                state = self._catalog.look(connection)
+                if state.slot is not None:
+                    self._note(state.slot, state.lsn)
+                    slot.require_usable(state.slot)
             except ConfigurationError as error:
-                error.where["lsn"] = _confirmed(info) or "unknown"
-                raise
-        if info is not None:
-            self._note(info, current)
-            slot.require_usable(info)
+                return error
+        if state.gap is None and not self._over:
+            self._claim_limit.looked(state.lsn)
+        return state.gap
 
     def _note(self, info: slot.SlotInfo, current: Lsn) -> None:
-        """Leave the slot's figures for whoever looks, also those of one that is lost."""
+        """Leave the slot's figures in the counters, also those of one that is lost."""
         self._rate.add(time.monotonic(), current)
         self._counters.slot = SlotCounters(
             active=info.active,
@@ -134,8 +162,3 @@ class CatalogWatch:
             seen_timestamp=time.time(),
             wal_bytes_per_second=self._rate.bytes_per_second,
         )
-
-
-def _confirmed(info: slot.SlotInfo | None) -> str | None:
-    """How far the slot is: nothing is confirmed past it while the relay stands still."""
-    return format_lsn(info.confirmed_flush_lsn) if info is not None and info.confirmed_flush_lsn else None

@@ -11,6 +11,7 @@ PostgreSQL manual: 54.4 Streaming Replication Protocol.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from cdc_outbox.counters import Counters
@@ -41,12 +42,16 @@ class Feedback:
         server_shutdown: ServerShutdown,
         *,
         request_seconds: float | None = None,
+        claim: Callable[[Lsn], Lsn] = lambda flush: flush,
     ) -> None:
-        """`request_seconds`: how often to request a keepalive; by default derived from the server's timeout."""
+        """`request_seconds`: how often to request a keepalive; by default derived from the server's timeout. `claim`: gives
+        how much of the flush LSN may be reported.
+        """
         self._stream = stream
         self._ledger = ledger
         self._counters = counters
         self._server_shutdown = server_shutdown
+        self._claim = claim
         self._request_seconds = request_seconds or min(
             REQUEST_SECONDS, stream.wal_sender_timeout / REQUESTS_PER_TIMEOUT
         )
@@ -59,16 +64,21 @@ class Feedback:
         """The flush LSN of the last status update."""
         return self._sent[1]
 
+    @property
+    def held(self) -> bool:
+        """Whether the flush LSN may not be reported yet."""
+        return self._claim(self._ledger.flush_lsn) < self._ledger.flush_lsn
+
     def keepalive(self, message: PrimaryKeepalive) -> None:
         """Note a keepalive, after the ledger has."""
         if message.reply_requested:
             self._reply_requested = True
-            self._server_shutdown.reply_requested(self._ledger.received_lsn, idle=self._ledger.idle)
+            self._server_shutdown.reply_requested(self._ledger.received_lsn, idle=self._ledger.idle and not self.held)
 
     def due(self) -> float:
         """When the next status update is due, as of time.monotonic()."""
         ledger = self._ledger
-        soon = self._reply_requested or (ledger.received_lsn, ledger.flush_lsn) != self._sent
+        soon = self._reply_requested or (ledger.received_lsn, self._claim(ledger.flush_lsn)) != self._sent
         return self._sent_at + (STATUS_SECONDS if soon else self._request_seconds)
 
     def send_if_due(self) -> None:
@@ -84,7 +94,7 @@ class Feedback:
         self._send(time.monotonic(), reply_requested=False)
 
     def _send(self, now: float, *, reply_requested: bool) -> None:
-        received, flush = self._ledger.received_lsn, self._ledger.flush_lsn
+        received, flush = self._ledger.received_lsn, self._claim(self._ledger.flush_lsn)
         self._stream.send_status(write=received, flush=flush, reply_requested=reply_requested)
         self._sent_at = now
         self._reply_requested = False

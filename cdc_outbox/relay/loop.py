@@ -30,6 +30,7 @@ from cdc_outbox.postgres import pgoutput, publication, wire
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.stream_reader import StreamReader
+from cdc_outbox.relay.claim_limit import ClaimLimit
 from cdc_outbox.relay.feedback import Feedback
 from cdc_outbox.relay.ledger import AckLedger
 from cdc_outbox.relay.pacing import BACKLOG_MESSAGES, Pacing
@@ -68,6 +69,9 @@ CATCH_UP_REQUEST_SECONDS: Final = 0.2
 CLOSE_RESERVE_SECONDS: Final = 1.0
 """Of the time that a stop may take, at most half of it: for the last status and the end of the stream, measured below 0.1 s."""
 
+COVERED_SECONDS: Final = 5.0
+"""How long a stop waits for a look at the catalog: it takes some milliseconds, and it was wanted a moment ago."""
+
 SETTLE_SECONDS: Final = 2.0
 """After a failed delivery: for the reports of the records that were in the same batches."""
 
@@ -104,6 +108,8 @@ class SessionParams:
     raise_findings: Callable[[bool], None] = lambda _paused: None
     """Called each turn, with whether reading is paused; raises what the catalog watch found meanwhile."""
     server_shutdown: ServerShutdown = field(default_factory=ServerShutdown)
+    claim_limit: ClaimLimit = field(default_factory=lambda: ClaimLimit(UNSET, tables=False))
+    """How far may be confirmed."""
 
 
 class StreamLoop:
@@ -129,7 +135,12 @@ class StreamLoop:
         self._sender = RecordSender(publisher, params.policy)
         request_seconds = None if params.target is None else CATCH_UP_REQUEST_SECONDS
         self._feedback = Feedback(
-            stream, self._ledger, counters, params.server_shutdown, request_seconds=request_seconds
+            stream,
+            self._ledger,
+            counters,
+            params.server_shutdown,
+            request_seconds=request_seconds,
+            claim=params.claim_limit.claim,
         )
         self.send = self._sender.send
         self._native = params.native
@@ -165,7 +176,7 @@ class StreamLoop:
             self._close()
             raise
         self._drain()
-        if not self._close() or not self._ledger.idle:
+        if not self._close() or not self._ledger.idle or self._params.claim_limit.holds_rows:
             raise Undelivered(
                 "stopped with undelivered events; they will be sent again on the next start",
                 in_flight=self._publisher.in_flight,
@@ -174,8 +185,12 @@ class StreamLoop:
 
     @property
     def settled(self) -> bool:
-        """Whether everything that was read is delivered, and reported in a status update."""
-        return self._ledger.idle and self._feedback.sent_flush == self._ledger.flush_lsn
+        """Whether all that was read is delivered, and the server has been told so."""
+        ledger, feedback = self._ledger, self._feedback
+        held = self._params.claim_limit.holds_rows or feedback.sent_flush != self._params.claim_limit.claim(
+            ledger.flush_lsn
+        )
+        return ledger.idle and not held
 
     def _finished(self) -> bool:
         target = self._params.target
@@ -198,7 +213,9 @@ class StreamLoop:
         self._check_failures()
         self._advance()
         self._feedback.send_if_due()
-        self._params.server_shutdown.release(idle=self._ledger.idle, paused=self._sender.holds)
+        self._params.server_shutdown.release(
+            idle=self._ledger.idle, paused=self._sender.holds, held=self._feedback.held
+        )
 
     def _wait(self) -> None:
         """Sleep until there is something to do: the socket, a report, the next status update."""
@@ -293,7 +310,10 @@ class StreamLoop:
     def outbox_table(self, relation: pgoutput.Relation) -> TableName | None:
         """Give the outbox table of the rows of `relation`; None when they are ignored: this is counted and logged."""
         table = TableName(relation.schema, relation.name)
-        if self._mappings.is_outbox(table):
+        is_outbox = self._mappings.is_outbox(table)
+        if self._ledger.open is not None and (is_outbox or relation.oid in self._params.table_oids):
+            self._params.claim_limit.described(self._ledger.open.lsn)
+        if is_outbox:
             return table
         if relation.oid in self._params.table_oids:
             return self._renamed(table, self._params.table_oids[relation.oid])
@@ -340,8 +360,10 @@ class StreamLoop:
         raise BatchRejected(frozenset(LsnRange(each.lsn, each.last_lsn) for each in caused), error.message)
 
     def _advance(self) -> None:
-        """Advance the ledger over what is delivered, and count it."""
-        self._progress.update(self._ledger.advance())
+        """Take off the ledger what is delivered, and let it be seen."""
+        delivered = self._ledger.advance()
+        self._params.claim_limit.delivered(delivered)
+        self._progress.update(delivered)
         self._reader.count_received()
 
     def _drain(self) -> None:
@@ -354,7 +376,7 @@ class StreamLoop:
         timeout = self._params.shutdown_timeout
         deadline = began + timeout - min(CLOSE_RESERVE_SECONDS, timeout / 2)
         try:
-            while self._publisher.in_flight and not self._publisher.failures and time.monotonic() < deadline:
+            while self._drains(requested) and not self._publisher.failures and time.monotonic() < deadline:
                 self._publisher.serve(HELD_WAIT_SECONDS)
                 self._advance()
                 self._feedback.send_if_due()
@@ -364,6 +386,14 @@ class StreamLoop:
         except BatchRejected:
             self._close()
             raise
+
+    def _drains(self, requested: float | None) -> bool:
+        """Whether there is something to wait for: reports, and on a stop also a look that covers what is delivered."""
+        if self._publisher.in_flight:
+            return True
+        if requested is None or time.monotonic() > requested + COVERED_SECONDS:
+            return False
+        return self._params.claim_limit.holds_rows
 
     def _close(self) -> bool:
         """Send the last status update, and end the stream so that the server surely reads it. Never raises.

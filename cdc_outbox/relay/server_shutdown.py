@@ -55,13 +55,20 @@ class ServerShutdown:
         """Note that the server accepts new connections. Called by the catalog watch's thread."""
         self._refused_since = None
 
-    def release(self, *, idle: bool, paused: bool) -> None:
+    def release(self, *, idle: bool, paused: bool, held: bool = False) -> None:
         """Raise ConnectionLost when the server has waited GRACE_SECONDS for the relay.
 
-        `idle`: everything received is delivered. `paused`: reading is paused, because Kafka takes no more records.
+        `idle`: everything received is delivered. `paused`: reading is paused, because Kafka takes no more records. `held`: the
+        flush LSN may not be reported (`ClaimLimit`): as the server takes no more connections, this does not pass.
         """
-        if idle:
+        if idle and not held:
             self._requests_since = None
+        if idle and self._requests_since is not None:
+            raise ConnectionLost(
+                "PostgreSQL is shutting down; disconnecting: all events are delivered, and what the server has written since "
+                "the last look at the catalog cannot be confirmed any more",
+                cure="nothing to do: the relay connects again",
+            )
         refused_since = self._refused_since if paused else None
         for since in (self._requests_since, refused_since):
             if since is not None and time.monotonic() - since > GRACE_SECONDS:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -29,7 +28,6 @@ from cdc_outbox.errors import (
     Undelivered,
     Unreachable,
 )
-from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective, message_max_bytes
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange, format_lsn
@@ -38,7 +36,9 @@ from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.relay.backoff import Backoff
+from cdc_outbox.relay.catalog import Catalog, CatalogState
 from cdc_outbox.relay.catalog_watch import CatalogWatch
+from cdc_outbox.relay.claim_limit import ClaimLimit
 from cdc_outbox.relay.loop import BatchRejected, SessionParams, StreamLoop
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.server_shutdown import ServerShutdown
@@ -50,6 +50,9 @@ log = structlog.get_logger(__name__)
 STANDBY_SECONDS: Final = 0.5
 """Between two tries for a busy slot: a holder that died is followed within a second."""
 
+PREFLIGHT_SECONDS: Final = 60.0
+"""For all questions of a preflight: a search for rows that a change of the publication may have hidden takes the most."""
+
 GOOD_SECONDS: Final = 10.0
 """A session that lasted this long makes the next pause short again."""
 
@@ -57,17 +60,6 @@ NOT_IN_A_TABLE: Final = (
     "Events written as messages are in no table: those that were not delivered before are lost, so look there first "
     "(docs/how-to/outbox-without-a-table.md)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogState:
-    """The catalog as the preflight of a session found it."""
-
-    table_oids: dict[int, TableName]
-    lsn: Lsn
-    """The server's LSN at that time."""
-    slot: slot.SlotInfo | None
-    """None when it has to be made."""
 
 
 class Supervisor:
@@ -91,7 +83,7 @@ class Supervisor:
         self._make_publisher = publisher
         self._isolated_lsns: frozenset[LsnRange] = frozenset()
         self._target: Lsn | None = None
-        self._table_oids: dict[int, TableName] = {}
+        self._catalog = Catalog(settings)
         self._streamed = False
         self._settled = True
         """Whether the last connection left nothing unconfirmed."""
@@ -180,18 +172,24 @@ class Supervisor:
         session = ReplicationSession(dsn, self._stop)
         try:
             self._connecting = False
-            if catalog.slot is None or catalog.slot.wal_status == slot.LOST:
-                self._make_slot(session, publisher)
-                session.close()
-                session = ReplicationSession(dsn, self._stop)
-            stream, confirmed = self._start(session)
+            if catalog.slot is None or catalog.slot.wal_status == slot.LOST or catalog.gap is not None:
+                session = self._make_slot(session, publisher, replace=catalog.gap is not None)
+            try:
+                stream, confirmed = self._start(session)
+            except StreamGap as gap:
+                if self._settings.on_slot_lost != "recover":
+                    raise
+                log.warning("slot.replaced", error=gap)
+                session = self._make_slot(session, publisher, replace=True)
+                stream, confirmed = self._start(session)
         except BaseException:
             session.close()
             self._drop_broken_publisher()
             raise
         self._connected()
         server_shutdown = ServerShutdown()
-        watch = CatalogWatch(self._settings, self._counters, catalog.table_oids, server_shutdown)
+        claim_limit = ClaimLimit(catalog.lsn, tables=bool(self._settings.tables))
+        watch = CatalogWatch(self._settings, self._counters, self._catalog, claim_limit, server_shutdown)
         params = SessionParams(
             table_oids=catalog.table_oids,
             looked_at=catalog.lsn,
@@ -204,6 +202,7 @@ class Supervisor:
             native=publisher.native_reader(stream.pgconn_ptr, self._isolated_lsns),
             raise_findings=watch.raise_findings,
             server_shutdown=server_shutdown,
+            claim_limit=claim_limit,
         )
         loop = StreamLoop(stream, publisher, self._row_mappings, self._counters, self._stop, params)
         delivered = self._counters.transactions
@@ -218,25 +217,26 @@ class Supervisor:
     def _preflight(self, dsn: str, *, recovering: bool = False) -> CatalogState:
         """Check what must be so before streaming, over a short connection. Raises ConfigurationError with the cure."""
         settings = self._settings
-        with connect.open_connection(dsn, self._stop, lock_timeout=publication.LOCK_SECONDS) as connection:
+        with connect.open_connection(
+            dsn, self._stop, lock_timeout=publication.LOCK_SECONDS, timeout=PREFLIGHT_SECONDS
+        ) as connection:
+            self._connecting = False
             self._counters.database = server.place(connection)
             server.require_primary(connection)
             server.require_logical(connection)
             if settings.failover:
                 slot.require_failover(connection)
-            tables = publication.find_tables(connection, settings.tables, self._table_oids, settings.publication)
-            current = server.current_lsn(connection)
-            published = publication.inspect(connection, settings.publication)
-            found = slot.inspect(connection, settings.slot)
-            publication.require_published(
-                published, settings.publication, tables, older_slot=found is not None, own=settings.shard_filter
-            )
+            catalog = self._catalog.look(connection)
+            if catalog.slot is not None and not self._streamed and not recovering:
+                self._catalog.warn_of_older_rows(connection, catalog.slot)
+        self._connecting = True
         if settings.until_caught_up and self._target is None:
-            self._target = current
+            self._target = catalog.lsn
         if not recovering:
-            self._require_slot(found)
-        self._table_oids = {table.oid: table.name for table in tables}
-        return CatalogState(self._table_oids, current, found)
+            self._require_slot(catalog.slot)
+            if catalog.gap is not None and settings.on_slot_lost != "recover":
+                raise catalog.gap
+        return catalog
 
     def _require_slot(self, found: slot.SlotInfo | None) -> None:
         """Raise ConfigurationError unless the slot can be streamed from, or may be made."""
@@ -254,20 +254,27 @@ class Supervisor:
         elif not self._streamed and not settings.create_slot:
             raise slot.missing(settings.slot)
 
-    def _make_slot(self, session: ReplicationSession, publisher: Publisher) -> None:
-        """Make the slot, or replace one that is lost: one relay at a time. The others stand by until it is there."""
+    def _make_slot(
+        self, session: ReplicationSession, publisher: Publisher, *, replace: bool = False
+    ) -> ReplicationSession:
+        """Make the slot, or replace one that is lost: one relay at a time, the others stand by until it is there.
+
+        `replace`: also one that is not lost. Gives a new session: the lock and the temporary slot end with the old one.
+        """
         name = self._settings.slot
         waited = False
         while not slot.lock_creation(session, name):
             self._stand_by(self._made_by_another("leave out --on-slot-busy exit: then this one stands by"))
             waited = True
         found = slot.inspect(session, name)
-        if found is None or found.wal_status == slot.LOST:
+        if found is None or found.wal_status == slot.LOST or (replace and not waited):
             self._first_start(session, publisher, replace=found is not None)
-            return
-        log.info("slot.exists", slot=name)
+        else:
+            log.info("slot.exists", slot=name)
         if waited:
-            self._identity.forget()
+            self._forget_old_slot()
+        session.close()
+        return ReplicationSession(self._settings.dsn.reveal(), self._stop)
 
     def _made_by_another(self, cure: str) -> SlotBusy:
         name = self._settings.slot
@@ -286,7 +293,11 @@ class Supervisor:
             if first.expected and self._stop.requested:
                 raise Undelivered("stopped in the middle of a first start: it begins again with the next") from error
             raise
+        self._forget_old_slot()
+
+    def _forget_old_slot(self) -> None:
         self._identity.forget()
+        self._catalog.slot_replaced()
 
     def _start(self, session: ReplicationSession) -> tuple[ReplicationStream, Lsn]:
         """Start to stream; while the slot is busy, stand by. Gives the stream, and how far the slot has confirmed.

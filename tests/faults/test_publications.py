@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from cdc_outbox.demo.postgres import EmbeddedPostgres
-from tests.faults.acts import confirmed, down, ends_well, judged, recover
+from tests.faults.acts import all_confirmed, confirmed, down, ends_well, judged, recover
 from tests.plugins.absence import absent
 from tests.plugins.oracle import Witness
 from tests.plugins.outbox import Outbox, ended, ids
@@ -56,13 +56,13 @@ def test_dropped_while_the_relay_runs_it_is_a_gap_that_making_it_again_does_not_
     ready.records(until=1)
     ready.database.execute("DROP PUBLICATION cdc_outbox")
     unseen = ready.add()
-    ended(relay, 78, "publication was missing while rows were written", "slot recover")
+    ended(relay, 78, "publication", "while rows", "slot recover")
     stopped_at = confirmed(ready)
     ended(ready.relay(), 78, "publication cdc_outbox does not exist", "CREATE PUBLICATION", "slot recover")
     ready.publish("outbox")
     behind = ready.add()
     for _ in range(2):
-        ended(ready.relay(), 78, "publication was missing while rows were written", "slot recover")
+        ended(ready.relay(), 78, "publication", "while rows", "slot recover")
     gap = next(each for each in witness.transactions() if each.events[0].id == unseen)
     assert stopped_at <= confirmed(ready) < gap.end_lsn, "confirmed past the gap"
     assert ids(ready.records()) == [before]
@@ -91,7 +91,7 @@ def test_dropped_while_the_relay_is_away_it_is_a_gap_as_well(ready: Outbox) -> N
     unseen = ready.add()
     ready.publish("outbox")
     ready.add()
-    ended(ready.relay(), 78, "publication was missing while rows were written", "slot recover")
+    ended(ready.relay(), 78, "publication", "while rows", "slot recover")
     gap = next(each for each in witness.transactions() if each.events[0].id == unseen)
     assert confirmed(ready) < gap.end_lsn
     recover(ready)
@@ -106,7 +106,7 @@ def test_what_was_committed_before_the_gap_is_delivered_once_before_the_relay_st
     ready.database.execute("DROP PUBLICATION cdc_outbox")
     unseen = ready.add()
     ready.publish("outbox")
-    ended(ready.relay(), 78, "publication was missing while rows were written")
+    ended(ready.relay(), 78, "publication", "while rows")
     *before, gap = witness.transactions()
     assert gap.events[0].id == unseen
     assert confirmed(ready) < gap.end_lsn
@@ -146,3 +146,90 @@ def test_a_change_that_hides_rows_without_a_word_is_found_at_once_while_kafka_is
     recover(fragile)
     fragile.drain()
     judged(fragile, witness)
+
+
+# Changed and changed back, within a second
+
+
+CHANGES: Final = {
+    "dropped and added": ("DROP TABLE outbox", "ADD TABLE outbox"),
+    "inserts not published": ("SET (publish = 'update')", "SET (publish = 'insert')"),
+    "another table instead": ("SET TABLE other", "SET TABLE outbox"),
+    "renamed": ("RENAME TO away", None),
+    "a row filter": ("SET TABLE outbox WHERE (seq < 0)", "SET TABLE outbox"),
+}
+
+
+def change_and_back(outbox: Outbox, how: str) -> str:
+    """Hide rows from the stream for a moment. The id of one that was written then."""
+    there, back = CHANGES[how]
+    outbox.database.execute(f"ALTER PUBLICATION cdc_outbox {there}")
+    hidden = outbox.add()
+    outbox.database.execute(
+        f"ALTER PUBLICATION cdc_outbox {back}" if back else "ALTER PUBLICATION away RENAME TO cdc_outbox"
+    )
+    return hidden
+
+
+@pytest.mark.parametrize("how", [*CHANGES])
+def test_changed_and_changed_back_within_a_second_it_is_a_gap(ready: Outbox, how: str) -> None:
+    ready.database.execute("CREATE TABLE other (id int)")
+    witness = Witness(ready.database)
+    relay = ready.streaming()
+    ready.confirm()
+    hidden = change_and_back(ready, how)
+    behind = ready.add(aggregateid="2")
+    ended(relay, 78, "publication", "slot recover", timeout=60)
+    gap = next(each for each in witness.transactions() if each.events[0].id == hidden)
+    assert confirmed(ready) < gap.end_lsn, "confirmed past the gap"
+    ended(ready.relay(), 78, "publication", "slot recover")
+    recover(ready)
+    ready.drain()
+    assert {hidden, behind} <= set(ids(ready.records()))
+    judged(ready, witness)
+
+
+def test_changed_and_changed_back_on_a_quiet_outbox_it_is_a_gap_that_the_next_start_finds(ready: Outbox) -> None:
+    relay = ready.streaming()
+    ready.confirm()
+    hidden = change_and_back(ready, "dropped and added")
+    relay.kill()
+    ended(ready.relay(), 78, "publication cdc_outbox was changed while rows", "slot recover")
+    assert hidden not in ids(ready.records())
+
+
+def test_changed_and_changed_back_while_the_relay_is_away_it_is_a_gap(ready: Outbox) -> None:
+    ready.add()
+    ready.drain()
+    hidden = change_and_back(ready, "inserts not published")
+    ended(ready.relay(), 78, "publication cdc_outbox was changed while rows", "slot recover")
+    recover(ready)
+    ready.drain()
+    assert hidden in ids(ready.records())
+
+
+def test_changed_while_nothing_is_written_it_is_no_gap(ready: Outbox) -> None:
+    witness = Witness(ready.database)
+    relay = ready.streaming()
+    all_confirmed(ready)
+    ready.database.execute("ALTER PUBLICATION cdc_outbox SET (publish = 'update')")
+    ready.database.execute("ALTER PUBLICATION cdc_outbox SET (publish = 'insert')")
+    all_confirmed(ready)  # as a keepalive is confirmed only up to a look: there was one
+    ready.confirm()
+    ready.database.execute(
+        "CREATE TABLE other (id int); ALTER PUBLICATION cdc_outbox ADD TABLE other; COMMENT ON PUBLICATION cdc_outbox IS 'x'"
+    )
+    ready.confirm()
+    ends_well(ready, relay, witness)
+
+
+def test_with_on_slot_lost_recover_the_relay_closes_the_gap_itself(ready: Outbox) -> None:
+    relay = ready.streaming("--on-slot-lost", "recover")
+    ready.confirm()
+    hidden = change_and_back(ready, "dropped and added")
+    ready.add()
+    relay.wait_for_log("snapshot.finished", timeout=60)
+    ready.confirm()
+    relay.terminate()
+    assert relay.wait() == 0
+    assert hidden in ids(ready.records())

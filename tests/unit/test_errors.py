@@ -16,6 +16,7 @@ DOCUMENTED_EXIT_CODES = {
     errors.Unreachable: 69,
     errors.ConnectionLost: 69,
     errors.NotAccepting: 69,
+    errors.CatalogFinding: 69,
     errors.SlotBusy: 75,
     errors.Undelivered: 75,
     errors.ProtocolError: 70,

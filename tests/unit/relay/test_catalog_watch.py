@@ -9,6 +9,8 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres.slot import SlotInfo
 from cdc_outbox.relay import catalog_watch
+from cdc_outbox.relay.catalog import Catalog
+from cdc_outbox.relay.claim_limit import ClaimLimit
 from cdc_outbox.relay.server_shutdown import ServerShutdown
 from tests.plugins.scripted import Clock
 
@@ -18,7 +20,8 @@ def test_the_slot_s_figures_are_left_also_those_of_a_lost_one_with_the_rate_of_w
 ) -> None:
     clock, counters = Clock(), Counters()
     monkeypatch.setattr(catalog_watch, "time", clock)
-    looks = catalog_watch.CatalogWatch(Settings(brokers="b"), counters, {}, ServerShutdown())
+    settings = Settings(brokers="b")
+    looks = catalog_watch.CatalogWatch(settings, counters, Catalog(settings), ClaimLimit(Lsn(0)), ServerShutdown())
     info = SlotInfo(
         name="cdc_outbox",
         plugin="pgoutput",
