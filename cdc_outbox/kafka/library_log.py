@@ -12,10 +12,14 @@ from typing import Final
 CONFIGURATION_WARNING: Final = "CONFWARN"
 """The facility, a line's first word, of what no event of ours reports: a property without effect, or deprecated."""
 
+OURS: Final = "enable.gapless.guarantee"
+"""A property that the relay sets itself, and librdkafka calls experimental each time."""
+
 
 class _AtDebug(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.getMessage().split(" ", 1)[0] == CONFIGURATION_WARNING:
+        text = record.getMessage()
+        if text.split(" ", 1)[0] == CONFIGURATION_WARNING and OURS not in text:
             return True
         record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
         return logging.getLogger().isEnabledFor(logging.DEBUG)

@@ -150,12 +150,16 @@ class NativePublisher(Publisher):
     _producer: NativeProducer  # type: ignore[assignment]  # what Publisher uses of it is the same
 
     def _open(self) -> NativeProducer:  # type: ignore[override]  # likewise
-        producer = NativeProducer(self._properties, self)
+        producer = NativeProducer(self._own_properties(), self)
         self.new_transaction = producer.plane.transaction
         return producer
 
     def _reopen(self) -> None:
-        _translated(lambda: self._producer.plane.open(self._properties))
+        _translated(lambda: self._producer.plane.open(self._own_properties()))
+
+    def _own_properties(self) -> dict[str, str]:
+        """Without what stops at a refused batch: the plane does not yet take the reports that follow."""
+        return {name: value for name, value in self._properties.items() if name != "enable.gapless.guarantee"}
 
     def _metadata(self, topic: str) -> int | KafkaError:
         try:
@@ -182,8 +186,10 @@ class NativePublisher(Publisher):
     def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
         """Hand one record over, as `Publisher.produce`."""
         topic, key, value, headers, timestamp, partition = record
-        if topic not in self._open_topics and not self._admits(topic):
-            return False
+        if topic not in self._open_topics:
+            if not self._admits(topic):
+                return False
+            self._open_topics.add(topic)
         extra_bytes(record)  # raises PoisonEvent for text that librdkafka cannot take
         try:
             code = self._producer.plane.produce(topic, key, value, headers, timestamp, partition, transaction)

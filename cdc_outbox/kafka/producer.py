@@ -29,6 +29,7 @@ from cdc_outbox.kafka.errors import (
     kafka_error,
     reason,
 )
+from cdc_outbox.kafka.first_records import FirstRecords
 from cdc_outbox.kafka.library_log import LIBRARY_LOG
 from cdc_outbox.kafka.reachability import Reachability, weakly
 from cdc_outbox.kafka.topic_gate import ANSWER_SECONDS, REMEMBERED_TOPICS, TopicGate
@@ -140,6 +141,8 @@ class Publisher:
             counters,
             unknown_seconds=int(properties.get("topic.metadata.propagation.max.ms", _PROPAGATION_MS)) / 1000,
         )
+        self._first: dict[str, FirstRecords] = {}
+        """Topics with partitions in which this producer has delivered nothing yet."""
         self._open_topics: set[str] = set()
         """Topics that may be written to, with batches that each of them takes."""
         self._known_names: set[str] = set()
@@ -220,11 +223,36 @@ class Publisher:
                 return False
             self._batch_bytes = limit
             self._properties["batch.size"] = str(limit)
-            self._reopen()
-        if len(self._open_topics) >= REMEMBERED_TOPICS:
-            self._open_topics.clear()
-        self._open_topics.add(topic)
+            self._replace()
+        if topic not in self._first:
+            if len(self._first) >= REMEMBERED_TOPICS:
+                self._first.clear()
+            self._first[topic] = FirstRecords(self._gate.partitions.get(topic, 0))
         return True
+
+    def _may_follow(self, topic: str, key: bytes | None) -> bool:
+        """Whether a record may be produced behind those of its key that are in flight."""
+        first = self._first.get(topic)
+        if first is None or first.over:
+            self._first.pop(topic, None)
+            if len(self._open_topics) >= REMEMBERED_TOPICS:
+                self._open_topics.clear()
+            self._open_topics.add(topic)
+            return True
+        if first.blocks(key):
+            self.flush()
+        return not first.blocks(key)
+
+    def renew(self) -> None:
+        """Replace a producer that takes nothing more, when nothing of it is in flight and its failures are dealt with."""
+        if self._fatal:
+            self._replace()
+
+    def _replace(self) -> None:
+        self._reopen()
+        self._fatal, self._topic = False, ""
+        self._first.clear()
+        self._open_topics.clear()
 
     def _reopen(self) -> None:
         self._producer = self._open()
@@ -274,7 +302,7 @@ class Publisher:
             self._reports[topic] = delivered
         return delivered
 
-    def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
+    def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:  # noqa: C901 - the path of an event: no call
         """Hand one record over and count it on its transaction; False when there is no room: serve, and try again.
 
         Raises PoisonEvent, ConfigurationError or AccessRefused when librdkafka does not accept this record (too large, text it
@@ -291,7 +319,7 @@ class Publisher:
             usual -= HEADER_BYTES + len(content)
         report = self._report
         try:
-            if topic is not self._topic and topic not in self._open_topics and not self._admits(topic):
+            if topic not in self._open_topics and not (self._admits(topic) and self._may_follow(topic, key)):
                 return False
             if usual < 0 or size > self._free:
                 size, report = self._weigh(record, transaction)
@@ -299,11 +327,16 @@ class Publisher:
                     return False
             elif topic is not self._topic or transaction is not self._transaction or report is None:
                 report = self._new_report(transaction, topic)
+            first = self._first.get(topic)
+            if first is not None:
+                report = first.watched(key, report)
             self._produce(topic, value, key, partition, report, report, timestamp, headers)
         except BufferError:
             return False
         except (KafkaException, ValueError, TypeError, OverflowError) as raised:
             return self._not_accepted(raised, record)
+        if first is not None:
+            first.sent(key)
         transaction.outstanding += 1
         transaction.events += 1
         self._free -= size
@@ -348,7 +381,7 @@ class Publisher:
         try:
             self._poll(seconds)
         except (KafkaException, SystemError) as raised:  # a fatal error: see kafka/errors.py
-            raise self._error(raised) from raised
+            self._raise_fatal(raised)
         if self._reachability.login_refused:
             self._reachability.login_refused = False
             self._take_new_login()
@@ -403,7 +436,14 @@ class Publisher:
         try:
             self._producer.flush(seconds)
         except (KafkaException, SystemError) as raised:
-            raise self._error(raised) from raised
+            self._raise_fatal(raised)
+
+    def _raise_fatal(self, raised: BaseException) -> None:
+        """Raise our error for a fatal one; but one that follows a refused batch is dealt with by the batch's own reports."""
+        error = self._error(raised)
+        known = kafka_error(raised)
+        if known is None or known.code() != KafkaError._GAPLESS_GUARANTEE:
+            raise error from raised
 
     def topic_limit(self, topic: str) -> int | str:
         """The topic's max.message.bytes, where that is known; for a message, never for a decision."""
@@ -432,6 +472,9 @@ class Publisher:
         if not isinstance(raised, KafkaException):  # UnicodeError is a ValueError
             raise unfit(record, raised) from raised
         error = kafka_error(raised)
+        if error is not None and error.code() == KafkaError._FATAL and (len(self._producer) or self.failures):
+            self._fatal = True  # why, the reports have
+            return False
         if error is None or not about_cluster(error):
             raise self._refused(raised, record) from raised
         self.refused(record, error)

@@ -24,6 +24,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "client.id": "cdc-outbox",
     "acks": "all",
     "enable.idempotence": "true",
+    "enable.gapless.guarantee": "true",
     "message.timeout.ms": "0",
     "partitioner": "murmur2_random",
     "compression.type": "lz4",
@@ -32,6 +33,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "message.max.bytes": str(MESSAGE_MAX_BYTES),
 }
 """Ours, where the user says nothing. `message.timeout.ms` 0: never give up on a record that could still be delivered.
+`enable.gapless.guarantee`: once a batch is refused for good, nothing behind it is sent, and the relay sends all again in order.
 `linger.ms` in milliseconds; `message.max.bytes` is librdkafka's own default, written down since the queue must hold one."""
 
 

@@ -40,7 +40,7 @@ WARN_SECONDS: Final = 2.0
 REPEAT_SECONDS: Final = 10.0
 """Between two warnings of one topic."""
 
-PARTITION_SECONDS: Final = 10.0
+PARTITION_SECONDS: Final = 5.0
 """Brokers know a new partition within a second or two. One that is not known by then is the event's error."""
 
 REMEMBERED_TOPICS: Final = 10_000
@@ -76,6 +76,8 @@ class TopicGate:
     """After which an unknown topic is raised as an error: brokers may take as long to know a new one."""
     limits: dict[str, int | None] = field(default_factory=dict)
     """Topics that may be written to, each with its max.message.bytes where that is known."""
+    partitions: dict[str, int] = field(default_factory=dict)
+    """Their partitions."""
     _wait: _Wait | None = None
     _catalog: TopicCatalog | None = None
     _quiet_until: float = 0.0
@@ -148,9 +150,16 @@ class TopicGate:
         if wait.inquiry is not None:
             return self._answered(wait, wait.inquiry, now)
         partitions = metadata(wait.topic)
+        if isinstance(partitions, KafkaError) and partitions.code() in _NO_ANSWER and wait.error is None:
+            return self._admit(
+                wait, None, now
+            )  # nothing is known against the topic, and librdkafka waits for brokers itself
         if isinstance(partitions, KafkaError):
             self._put_off(wait, partitions, now)
             return self._keeps(wait, now)
+        if len(self.partitions) >= REMEMBERED_TOPICS:
+            self.partitions.clear()
+        self.partitions[wait.topic] = partitions
         if wait.partition >= partitions:
             return self._lacks_partition(wait, partitions, now)
         if now < self._quiet_until:
@@ -184,7 +193,7 @@ class TopicGate:
     def _put_off(self, wait: _Wait, error: KafkaError, now: float) -> None:
         """Note why the topic cannot be written to, and ask again later."""
         if error.code() in _NO_ANSWER:
-            wait.error, wait.next_ask = None, now + ASK_SECONDS[0]
+            wait.next_ask = now + ASK_SECONDS[0]
             return
         wait.code = error.name()
         wait.error = failed_delivery(DeliveryFailure(wait.topic, None, 0, error, UNSET, UNSET))

@@ -80,14 +80,15 @@ class Inquiry:
     def answer(self, seconds: float = 0.0) -> Topic | None:
         """What the cluster has; None for a topic that does not exist. Raises AccessRefused or Unreachable."""
         try:
-            described = self._described.result(seconds)
-        except KafkaException as raised:
+            raised = self._described.exception(seconds)  # not raised again: its traceback would keep all callers alive
+        except FutureTimeout:
+            raise Unreachable(f"Kafka: {SILENT}") from None
+        if raised is not None:
             error = kafka_error(raised)
             if error is not None and error.code() in _UNKNOWN:
                 return None
-            raise _translated(raised, self._name) from raised
-        except FutureTimeout as raised:
-            raise Unreachable(f"Kafka: {SILENT}") from raised
+            raise _translated(raised, self._name) from None
+        described = self._described.result()
         config = _config(self._config, self._name, seconds)
         operations = cast("list[AclOperation] | None", described.authorized_operations)
         return Topic(
@@ -160,13 +161,16 @@ class TopicCatalog:
 def _config(future: _ConfigFuture, name: str, seconds: float) -> dict[str, str]:
     """Settings by name; none when they may not be seen."""
     try:
-        return {setting: str(entry.value) for setting, entry in future.result(seconds).items()}
-    except (KafkaException, FutureTimeout) as error:
-        log.debug("topic.limit.unknown", topic=name, error=str(error))
+        raised = future.exception(seconds)
+    except FutureTimeout:
+        raised = TimeoutError(SILENT)
+    if raised is not None:
+        log.debug("topic.limit.unknown", topic=name, error=str(raised))
         return {}
+    return {setting: str(entry.value) for setting, entry in future.result().items()}
 
 
-def _translated(raised: KafkaException, topic: str = "") -> CdcOutboxError:
+def _translated(raised: BaseException, topic: str = "") -> CdcOutboxError:
     error = kafka_error(raised)
     known = None if error is None else final(error, topic)
     return known or Unreachable(f"Kafka: {raised}")

@@ -173,7 +173,7 @@ class RowSender:
 
     def _mend(self) -> None:
         """Kafka refused records, and some behind them may be delivered: send all again from the first batch that is not
-        delivered, rejected batches record by record. So the order of a key holds for a consumer that keeps the last of an id.
+        delivered, rejected batches record by record. So the order of a key holds for a consumer that keeps the first of an id.
         """
         rejected: set[Batch] = set()
         while self._window:
@@ -202,6 +202,7 @@ class RowSender:
         if not caused:
             raise failed
         failures.clear()
+        self._publisher.renew()
         self._sender = RecordSender(self._publisher, self._policy)
         self._forget_delivered()
 

@@ -125,6 +125,7 @@ class RecordSender:
             return True
         failure = publisher.failures.pop()
         publisher.failures.clear()
+        publisher.renew()
         transaction.outstanding -= 1
         transaction.events -= 1
         found = failed_delivery(failure)

@@ -62,13 +62,13 @@ def is_plain(relay: Relay) -> bool:
     return not [text for text in ("brokers are down", "0.10", "Disconnected") if text in relay.stderr_text]
 
 
-@pytest.mark.parametrize("name", ["NOT_ENOUGH_REPLICAS", "KAFKA_STORAGE_ERROR", "NOT_LEADER_FOR_PARTITION"])
+@pytest.mark.parametrize("name", ["NOT_ENOUGH_REPLICAS", "KAFKA_STORAGE_ERROR"])
 def test_a_refusal_that_librdkafka_tries_again_in_silence_is_warned_of(
     name: str, mocked: Outbox, mock_kafka: MockKafka, witness: Witness
 ) -> None:
     relay = mocked.streaming(http=True)
     mocked.confirm()
-    mock_kafka.fail(Request.PRODUCE, *[getattr(KafkaError, name)] * (80 if name == "NOT_LEADER_FOR_PARTITION" else 12))
+    mock_kafka.fail(Request.PRODUCE, *[getattr(KafkaError, name)] * 12)
     mocked.add()
     line = relay.wait_for_log("delivery.waiting", timeout=WITHIN)
     assert mocked.prefix + "order" in line["error"]
