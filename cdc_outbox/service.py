@@ -87,24 +87,24 @@ def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
     counters = Counters()
     stop = Stop()
     try:
-        with ExitStack() as around:
+        with ExitStack() as stack:
             summary, history = Summary(counters), History(counters)
             alarm = SlotAlarm(counters, settings)
-            ticks = (summary.tick, history.tick, Bar(counters).tick, alarm.tick, *_systemd(around, counters, stop))
-            around.callback(logs.draw, "")
-            later = around.enter_context(_ticking(*ticks))
-            around.enter_context(_signals(stop, later, summary, settings.shutdown_timeout))
+            ticks = (summary.tick, history.tick, Bar(counters).tick, alarm.tick, *_systemd(stack, counters, stop))
+            stack.callback(logs.draw, "")
+            later = stack.enter_context(_ticking(*ticks))
+            stack.enter_context(_signals(stop, later, summary, settings.shutdown_timeout))
             plane = native.choose(settings)
             if settings.http != "off":
                 registry = metrics.build_registry(counters, versions(plane))
-                around.enter_context(http.serve(settings.http, counters, settings, registry, history=history))
+                stack.enter_context(http.serve(settings.http, counters, settings, registry, history=history))
             log.info("started", **logs.started_fields(settings, versions(plane)))
             log.info("plane.chosen", plane=plane.name, reason=plane.reason)
-            generations = Supervisor(settings, counters, stop, _publisher(around, settings, counters, plane))
+            supervisor = Supervisor(settings, counters, stop, _publisher(stack, settings, counters, plane))
             if settings.prune_after is not None and settings.tables:
                 beside = BackgroundPruner(settings, counters, stop, older_than=settings.prune_after)
-                around.enter_context(beside.running())
-            work(generations)
+                stack.enter_context(beside.running())
+            work(supervisor)
     except Stopped:
         error = Undelivered("stopped before it was done")
         log.warning("stopped", error=error, exit_code=error.exit_code)
@@ -189,12 +189,12 @@ Tick = Callable[[float], None]
 """Takes the monotonic clock's seconds."""
 
 
-def _systemd(around: ExitStack, counters: Counters, stop: Stop) -> list[Tick]:
+def _systemd(stack: ExitStack, counters: Counters, stop: Stop) -> list[Tick]:
     """What keeps systemd informed, where it asked for that; the end is told when `around` ends."""
     unit = systemd.from_environment(os.environ, counters, stop)
     if unit is None:
         return []
-    around.callback(unit.end)
+    stack.callback(unit.end)
     return [unit.tick]
 
 

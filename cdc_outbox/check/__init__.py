@@ -98,9 +98,11 @@ def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Re
                 f" (without --dsn, libpq's environment and defaults count: {connect.environment_of_libpq()})"
             )
         report.fail_with("database.connection", error)
-        told = {finding.check for finding in report.findings}
+        reported = {finding.check for finding in report.findings}
         behind = (*_BEHIND_THE_CONNECTION, *((kept_rows.PRUNE,) if settings.prune_after is not None else ()))
-        report.not_checked("there is no connection to PostgreSQL", *(check for check in behind if check not in told))
+        report.not_checked(
+            "there is no connection to PostgreSQL", *(check for check in behind if check not in reported)
+        )
         return None
 
 

@@ -228,19 +228,21 @@ def _check_size(
 def _check_replication(cluster: Cluster, topic: Topic, report: Report) -> None:
     check = "kafka.replication"
     need = None if topic.min_in_sync is None else min(topic.min_in_sync, topic.replicas)  # so brokers read it as well
-    told = f"{topic.name} has {topic.replicas} {'copies' if topic.replicas > 1 else 'copy'}, {topic.in_sync} in sync"
+    reported = (
+        f"{topic.name} has {topic.replicas} {'copies' if topic.replicas > 1 else 'copy'}, {topic.in_sync} in sync"
+    )
     two = cluster.configure(topic.name, "min.insync.replicas", GOOD_IN_SYNC)
     if need is not None and topic.in_sync < need:
         report.fail(
             check,
-            f"{told}, and min.insync.replicas is {need}: it takes no record",
+            f"{reported}, and min.insync.replicas is {need}: it takes no record",
             "bring the brokers back that are missing; or, at the risk of losing records with one more, "
             + cluster.configure(topic.name, "min.insync.replicas", topic.in_sync),
         )
     elif topic.replicas == 1:
         report.warn(
             check,
-            f"{told}: with that one broker's disk its records are lost",
+            f"{reported}: with that one broker's disk its records are lost",
             "in a cluster of three brokers: kafka-reassign-partitions.sh gives it three replicas; then " + two,
         )
     elif need is None:
@@ -248,14 +250,14 @@ def _check_replication(cluster: Cluster, topic: Topic, report: Report) -> None:
     elif need < GOOD_IN_SYNC:
         report.warn(
             check,
-            f"{told}, and min.insync.replicas is {need}: a record counts as delivered while one broker alone has it",
+            f"{reported}, and min.insync.replicas is {need}: a record counts as delivered while one broker alone has it",
             two,
         )
     elif need >= topic.replicas:
         report.warn(
             check,
-            f"{told}, and min.insync.replicas is {need}: it takes no record while one broker restarts",
+            f"{reported}, and min.insync.replicas is {need}: it takes no record while one broker restarts",
             two if topic.replicas > GOOD_IN_SYNC else "give it three replicas: kafka-reassign-partitions.sh",
         )
     else:
-        report.ok(check, f"{told}, min.insync.replicas is {need}")
+        report.ok(check, f"{reported}, min.insync.replicas is {need}")

@@ -120,10 +120,10 @@ def _check_kafka_tls(settings: Settings, properties: Mapping[str, str], report: 
     if protocol in _PLAIN and not remote:
         report.ok(check, "the brokers are on this machine")
     elif protocol in _PLAIN:
-        told = "the password and every event" if protocol == "sasl_plaintext" else "every event"
+        reported = "the password and every event" if protocol == "sasl_plaintext" else "every event"
         report.warn(
             check,
-            f"security.protocol={protocol} to {', '.join(remote)}: who stands between can read {told}",
+            f"security.protocol={protocol} to {', '.join(remote)}: who stands between can read {reported}",
             f"-X security.protocol={'sasl_ssl' if protocol == 'sasl_plaintext' else 'ssl'}, at a listener of the brokers that "
             "has TLS; -X ssl.ca.location=FILE unless a public CA signed its certificate",
         )

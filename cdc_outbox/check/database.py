@@ -115,33 +115,33 @@ def _check_free_slots(connection: Connection, settings: Settings, catalog: Serve
     used = int(_value(connection, "SELECT count(*) FROM pg_catalog.pg_replication_slots"))
     limit = int(_setting(connection, "max_replication_slots"))
     needed = SLOTS_OF_A_FIRST_START if settings.snapshot and settings.tables else 1
-    told = f"{limit - used} of {limit} replication slots are free"
+    reported = f"{limit - used} of {limit} replication slots are free"
     cures = (
         catalog.platform.set("max_replication_slots", limit + needed, restart=True),
         "or drop a slot that nobody uses: SELECT slot_name, active FROM pg_replication_slots; cdc-outbox slot drop --slot NAME",
     )
     if limit - used >= needed:
-        report.ok("database.free-slots", told)
+        report.ok("database.free-slots", reported)
     elif catalog.slot is None and settings.create_slot:
-        report.fail("database.free-slots", f"{told}, and a first start needs {needed}", *cures)
+        report.fail("database.free-slots", f"{reported}, and a first start needs {needed}", *cures)
     else:
-        report.warn("database.free-slots", f"{told}: were the slot lost, a recovery would need {needed}", *cures)
+        report.warn("database.free-slots", f"{reported}: were the slot lost, a recovery would need {needed}", *cures)
 
 
 def _check_free_walsenders(connection: Connection, catalog: Server, report: Report) -> None:
     used = int(_value(connection, "SELECT count(*) FROM pg_catalog.pg_stat_replication"))
     limit = int(_setting(connection, "max_wal_senders"))
-    told = f"{limit - used} of {limit} walsenders are free"
+    reported = f"{limit - used} of {limit} walsenders are free"
     cures = (
         catalog.platform.set("max_wal_senders", limit + 2, restart=True),
         "or end one that nobody needs: SELECT pid, client_addr FROM pg_stat_replication; SELECT pg_terminate_backend(PID);",
     )
     if used < limit:
-        report.ok("database.free-walsenders", told)
+        report.ok("database.free-walsenders", reported)
     elif catalog.slot is not None and catalog.slot.active:
-        report.warn("database.free-walsenders", f"{told}: a relay that reconnects may find its place taken", *cures)
+        report.warn("database.free-walsenders", f"{reported}: a relay that reconnects may find its place taken", *cures)
     else:
-        report.fail("database.free-walsenders", told, *cures)
+        report.fail("database.free-walsenders", reported, *cures)
 
 
 def _check_wal_limit(connection: Connection, platform: Platform, report: Report) -> None:
@@ -230,7 +230,7 @@ def _check_transactions(connection: Connection, catalog: Server, report: Report)
     if prepared:
         report.warn(
             check,
-            f"{means}: " + "; ".join(each.words for each in prepared),
+            f"{means}: " + "; ".join(each.text for each in prepared),
             *(
                 f"in database {each.database}: COMMIT PREPARED or ROLLBACK PREPARED {each.literal};"
                 for each in prepared

@@ -145,7 +145,7 @@ def lines(report: Report, *, colors: bool) -> Iterator[str]:
         yield f"{mark}  {finding.check:<{width}}  {_one_line(finding.message)}"
         yield from _cure_lines(finding.cures)
     counts = ((report.count(status), _COUNTED[status]) for status in STATUSES)
-    yield ", ".join(f"{count} {words}" for count, words in counts if count)
+    yield ", ".join(f"{count} {text}" for count, text in counts if count)
 
 
 def _cure_lines(cures: Sequence[str]) -> Iterator[str]:
@@ -155,8 +155,8 @@ def _cure_lines(cures: Sequence[str]) -> Iterator[str]:
 
 def _one_line(text: str) -> str:
     """A server's words may have line breaks, or what a terminal obeys."""
-    words = " ".join(text.split())
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in words)
+    line = " ".join(text.split())
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
 
 
 def _colored(text: str, parameters: str) -> str:

@@ -232,21 +232,21 @@ def _check_rows(
     if not table_rows.SnapshotRows(connection).deletes_at_once(shape):
         report.ok(check, f"rows of {shape.table} stay until they are pruned")
         return
-    told = f"rows of {shape.table} are deleted as they are inserted"
+    reported = f"rows of {shape.table} are deleted as they are inserted"
     if catalog.slot is None:
         cure = "cdc-outbox slot create, or start the relay, before the first event is written"
         report.warn(
-            check, f"{told}, and there is no slot yet: what is committed before there is one is never sent", cure
+            check, f"{reported}, and there is no slot yet: what is committed before there is one is never sent", cure
         )
     elif settings.on_slot_lost == "recover":
         report.warn(
             check,
-            f"{told}: --on-slot-lost recover finds nothing to send, and goes on without what the slot had not delivered",
+            f"{reported}: --on-slot-lost recover finds nothing to send, and goes on without what the slot had not delivered",
             "leave --on-slot-lost out, so that a lost slot stops the relay; or keep rows: "
             f"DROP TRIGGER {table_rows.DELETE_TRIGGER} ON {shape.table.quoted};",
         )
     else:
-        report.ok(check, f"{told}: what the slot has not delivered is in the WAL alone")
+        report.ok(check, f"{reported}: what the slot has not delivered is in the WAL alone")
 
 
 def _check_published(
@@ -301,28 +301,28 @@ def _check_kept(info: slot.SlotInfo, catalog: Server, report: Report) -> None:
     check = "slot.wal"
     kept = max(0, catalog.current_lsn - info.restart_lsn) if info.restart_lsn is not None else 0
     safe = "" if info.safe_wal_bytes is None else f", {size(info.safe_wal_bytes)} more until it is in danger"
-    told = f"{size(kept)} of WAL are kept for it{safe}"
+    reported = f"{size(kept)} of WAL are kept for it{safe}"
     if info.wal_status == slot.LOST:
         report.ok(check, "none is kept for it any more")
     elif info.wal_status == UNRESERVED:
         report.fail(
             check,
-            f"{told}: it is beyond max_slot_wal_keep_size, and the next checkpoint may lose it",
+            f"{reported}: it is beyond max_slot_wal_keep_size, and the next checkpoint may lose it",
             "start the relay now, and see why it does not keep pace; or give it room: "
             + catalog.platform.set("max_slot_wal_keep_size", 2 * max(kept, MUCH_WAL_BYTES)),
         )
     elif kept < MUCH_WAL_BYTES:
-        report.ok(check, told)
+        report.ok(check, reported)
     elif info.active:
         report.warn(
             check,
-            f"{told}, although a relay streams from it",
+            f"{reported}, although a relay streams from it",
             "is Kafka reachable for it (its log, /readyz?verbose)? Is an old transaction open (database.transactions)?",
         )
     else:
         report.warn(
             check,
-            f"{told}, and nobody streams from it",
+            f"{reported}, and nobody streams from it",
             "cdc-outbox run; or, if it is not needed any more: cdc-outbox slot drop",
         )
 

@@ -1,4 +1,4 @@
-"""`cdc-outbox demo`: the whole thing on embedded servers. No logic: `demo.show` has it."""
+"""`cdc-outbox demo`: the whole thing on embedded servers. No logic: `demo.scenario` has it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def command(*, seconds: float, rate: float, keep: bool, postgres_bin: Path | Non
     from cdc_outbox.demo.extra import require_extra
 
     require_extra()
-    from cdc_outbox.demo.show import Options, run
+    from cdc_outbox.demo.scenario import Options, run
 
     return run(Options(seconds, rate, keep, postgres_bin))

@@ -111,14 +111,14 @@ def recover(ctx: click.Context, /, *, yes: bool, **_options: object) -> int:
 
 
 def _what_recovery_sends(settings: Settings) -> str:
-    words = [f"slot {settings.slot} will be replaced"]
+    text = [f"slot {settings.slot} will be replaced"]
     if settings.tables:
-        words.append(f"every row in {', '.join(map(str, settings.tables))} is sent, again or not")
+        text.append(f"every row in {', '.join(map(str, settings.tables))} is sent, again or not")
     if settings.reads_messages:
-        words.append(
+        text.append(
             "events written as messages are in no table: those that were not delivered by now are LOST with the old slot"
         )
-    return "; ".join(words) + "."
+    return "; ".join(text) + "."
 
 
 @command.command()

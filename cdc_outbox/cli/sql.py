@@ -263,5 +263,5 @@ def _log(message: str) -> None:
     click.echo(message, err=True)
 
 
-def _warn(words: str) -> None:
-    _log(f"warning: {words}")
+def _warn(text: str) -> None:
+    _log(f"warning: {text}")

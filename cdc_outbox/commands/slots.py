@@ -167,9 +167,9 @@ def _explained(dsn: str, notify: Notify) -> Iterator[None]:
     def watch() -> None:
         pause = PATIENCE_SECONDS
         while not done.wait(pause):
-            words = _whom_it_waits_for(dsn)
+            text = _whom_it_waits_for(dsn)
             if not done.is_set():
-                notify(words)
+                notify(text)
             pause = REMINDER_SECONDS
 
     threading.Thread(target=watch, name="blockers", daemon=True).start()
@@ -182,7 +182,7 @@ def _explained(dsn: str, notify: Notify) -> Iterator[None]:
 def _whom_it_waits_for(dsn: str) -> str:
     try:
         with connect.open_connection(dsn) as connection:
-            open_still = slot.blockers(connection) + [each.words for each in slot.prepared(connection)]
+            open_still = slot.blockers(connection) + [each.text for each in slot.prepared(connection)]
     except CdcOutboxError as error:
         return f"still waiting for PostgreSQL to make the slot ({error})"
     if not open_still:

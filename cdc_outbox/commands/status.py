@@ -74,7 +74,7 @@ class RelayAnswer:
     """What a relay said of itself; None: it did not, and `words` tell why."""
 
     members: dict[str, object] | None
-    words: str
+    text: str
 
 
 class StatusReader:
@@ -101,7 +101,7 @@ class StatusReader:
         except CdcOutboxError as error:
             problem = error
         document = judged(document)
-        return StatusReport(document, answer.words, answer.members is not None, problem)
+        return StatusReport(document, answer.text, answer.members is not None, problem)
 
     def _read(self) -> SlotStatus:
         found = read_status(self._query.dsn, self._query.slot)
@@ -111,7 +111,7 @@ class StatusReader:
     def _with_slot(self, document: StatusDocument, found: SlotStatus) -> StatusDocument:
         """What the database says of the slot, in place of what the relay said."""
         info = found.slot
-        told, rate = document.seconds_until_lost, document.wal_bytes_per_second
+        reported, rate = document.seconds_until_lost, document.wal_bytes_per_second
         document = with_slot(
             document,
             SlotCounters(
@@ -126,7 +126,7 @@ class StatusReader:
             ),
         )
         if document.seconds_until_lost is None and document.safe_wal_bytes is not None:
-            document = replace(document, seconds_until_lost=told, wal_bytes_per_second=rate)
+            document = replace(document, seconds_until_lost=reported, wal_bytes_per_second=rate)
         if document.state is None and info.active:
             document = replace(document, state=State.STREAMING)  # whoever it is
         return document

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 from zlib import crc32
 
-from cdc_outbox.demo.guard import Account
+from cdc_outbox.demo.reaper import Account
 from cdc_outbox.errors import ConfigurationError
 
 ENVIRONMENT: Final = "CDC_OUTBOX_POSTGRES_BIN"
@@ -57,10 +57,10 @@ def find_binaries() -> Path:
 
 def server_version(bin_dir: Path) -> str:
     """The server's version number as it says itself: `18.6`."""
-    words = subprocess.run(
+    text = subprocess.run(
         [bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True, env=server_environment()
     ).stdout.split()
-    return words[2]
+    return text[2]
 
 
 def unprivileged_account() -> Account | None:

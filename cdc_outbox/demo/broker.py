@@ -62,7 +62,7 @@ class EmbeddedBroker:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it, and wait until it answers. Raises ConfigurationError with its last words."""
+        """Start it, and wait until it answers. Raises ConfigurationError with its last text."""
         process = self._process = subprocess.Popen(
             [sys.executable, "-m", __spec__.name if __name__ == "__main__" else __name__],
             stdin=subprocess.PIPE,
@@ -77,9 +77,9 @@ class EmbeddedBroker:
         self.brokers = process.stdout.readline().strip() if poller.poll(START_SECONDS * 1000) else ""
         if not self.brokers:
             process.kill()
-            _, words = process.communicate()
+            _, text = process.communicate()
             raise ConfigurationError(
-                f"the embedded Kafka did not start: {words.strip() or 'it said nothing'}",
+                f"the embedded Kafka did not start: {text.strip() or 'it said nothing'}",
                 cure="pip install --upgrade confluent-kafka",
             )
 
@@ -102,7 +102,7 @@ class EmbeddedBroker:
 
 
 def serve() -> None:
-    """Be the cluster: say the address on stdout, then stay until stdin ends."""
+    """Run the cluster: print its address on stdout, and end with stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cluster = Producer({"test.mock.num.brokers": "1", "log_level": 0}, logger=_SILENT)
     deadline = time.monotonic() + START_SECONDS

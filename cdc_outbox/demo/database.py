@@ -21,18 +21,18 @@ from cdc_outbox.postgres import connect
 DATABASE: Final = "shop"
 
 _TABLES: Final = """
-CREATE TABLE users (
+CREATE TABLE public.users (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL
 );
-CREATE TABLE orders (
+CREATE TABLE public.orders (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    user_id bigint NOT NULL REFERENCES users,
+    user_id bigint NOT NULL REFERENCES public.users,
     total numeric(8, 2) NOT NULL,
     state text NOT NULL CHECK (state IN ('placed', 'paid', 'shipped'))
 );
 CREATE ROLE shop LOGIN IN ROLE cdc_outbox_writer;
-GRANT SELECT, INSERT, UPDATE ON users, orders TO shop;
+GRANT SELECT, INSERT, UPDATE ON public.users, public.orders TO shop;
 """
 
 

@@ -35,8 +35,8 @@ from cdc_outbox.demo.binaries import (
     server_version,
     unprivileged_account,
 )
-from cdc_outbox.demo.guard import Guard
 from cdc_outbox.demo.ports import free_port
+from cdc_outbox.demo.reaper import ProcessReaper
 from cdc_outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class EmbeddedPostgres:
         self._parent = parent
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: Guard | None = None
+        self._reaper: ProcessReaper | None = None
 
     # -- where it is
 
@@ -299,7 +299,7 @@ class EmbeddedPostgres:
                 group=self._account.gid if self._account else None,
                 extra_groups=[] if self._account else None,
             )
-        self._guard = Guard(self._process.pid, by=signal.SIGQUIT, folder=self._made(), account=self._account)
+        self._reaper = ProcessReaper(self._process.pid, by=signal.SIGQUIT, folder=self._made(), account=self._account)
 
     def _wait_ready(self, deadline: float) -> bool:
         process = self._running()
@@ -327,9 +327,9 @@ class EmbeddedPostgres:
         return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
 
     def _ended(self) -> None:
-        if self._guard is not None:
-            self._guard.release()
-            self._guard = None
+        if self._reaper is not None:
+            self._reaper.release()
+            self._reaper = None
 
 
 def _major(version: str) -> int:

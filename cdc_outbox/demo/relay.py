@@ -1,4 +1,4 @@
-"""The relay as anybody would run it: `cdc-outbox run` in a process of its own, which can be killed.
+"""The relay as users run it: `cdc-outbox run` in a process of its own, which can be killed.
 
 In: a connection string and brokers. Out: a process that relays, until it is stopped, killed, or dies with us.
 Never: a password in its arguments, or a setting of the user's own environment in it.
@@ -15,8 +15,8 @@ import sys
 import tempfile
 from typing import IO, Final
 
-from cdc_outbox.demo.guard import Guard
 from cdc_outbox.demo.ports import free_port
+from cdc_outbox.demo.reaper import ProcessReaper
 from cdc_outbox.errors import CdcOutboxError
 
 STOP_SECONDS: Final = 30.0
@@ -39,7 +39,7 @@ class RelayProcess:
         self.state = "not started"
         """In a word or two."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: Guard | None = None
+        self._reaper: ProcessReaper | None = None
         self._log: IO[bytes] | None = None
 
     @property
@@ -58,34 +58,34 @@ class RelayProcess:
             env=self._environment,
             start_new_session=True,  # Ctrl-C in our terminal is for us
         )
-        self._guard = Guard(self._process.pid, by=signal.SIGKILL)
+        self._reaper = ProcessReaper(self._process.pid, by=signal.SIGKILL)
         self.state = f"(pid {self._process.pid})"
 
     def check(self) -> None:
         """Raise CdcOutboxError, with the end of its log, when it has ended by itself."""
         if self._process is not None and self._process.poll() is not None:
-            code, words = self._process.returncode, self._last_words()
+            code, text = self._process.returncode, self._last_lines()
             self._ended()
-            raise CdcOutboxError(f"the relay ended by itself, with exit code {code}:\n{words}")
+            raise CdcOutboxError(f"the relay ended by itself, with exit code {code}:\n{text}")
 
     def kill(self) -> None:
-        """SIGKILL: no handler runs, nothing is flushed, no goodbye is said."""
+        """SIGKILL: no handler runs, nothing is flushed."""
         self._end(signal.SIGKILL)
         self.state = KILLED
 
     def stop(self) -> None:
         """SIGTERM: deliver what is in flight, confirm it, end with 0. Raises CdcOutboxError for any other end."""
-        code, words = self._end(signal.SIGTERM)
+        code, text = self._end(signal.SIGTERM)
         self.state = "stopped"
         if code:
-            raise CdcOutboxError(f"the relay did not stop cleanly, its exit code is {code}:\n{words}")
+            raise CdcOutboxError(f"the relay did not stop cleanly, its exit code is {code}:\n{text}")
 
     def close(self) -> None:
         """End it, however."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> tuple[int, str]:
-        """Its exit code and its last words."""
+        """Its exit code and its last text."""
         process = self._process
         if process is None:
             return 0, ""
@@ -95,18 +95,18 @@ class RelayProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
-        words = self._last_words()
+        text = self._last_lines()
         self._ended()
-        return code, words
+        return code, text
 
     def _ended(self) -> None:
         self._process = None
-        if self._guard is not None:
-            self._guard.release()
+        if self._reaper is not None:
+            self._reaper.release()
         if self._log is not None:
             self._log.close()
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         assert self._log is not None
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").splitlines()

@@ -1,6 +1,6 @@
 """Whether the promises were kept: computed from the tally, and from nothing else. Pure.
 
-In: what was committed, rolled back, received. Out: `Verdict`, and its words.
+In: what was committed, rolled back, received. Out: `Verdict`, and its text.
 Never: trust in the relay's own figures.
 """
 

@@ -71,7 +71,7 @@ class View(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def say(self, words: str) -> None:
+    def log(self, text: str) -> None:
         """Something happens now."""
 
     def show(self, picture: Picture) -> None:
@@ -97,16 +97,16 @@ class PlainView:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def say(self, words: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line at once."""
-        print_line(f"[{time.monotonic() - self._began:5.1f} s] {words}")
+        print_line(f"[{time.monotonic() - self._began:5.1f} s] {text}")
 
     def show(self, picture: Picture) -> None:
         """Print a line if one is due."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + LINE_SECONDS
-        self.say(
+        self.log(
             f"committed {picture.committed:,} | delivered {picture.delivered:,} | waiting {picture.waiting:,} "
             f"({picture.oldest:.1f} s) | acknowledged {_size(picture.behind)} behind | {picture.rate:,.0f}/s | "
             f"relay {picture.relay}"
@@ -135,9 +135,9 @@ class LiveView:
             self._draw()
         self._live.stop()
 
-    def say(self, words: str) -> None:
+    def log(self, text: str) -> None:
         """Show it below the figures, until newer ones have pushed it out."""
-        self._acts.append(f"{time.monotonic() - self._began:5.1f} s  {words}")
+        self._acts.append(f"{time.monotonic() - self._began:5.1f} s  {text}")
         self._draw()
 
     def show(self, picture: Picture) -> None:
@@ -200,7 +200,7 @@ def _size(count: int) -> str:
     return f"{count / 1024:,.1f} KiB"
 
 
-def print_line(words: str) -> None:
+def print_line(text: str) -> None:
     """On stdout, at once."""
-    sys.stdout.write(words + "\n")
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()

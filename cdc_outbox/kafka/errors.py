@@ -32,11 +32,11 @@ def kafka_error(raised: BaseException) -> KafkaError | None:
 
 def final(error: KafkaError, topic: str = "") -> CdcOutboxError | None:
     """Our error for one that waiting does not heal; None for one that it may. `topic`: where records were to go, if known."""
-    words = error.str()
+    text = error.str()
     for codes, pattern, make, summary, cure in _FINAL:
-        if (codes is None or error.code() in codes) and (found := re.search(pattern, words)):
+        if (codes is None or error.code() in codes) and (found := re.search(pattern, text)):
             where = {"topic": topic} if topic and "{topic}" in cure else {}
-            return make(f"{summary}: {words}", cure=cure.format(topic=topic or "TOPIC", **found.groupdict()), **where)
+            return make(f"{summary}: {text}", cure=cure.format(topic=topic or "TOPIC", **found.groupdict()), **where)
     return None
 
 
@@ -149,13 +149,13 @@ CLOSED: Final = "it closes each connection without a word"
 """For a broker that librdkafka has nothing to say about but that all are down: what it does to who speaks another protocol."""
 
 
-def unreachable(brokers: str, words: str) -> Unreachable:
+def unreachable(brokers: str, text: str) -> Unreachable:
     """Nobody answers at `brokers`."""
-    if words == CLOSED or re.search("PLAINTEXT broker listener|closed by peer|Send failed|Receive failed", words):
+    if text == CLOSED or re.search("PLAINTEXT broker listener|closed by peer|Send failed|Receive failed", text):
         cure = "-X security.protocol=ssl (or sasl_ssl, sasl_plaintext, plaintext): it must be the listener's"
     else:
         cure = "check host, port, DNS and firewall, and that the brokers' advertised.listeners can be reached from here"
-    return Unreachable(f"Kafka cannot be reached at {brokers}: {words}", cure=cure)
+    return Unreachable(f"Kafka cannot be reached at {brokers}: {text}", cure=cure)
 
 
 class DeliveryFailure(NamedTuple):
@@ -235,7 +235,7 @@ _COMPRESSION: Final = frozenset({KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT, Kafk
 _UNKNOWN_TOPIC: Final = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
 
 _CORRECT: Final = (
-    "correct what the application writes; the broker refuses a whole batch for one record, so the culprit may be "
+    "correct what the application writes; the broker refuses a whole batch for one record, so the rejected one may be "
 )
 _LIMIT: Final = f"raise the topic's max.message.bytes, or {_CORRECT}another one of this topic"
 

@@ -159,15 +159,15 @@ def describe_error(_logger: object, _method: str, fields: EventDict) -> EventDic
     if exception is None:
         return fields
     if isinstance(exception, CdcOutboxError):
-        told: dict[str, object] = {"error": exception.message, "code": exception.code}
-        told |= {**({"cure": exception.cure} if exception.cure else {}), **exception.where}
+        described: dict[str, object] = {"error": exception.message, "code": exception.code}
+        described |= {**({"cure": exception.cure} if exception.cure else {}), **exception.where}
     else:
-        told = {"error": f"{type(exception).__name__}: {exception}".removesuffix(": ")}
+        described = {"error": f"{type(exception).__name__}: {exception}".removesuffix(": ")}
         if caught:
             fields["exception"] = "".join(traceback.format_exception(caught)).rstrip("\n")
     if isinstance(error, BaseException):
         del fields["error"]
-    for name, value in told.items():
+    for name, value in described.items():
         fields.setdefault(name, value)
     return fields
 

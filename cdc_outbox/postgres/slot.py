@@ -245,7 +245,7 @@ def create(session: ReplicationSession, name: str, *, temporary: bool = False, s
     It waits for every transaction that is running now, without a deadline; a stop interrupts it (Stopped).
     Raises ConfigurationError (no free slot, wal_level, name taken) or AccessRefused.
     """
-    words = [
+    text = [
         "CREATE_REPLICATION_SLOT",
         quote_identifier(name),
         *(["TEMPORARY"] if temporary else []),
@@ -254,10 +254,10 @@ def create(session: ReplicationSession, name: str, *, temporary: bool = False, s
     ]
     choice = "export" if snapshot else "nothing"
     if session.server_version >= _SNAPSHOT_OPTION_IN_PARENTHESES:
-        words.append(f"(SNAPSHOT {quote_literal(choice)})")
+        text.append(f"(SNAPSHOT {quote_literal(choice)})")
     else:
-        words.append("EXPORT_SNAPSHOT" if snapshot else "NOEXPORT_SNAPSHOT")
-    rows = session.rows(" ".join(words), timeout=None)
+        text.append("EXPORT_SNAPSHOT" if snapshot else "NOEXPORT_SNAPSHOT")
+    rows = session.rows(" ".join(text), timeout=None)
     created, consistent_point, exported, _plugin = rows[0]
     return CreatedSlot(created or name, parse_lsn(consistent_point or "0/0"), exported)
 
@@ -346,7 +346,7 @@ class Prepared:
     age: str
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """For a person."""
         return f"prepared transaction {self.literal} ({self.owner} in {self.database}, open for {self.age})"
 

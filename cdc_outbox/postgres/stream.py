@@ -305,10 +305,10 @@ class ReplicationStream:
         return ConnectionLost("PostgreSQL ended the stream: it is shutting down, or its connection was cut")
 
 
-def _gap(slot: str, words: str) -> StreamGap:
+def _gap(slot: str, text: str) -> StreamGap:
     """Rows written while a publication was missing are not streamed by it later. They are in the table."""
     return StreamGap(
-        f"the publication was missing while rows were written, and they cannot be streamed any more: {words}",
+        f"the publication was missing while rows were written, and they cannot be streamed any more: {text}",
         cure="make sure that the publication exists and has the table (cdc-outbox sql install), then close the gap from the "
         "table: cdc-outbox slot recover",
         slot=slot,

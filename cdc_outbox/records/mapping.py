@@ -25,7 +25,7 @@ from cdc_outbox.records.templates import ContentTypeTemplate, SourceTemplate, To
 
 log = structlog.get_logger(__name__)
 
-TOLD_PREFIXES: Final = 100
+LOGGED_PREFIXES: Final = 100
 """Prefixes that are named in the log, once each: somebody may put an id into every one."""
 
 
@@ -78,14 +78,14 @@ SnapshotMapping = RecordMapping[Sequence[bytes | None]]
 class MessageMapping(RecordMapping[bytes]):
     """The logical messages of one prefix: their content."""
 
-    __slots__ = ("_counters", "_plan", "_prefix", "_told")
+    __slots__ = ("_counters", "_logged", "_plan", "_prefix")
 
     def __init__(self, plan: MessagePlan, route: Route, prefix: str, counters: Counters) -> None:
         super().__init__(plan.table, lambda content: plan.read(content)[0], route.record)
         self._plan = plan
         self._prefix = prefix
         self._counters = counters
-        self._told: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
 
     def record(self, source: bytes, transaction: InFlight) -> KafkaRecord:
         """Make the record, as for a row. Raises PoisonEvent also for what is no event."""
@@ -107,8 +107,8 @@ class MessageMapping(RecordMapping[bytes]):
         else:
             return True
         self._counters.skipped[reason] = self._counters.skipped.get(reason, 0) + 1
-        if (reason, message.prefix) not in self._told and len(self._told) < TOLD_PREFIXES:
-            self._told.add((reason, message.prefix))
+        if (reason, message.prefix) not in self._logged and len(self._logged) < LOGGED_PREFIXES:
+            self._logged.add((reason, message.prefix))
             log.warning("message.ignored", error=error, prefix=message.prefix, reason=reason, cure=cure)
         return False
 

@@ -127,8 +127,8 @@ class CatalogWatch:
             log.warning("watch.failed", error=error)
             self._reported = error.message
 
-    def _pause(self, suspected: bool) -> float:
-        if suspected:
+    def _pause(self, unconfirmed: bool) -> float:
+        if unconfirmed:
             return SECOND_LOOK_SECONDS
         return PAUSED_WATCH_SECONDS if self._paused or self._failing_since else WATCH_SECONDS
 

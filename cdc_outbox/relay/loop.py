@@ -79,8 +79,8 @@ SETTLE_SECONDS: Final = 2.0
 class BatchRejected(Exception):
     """Kafka refused records for good: one in these transactions, whose records are sent one by one next time."""
 
-    def __init__(self, lsns: frozenset[LsnRange], words: str) -> None:
-        super().__init__(words)
+    def __init__(self, lsns: frozenset[LsnRange], text: str) -> None:
+        super().__init__(text)
         self.lsns = lsns
 
 
@@ -319,7 +319,7 @@ class StreamLoop:
             return self._renamed(table, self._params.table_oids[relation.oid])
         if table not in self._counters.other_tables:
             log.warning(
-                "other-table", table=str(table), cure="the publication sends rows of a table that no --table names"
+                "row.ignored", table=str(table), cure="the publication sends rows of a table that no --table names"
             )
             self._counters.other_tables.add(table)
         self._counters.skipped["other-table"] = self._counters.skipped.get("other-table", 0) + 1

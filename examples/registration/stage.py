@@ -28,9 +28,9 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from cdc_outbox.commands.install import InstallOptions, apply_consumer, apply_install, apply_roles
 from cdc_outbox.demo.broker import EmbeddedBroker
-from cdc_outbox.demo.guard import Guard
 from cdc_outbox.demo.ports import free_port
 from cdc_outbox.demo.postgres import EmbeddedPostgres
+from cdc_outbox.demo.reaper import ProcessReaper
 from cdc_outbox.demo.relay import RelayProcess
 from cdc_outbox.errors import CdcOutboxError
 from examples.registration.consumer import TOPIC
@@ -70,7 +70,7 @@ class Service:
             env=self._environment,
             start_new_session=True,  # Ctrl-C in our terminal is for us
         )
-        self._guard = Guard(self._process.pid, by=signal.SIGKILL)
+        self._guard = ProcessReaper(self._process.pid, by=signal.SIGKILL)
 
     @property
     def log(self) -> str:

@@ -114,14 +114,14 @@ def test_a_loss_is_not_overlooked(stage: Stage) -> None:
     """A consumer that drops some records: the exit code is 1, and the number is told."""
     sabotage = """
 import sys
-from cdc_outbox.demo import show, tally
+from cdc_outbox.demo import scenario, tally
 honest = tally.Tally.note_arrival
 def note_arrival(self, event):
     self.count = getattr(self, "count", 0) + 1
     if self.count not in (10, 20, 30):
         honest(self, event)
 tally.Tally.note_arrival = note_arrival
-show.DRAIN_SECONDS = 6.0
+scenario.DRAIN_SECONDS = 6.0
 sys.argv[1:] = ["demo", "--seconds", "4", "--rate", "60"]
 from cdc_outbox.cli import main
 main()

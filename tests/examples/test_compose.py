@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from cdc_outbox.demo.guard import Guard
 from cdc_outbox.demo.ports import free_port
+from cdc_outbox.demo.reaper import ProcessReaper
 from examples.registration import stage
 from tests.deploy.test_files import compose, tool
 from tests.docs.shell import shell
@@ -159,7 +159,7 @@ class Processes(contextlib.ExitStack):
             stderr=log,
             start_new_session=True,
         )
-        guard = Guard(process.pid, by=signal.SIGKILL)
+        guard = ProcessReaper(process.pid, by=signal.SIGKILL)
         self.callback(guard.release)
         self.callback(process.wait)
         self.callback(process.kill)

@@ -26,7 +26,7 @@ from cdc_outbox.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cdc_outbox.demo.guard import Account
+    from cdc_outbox.demo.reaper import Account
     from tests.plugins.kafka import KafkaCluster
     from tests.plugins.postgres import Database, PostgresServer
 

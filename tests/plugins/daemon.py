@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from cdc_outbox.demo.guard import Guard
 from cdc_outbox.demo.ports import free_port
+from cdc_outbox.demo.reaper import ProcessReaper
 from tests.servers.standstill import stand_still
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Relay:
             cwd=cwd,
             start_new_session=True,
         )
-        self._guard = Guard(self._process.pid, by=signal.SIGKILL)
+        self._guard = ProcessReaper(self._process.pid, by=signal.SIGKILL)
         self._threads = [
             threading.Thread(target=self._read_stderr, args=[self._process.stderr], daemon=True),
             threading.Thread(target=self._read_stdout, args=[self._process.stdout], daemon=True),

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 if TYPE_CHECKING:
-    from cdc_outbox.demo.guard import Account
+    from cdc_outbox.demo.reaper import Account
 
 HERE: Final = ("localhost", "127.0.0.1")
 """The names under which a server of a test is reached."""

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Final, Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from cdc_outbox.demo.guard import Guard
 from cdc_outbox.demo.ports import free_port
+from cdc_outbox.demo.reaper import ProcessReaper
 from tests.servers.standstill import stand_still
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Kafka:
         self._parent = parent
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: Guard | None = None
+        self._guard: ProcessReaper | None = None
 
     @property
     def brokers(self) -> str:

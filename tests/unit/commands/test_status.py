@@ -199,7 +199,7 @@ def test_whoever_else_answers_is_not_believed(body: bytes, code: int, words: str
         answer = ask_relay(address, "cdc_outbox")
 
     assert answer.members is None
-    assert words in answer.words
+    assert words in answer.text
 
 
 def seen(relay: str = "none answers", answered: bool = False, **members: Any) -> StatusReport:

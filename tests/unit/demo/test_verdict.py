@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from cdc_outbox.demo.tally import Event, Tally, digest_of
+from cdc_outbox.demo.text import after
 from cdc_outbox.demo.verdict import in_words, judge
-from cdc_outbox.demo.words import after
 
 PLACED = Event("1", "outbox.event.order", "7", "OrderPlaced", digest_of(b"{}"))
 PAID = Event("2", "outbox.event.order", "7", "OrderPaid", digest_of(b"{}"))

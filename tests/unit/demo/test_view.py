@@ -27,13 +27,13 @@ PICTURE = Picture(
 )
 
 
-def drawn(*pictures: Picture, encoding: str = "utf-8") -> str:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")  # as `show.run` sets it
+def drawn(*pictures: Picture, encoding: str = "utf-8", errors: str = "replace") -> str:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors)
     view = LiveView(Console(file=stream, force_terminal=True, color_system=None, width=100, height=40))
     with view:
         for picture in pictures:
             view.show(picture)
-            view.say("something happens")
+            view.log("something happens")
     stream.flush()
     assert isinstance(stream.buffer, io.BytesIO)
     return stream.buffer.getvalue().decode(encoding)
@@ -50,14 +50,20 @@ def test_a_dead_relay_is_seen() -> None:
 
 
 def test_a_terminal_without_unicode_gets_ascii() -> None:
-    assert "1,234" in drawn(PICTURE, replace(PICTURE, latest="李娜"), encoding="ascii")
+    """Frame and bars have an ASCII form: nothing is left to be replaced by the stream."""
+    screen = drawn(PICTURE, replace(PICTURE, waiting=17), encoding="ascii", errors="strict")
+    assert "1,234" in screen
+    assert "#" in screen
+    with pytest.raises(UnicodeEncodeError):
+        drawn(replace(PICTURE, latest="李娜"), encoding="ascii", errors="strict")
+    assert "??" in drawn(replace(PICTURE, latest="李娜"), encoding="ascii")
 
 
 def test_plain_lines_come_about_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
     with PlainView() as view:
         for _ in range(100):
             view.show(PICTURE)
-        view.say("kill -9 77")
+        view.log("kill -9 77")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert "committed 1,234 | delivered 1,200 | waiting 34 (0.5 s) | acknowledged 2.0 KiB behind" in lines[0]

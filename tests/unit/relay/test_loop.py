@@ -128,7 +128,7 @@ def test_the_rows_of_other_tables_are_left_counted_and_told_once() -> None:
     rig.run()
     assert rig.ids == ["e1"]
     assert rig.counters.skipped == {"other-table": 2}
-    assert [line["table"] for line in rig.logged if line["event"] == "other-table"] == ["public.orders"]
+    assert [line["table"] for line in rig.logged if line["event"] == "row.ignored"] == ["public.orders"]
 
 
 def test_a_relation_that_changes_in_mid_transaction_is_read_in_its_new_shape() -> None:

@@ -1,6 +1,6 @@
-"""A guard ends a child process when this process dies, however it dies, SIGKILL included.
+"""A reaper ends a child process when this process has died, by SIGKILL too.
 
-In: the id of a child that was just started. Out: nothing, as long as this process lives and until `release()`.
+In: the id of a child process. Out: signals to it once this process is gone; none after `release()`.
 How: a shell waits on a pipe whose other end only this process holds. The kernel closes that end when this process is
 gone; the shell reads end-of-file and acts. That needs no Linux-only call, and unlike PR_SET_PDEATHSIG it does not fire
 when merely the *thread* that started the child ends, nor does it run Python between fork and exec.
@@ -41,7 +41,7 @@ class Account:
     gid: int
 
 
-class Guard:
+class ProcessReaper:
     """Sends `by` to process `pid` once this process is gone, SIGKILL `patience` seconds later, then removes `folder`."""
 
     def __init__(
@@ -55,19 +55,19 @@ class Guard:
     ) -> None:
         name = by.name.removeprefix("SIG")
         self._shell = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCH, "guard", str(pid), name, str(round(patience * 10)), str(folder or "")],
+            ["/bin/sh", "-c", _WATCH, "reaper", str(pid), name, str(round(patience * 10)), str(folder or "")],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            start_new_session=True,  # what ends our terminal's process group must not end the guard first
+            start_new_session=True,  # what ends our terminal's process group must not end the reaper first
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
         )
 
     def release(self) -> None:
-        """The child has ended: the guard goes, without doing anything. Harmless when called again."""
+        """End the reaper: the child has ended. May be called again."""
         if self._shell.returncode is None:
             with contextlib.suppress(BrokenPipeError):
                 self._shell.communicate(b"released\n")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdc_outbox.demo.guard import Guard
+from cdc_outbox.demo.reaper import ProcessReaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,9 +23,9 @@ PATIENCE = 15.0
 PARENT = """
 import signal, subprocess, sys, time
 from pathlib import Path
-from cdc_outbox.demo.guard import Guard
+from cdc_outbox.demo.reaper import ProcessReaper
 child = subprocess.Popen(sys.argv[2:])
-Guard(child.pid, by=signal.SIGTERM, folder=Path(sys.argv[1]), patience=0.5)
+ProcessReaper(child.pid, by=signal.SIGTERM, folder=Path(sys.argv[1]), patience=0.5)
 print(child.pid, flush=True)
 time.sleep(600)
 """
@@ -96,9 +96,9 @@ def test_a_released_guard_touches_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     with subprocess.Popen(["sleep", "600"]) as child:
-        guard = Guard(child.pid, by=signal.SIGTERM, folder=folder)
-        guard.release()
-        guard.release()
+        reaper = ProcessReaper(child.pid, by=signal.SIGTERM, folder=folder)
+        reaper.release()
+        reaper.release()
         assert child.poll() is None
         assert folder.exists()
         child.kill()

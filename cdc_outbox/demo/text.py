@@ -1,4 +1,4 @@
-"""What the demo says before and after, for somebody who has never heard of an outbox. In: facts. Out: text. Pure."""
+"""The demo's texts: an introduction, the result, and commands to try. In: facts. Out: text. Pure."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from typing import Final
 from cdc_outbox.demo.verdict import Verdict, in_words
 
 _BEFORE: Final = """\
-cdc-outbox, the whole of it, on servers that come and go with this command
-(about {seconds:.0f} seconds).
+An embedded PostgreSQL, an embedded Kafka, and a relay ({seconds:.0f} seconds).
 
-A shop takes orders in PostgreSQL, and other programs want to hear of them
-through Kafka. Writing to both by turns goes wrong whenever something dies in
-between. So the shop writes to PostgreSQL alone: the change, and an event that
-says so, in one transaction:
+A shop stores orders in PostgreSQL; other programs read about them in Kafka.
+Writing to both, one after the other, loses or invents events when a process
+dies in between. So the shop writes to PostgreSQL only: the change and its
+event, in one transaction:
 
     BEGIN;
     UPDATE orders SET state = 'paid' WHERE id = 42;
     SELECT outbox_emit('order', '42', 'OrderPaid', '{{"id": 42}}');
     COMMIT;
 
-cdc-outbox reads what was committed from the write-ahead log, and sends each
-event to Kafka:
+cdc-outbox reads committed events from the write-ahead log and sends them to
+Kafka:
 
     shop -> PostgreSQL -> relay (cdc-outbox run) -> Kafka -> consumer
 
-Half way the relay is killed with SIGKILL, as a crash would do it, and started
-again. Shop and consumer keep books of what they wrote and what they read; at
-the end the books are compared.
+Half way the relay is killed with SIGKILL, as in a crash, and started again. At
+the end, the events that the shop wrote and those that the consumer read are
+compared.
 """
 
 _GOOD: Final = """\
-Nothing was lost, nothing came out of order, and nothing was seen that did not
-happen. The relay saved no file and wrote to no table: PostgreSQL's replication
-slot knows how far Kafka has confirmed, and the second relay went on from there.
-What had arrived without being confirmed came again, under the same id."""
+No event was lost, reordered or invented. The relay wrote no file and no table:
+PostgreSQL's replication slot stores the position that Kafka has confirmed, and
+the second relay continued there. Events that had arrived without being
+confirmed arrived again, with the same id."""
 
 _BAD: Final = """\
 This is not what cdc-outbox promises. Please report it, with the lines above."""
@@ -62,16 +61,16 @@ Records from here on:"""
 
 
 def before(seconds: float) -> str:
-    """What is about to be shown."""
+    """The introduction."""
     return _BEFORE.format(seconds=seconds)
 
 
 def after(verdict: Verdict) -> str:
-    """What was shown."""
+    """The result."""
     title = "VERDICT: GOOD" if verdict.good else "VERDICT: BAD"
     return "\n".join(["", title, "", *in_words(verdict), "", _GOOD if verdict.good else _BAD])
 
 
 def kept(program: str, dsn: str, brokers: str, http: str) -> str:
-    """What to type while the servers stay up."""
+    """Commands to try while the servers are kept."""
     return "\n" + _KEPT.format(program=program, dsn=shlex.quote(dsn), brokers=brokers, http=http)

@@ -1,8 +1,8 @@
-"""The demo, act by act: everything is started, watched, killed half way, and judged.
+"""The demo's scenario: start the servers, the relay, a writer and a consumer; kill the relay half way; compare the records.
 
-In: `Options`. Out: what a person sees, and an exit code: 0 when the verdict is good, 1 when it is bad.
-Never: a process or a file left behind, however it ends: Ctrl-C, TERM, a closed terminal, an error; a good verdict that the
-consumer's book does not prove.
+In: `Options`. Out: a live view, and an exit code: 0 if every event arrived in order, else 1.
+Never: a process or a file left behind, after Ctrl-C, TERM, a closed terminal or an error; a good verdict that the
+consumer's tally does not prove.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from cdc_outbox.demo.database import prepare
 from cdc_outbox.demo.postgres import EmbeddedPostgres
 from cdc_outbox.demo.relay import KILLED, RelayProcess
 from cdc_outbox.demo.tally import Tally
+from cdc_outbox.demo.text import after, before, kept
 from cdc_outbox.demo.verdict import judge
 from cdc_outbox.demo.view import Picture, View, open_view, print_line
-from cdc_outbox.demo.words import after, before, kept
 from cdc_outbox.demo.writer import Shop
 from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.lsn import Lsn
@@ -38,10 +38,10 @@ from cdc_outbox.postgres import connect, server, slot
 SLOT: Final = "cdc_outbox"
 
 TICK_SECONDS: Final = 0.05
-"""Between two looks at everybody's health."""
+"""Between two checks of all processes."""
 
 ASK_SECONDS: Final = 0.25
-"""Between two questions to PostgreSQL about the slot."""
+"""Between two reads of the slot."""
 
 RATE_SECONDS: Final = 2.0
 """The rate is that of the last two seconds."""
@@ -50,18 +50,18 @@ FIRST_SECONDS: Final = 60.0
 """For the first record: the relay makes its slot, the broker its topics. It takes about two."""
 
 DOWN_SECONDS: Final = 2.5
-"""How long there is no relay: the queue is seen to grow, and to go away."""
+"""Time without a relay: long enough to show the backlog growing."""
 
 DRAIN_SECONDS: Final = 30.0
-"""Without one delivery while something waits: then nothing will come any more."""
+"""Limit without a delivery while events are outstanding."""
 
 OVERHEAD_SECONDS: Final = 6.0
-"""Servers up, servers down: what the demo takes beyond the shop's opening hours."""
+"""Start and stop of the servers: the demo takes this much longer than `seconds`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`seconds`: how long the shop is open. `rate`: its transactions a second."""
+    """`seconds`: how long the writer runs. `rate`: its transactions per second."""
 
     seconds: float
     rate: float
@@ -70,88 +70,88 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Show everything. Raises ConfigurationError for a server that cannot be had, CdcOutboxError for one that ended."""
+    """Run the scenario. Raises ConfigurationError for a server that cannot be started, CdcOutboxError for one that ended."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names of customers are not ASCII; some terminals are
     print_line(before(options.seconds + OVERHEAD_SECONDS))
-    with _leaving_on_signals(), ExitStack() as stage:
+    with _leaving_on_signals(), ExitStack() as processes:
         try:
             with open_view() as view:
-                show = Show(options, view, stage)
-                show.raise_the_curtain()
-                show.play()
-                show.close_the_books()
-            verdict = judge(show.tally)
+                scenario = Scenario(options, view, processes)
+                scenario.start()
+                scenario.kill_and_restart()
+                scenario.finish()
+            verdict = judge(scenario.tally)
             print_line(after(verdict))
             if options.keep:
                 with suppress(KeyboardInterrupt):
-                    show.stay_up()
+                    scenario.stay_up()
         finally:
-            _hear_no_more()
+            _ignore_signals()
     return 0 if verdict.good else 1
 
 
-class Show:
-    """The cast. Everybody goes when the stage is cleared, the last who came first."""
+class Scenario:
+    """All processes of the demo; `processes` stops them in reverse order of their start."""
 
-    def __init__(self, options: Options, view: View, stage: ExitStack) -> None:
+    def __init__(self, options: Options, view: View, processes: ExitStack) -> None:
         self.tally = Tally()
         self._options = options
         self._view = view
-        self._stage = stage
+        self._processes = processes
         self._arrivals: deque[Arrival] = deque(maxlen=1000)
         self._asked_at = 0.0
         self._confirmed: Lsn | None = None
         self._behind = 0
         self._past: deque[tuple[float, int]] = deque()
 
-    # -- the acts
+    # -- the phases
 
-    def raise_the_curtain(self) -> None:
-        """Start the servers, the relay, the shop and the consumer; returns with the first record."""
-        options, stage, say = self._options, self._stage, self._view.say
-        say("starting PostgreSQL")
+    def start(self) -> None:
+        """Start the servers, the relay, the writer and the consumer; return with the first record."""
+        options, processes, log = self._options, self._processes, self._view.log
+        log("starting PostgreSQL")
         self._postgres = postgres = EmbeddedPostgres(bin_dir=options.postgres_bin)
-        stage.callback(postgres.close)
+        processes.callback(postgres.close)
         postgres.start()
-        say(f"PostgreSQL {postgres.version} listens on port {postgres.port}; starting Kafka")
-        self._broker = stage.enter_context(EmbeddedBroker())
-        say(f"Kafka (librdkafka's mock cluster) listens on {self._broker.brokers}")
-        self._logins = prepare(postgres, say)
-        self._monitor = stage.enter_context(connect.open_connection(self._logins.admin))
+        log(f"PostgreSQL {postgres.version} listens on port {postgres.port}; starting Kafka")
+        self._broker = processes.enter_context(EmbeddedBroker())
+        log(f"Kafka (librdkafka's mock cluster) listens on {self._broker.brokers}")
+        self._logins = prepare(postgres, log)
+        self._monitor = processes.enter_context(connect.open_connection(self._logins.admin))
         self._relay = RelayProcess(self._logins.relay, self._broker.brokers)
-        stage.callback(self._relay.close)
+        processes.callback(self._relay.close)
         self._relay.start()
         self._reader = Reader(self._broker.brokers, self.tally, self._arrivals.append)
-        stage.callback(self._reader.stop)
+        processes.callback(self._reader.stop)
         self._reader.start()
         self._shop = Shop(self._logins.shop, self.tally, options.rate)
-        stage.callback(self._shop.close)
+        processes.callback(self._shop.close)
         self._shop.open()
-        say(f"the shop is open, and the relay has started, as pid {self._relay.pid}")
+        log(f"the shop is open, and the relay has started, as pid {self._relay.pid}")
         self._wait_for_the_first()
 
-    def play(self) -> None:
-        """The shop is busy. Half way the relay dies, and comes back."""
+    def kill_and_restart(self) -> None:
+        """Write for half of the time, kill the relay, start it again, and write for the other half."""
         half = self._options.seconds / 2
         self._watch(half)
-        say = self._view.say
-        say(f"kill -9 {self._relay.pid}: the relay is dead. The shop does not notice")
+        log = self._view.log
+        log(f"kill -9 {self._relay.pid}: the relay is killed; the shop goes on writing")
         self._relay.kill()
         self._watch(min(DOWN_SECONDS, half))
         self._relay.start()
-        say(f"started again, as pid {self._relay.pid}: the slot knows where to go on")
+        log(f"started again, as pid {self._relay.pid}: it continues at the slot's position")
         self._watch(max(0.0, half - DOWN_SECONDS))
 
-    def close_the_books(self) -> None:
-        """The shop closes; what it has committed is waited for, and the relay stopped, unless it is to stay."""
-        say = self._view.say
-        say("the shop closes; the last events are on their way")
+    def finish(self) -> None:
+        """Stop the writer, wait for its last event, and stop the relay unless it is kept."""
+        log = self._view.log
+        log("the shop is closed; waiting for its last events")
         self._shop.close()
         self._wait_for_the_last()
         if not self._options.keep:
             self._relay.stop()
-            say("SIGTERM: the relay has confirmed everything and ended with 0")
+            log("SIGTERM: the relay has confirmed everything and ended with 0")
         if not self._reader.read_to_end(DRAIN_SECONDS):
             self._check()
             raise CdcOutboxError("the consumer did not come to the end of its topics")
@@ -180,7 +180,7 @@ class Show:
             self._tick()
             if time.monotonic() > until:
                 raise CdcOutboxError(f"no record came within {FIRST_SECONDS:.0f} s")
-        self._view.say(f"the first record is here: {self._arrivals[0].in_full()}")
+        self._view.log(f"the first record is here: {self._arrivals[0].in_full()}")
 
     def _wait_for_the_last(self) -> None:
         delivered, since = self.tally.delivered, time.monotonic()
@@ -189,7 +189,7 @@ class Show:
             if self.tally.delivered > delivered:
                 delivered, since = self.tally.delivered, time.monotonic()
             elif time.monotonic() - since > DRAIN_SECONDS:
-                self._view.say(f"{self.tally.waiting} events do not come")
+                self._view.log(f"{self.tally.waiting} events did not arrive")
                 return
 
     def _tick(self) -> None:
@@ -198,15 +198,15 @@ class Show:
         time.sleep(TICK_SECONDS)
 
     def _check(self) -> None:
-        """Raise what ended somebody early."""
+        """Raise the error of a process that ended early."""
         if not self._postgres.running:
             raise CdcOutboxError("PostgreSQL ended by itself")
         if not self._broker.running:
             raise CdcOutboxError("the embedded Kafka ended by itself")
         self._relay.check()
-        for who, error in (("shop", self._shop.error), ("consumer", self._reader.error)):
+        for name, error in (("shop", self._shop.error), ("consumer", self._reader.error)):
             if error is not None:
-                raise CdcOutboxError(f"the {who} cannot go on: {error}") from error
+                raise CdcOutboxError(f"the {name} cannot go on: {error}") from error
 
     def _picture_now(self) -> Picture:
         now, tally = time.monotonic(), self.tally
@@ -244,7 +244,7 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def _leaving_on_signals() -> Iterator[None]:
-    """TERM and a closed terminal end the demo as Ctrl-C does, with everything taken down."""
+    """On TERM and HUP, stop all processes and end, as on Ctrl-C."""
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)
@@ -259,14 +259,14 @@ def _leaving_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _hear_no_more() -> None:
-    """Taking everything down takes a second or two, and nothing is to interrupt it."""
+def _ignore_signals() -> None:
+    """Stopping the processes takes a second or two and must not be interrupted."""
     for number in (*_ENDING, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _program() -> str:
-    """How the person who started us can call us again."""
+    """The command that starts this program again."""
     ours = Path(sys.argv[0])
     if ours.name != "cdc-outbox":
         return f"{shlex.quote(sys.executable)} -m cdc_outbox"
