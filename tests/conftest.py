@@ -26,3 +26,7 @@ settings.load_profile("suite")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that puts us into the background has SIGINT ignored, here and in every program that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The time of one example depends on the other processes of the machine; hypothesis' deadline of 200 ms would fail at random.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
