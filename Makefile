@@ -74,6 +74,10 @@ demo: $(VENV)/demo-ready ## the whole thing on embedded servers, with a kill -9 
 example: $(VENV)/example-ready ## a web API, three consumers and a mail server on embedded servers (examples/registration)
 	$(BIN)/python -m examples.registration
 
+.PHONY: test-unit
+test-unit: $(VENV)/ready ## the tests that need no server and no Java
+	$(PYTEST) $(PARALLEL) tests/unit -m 'not postgres and not kafka and not slow' $(ARGS)
+
 .PHONY: test
 test: $(VENV)/ready ## all tests, on a real PostgreSQL and a real Apache Kafka (WORKERS=4 side by side, each with its own)
 	$(PYTEST) $(PARALLEL) $(ARGS)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from cdc_outbox.identifiers import TableName
+from cdc_outbox.lsn import bytes_between
 
 LATENCY_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the end-to-end latency histogram, in seconds: 1 ms (a local broker) to a minute (an incident)."""
@@ -64,12 +65,12 @@ class SlotCounters:
     @property
     def lag_bytes(self) -> int | None:
         """WAL written since what is confirmed; None for a slot that confirms nothing."""
-        return _distance(self.confirmed_flush_lsn, self.current_lsn)
+        return bytes_between(self.confirmed_flush_lsn, self.current_lsn)
 
     @property
     def retained_wal_bytes(self) -> int | None:
         """WAL that the server keeps for the slot; None when it keeps none."""
-        return _distance(self.restart_lsn, self.current_lsn)
+        return bytes_between(self.restart_lsn, self.current_lsn)
 
 
 @dataclass(slots=True)
@@ -153,7 +154,3 @@ class Counters:
         if topic not in self.topics and len(self.delivery_errors) >= MAX_TOPICS:
             topic = OTHER_TOPICS
         self.delivery_errors[topic, error] = self.delivery_errors.get((topic, error), 0) + 1
-
-
-def _distance(of: int | None, to: int) -> int | None:
-    return None if of is None else max(0, to - of)

@@ -31,6 +31,11 @@ def format_lsn(lsn: int) -> str:
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
+def bytes_between(earlier: int | None, later: int) -> int | None:
+    """WAL from one position to another, at least 0; None without the earlier one."""
+    return None if earlier is None else max(0, later - earlier)
+
+
 class LsnRange(NamedTuple):
     """Commit LSNs of transactions that follow one another, both ends included."""
 

@@ -199,7 +199,7 @@ def _systemd(stack: ExitStack, counters: Counters, stop: Stop) -> list[Tick]:
 
 
 def _publisher(
-    around: ExitStack, settings: Settings, counters: Counters, plane: native.Plane
+    stack: ExitStack, settings: Settings, counters: Counters, plane: native.Plane
 ) -> Callable[..., Publisher]:
     """What makes producers: of the plane, or with --otel those that report deliveries. Begins to export, until `around` ends.
 
@@ -214,7 +214,7 @@ def _publisher(
             f"--otel needs packages that are not installed: {error.name}", cure="pip install 'cdc-outbox[otel]'"
         ) from error
     exports = telemetry.export(settings, metrics.RelayCollector(counters, versions(plane)))
-    around.callback(exports.shutdown)
+    stack.callback(exports.shutdown)
     return partial(TracedPublisher, on_delivered=exports.delivered)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cdc_outbox.check.database import size
 from cdc_outbox.check.recent import Recent
 from cdc_outbox.check.report import Report
 from cdc_outbox.config.settings import Settings
+from cdc_outbox.config.value_types import size_text
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import AccessRefused, CdcOutboxError
 from cdc_outbox.kafka.producer import Publisher
@@ -196,7 +196,8 @@ def _check_size(
     if largest > limits.record:
         report.fail(
             check,
-            f"the table has a record of {size(largest)} for {topic}, and message.max.bytes here is {size(limits.record)}",
+            f"the table has a record of {size_text(largest)} for {topic}, and message.max.bytes here is "
+            f"{size_text(limits.record)}",
             f"{limits.lift(2 * largest)}, and {cluster.configure(topic, 'max.message.bytes', 2 * largest)}",
             elsewhere,
         )
@@ -207,22 +208,23 @@ def _check_size(
     elif largest > theirs:
         report.fail(
             check,
-            f"the table has a record of {size(largest)} for {topic}, whose max.message.bytes is {size(theirs)}: refused, "
-            "unless compression makes it small enough",
+            f"the table has a record of {size_text(largest)} for {topic}, whose max.message.bytes is "
+            f"{size_text(theirs)}: refused, unless compression makes it small enough",
             cluster.configure(topic, "max.message.bytes", max(2 * largest, limits.record)),
             elsewhere,
         )
     elif limits.record > theirs:
         report.warn(
             check,
-            f"message.max.bytes here is {size(limits.record)}, and max.message.bytes of {topic} is {size(theirs)}: a record "
+            f"message.max.bytes here is {size_text(limits.record)}, and max.message.bytes of {topic} is "
+            f"{size_text(theirs)}: a record "
             "between the two is found out only by Kafka's refusal, with its neighbours",
             cluster.configure(topic, "max.message.bytes", limits.record),
             f"or -X message.max.bytes={theirs}",
         )
     else:
-        known = f"the largest of the newest records has {size(largest)}, " if largest else ""
-        report.ok(check, f"{topic}: {known}{size(limits.record)} fit")
+        known = f"the largest of the newest records has {size_text(largest)}, " if largest else ""
+        report.ok(check, f"{topic}: {known}{size_text(limits.record)} fit")
 
 
 def _check_replication(cluster: Cluster, topic: Topic, report: Report) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from cdc_outbox.check.platforms import Platform
 from cdc_outbox.check.report import Report
 from cdc_outbox.config.settings import Settings
+from cdc_outbox.config.value_types import size_text
 from cdc_outbox.errors import AccessRefused, CdcOutboxError
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.postgres import server, slot
@@ -156,11 +157,14 @@ def _check_wal_limit(connection: Connection, platform: Platform, report: Report)
         )
     elif limit < LITTLE_WAL_BYTES:
         report.warn(
-            check, f"max_slot_wal_keep_size is {size(limit)}: a relay that is away for long loses its slot", cure
+            check,
+            f"max_slot_wal_keep_size is {size_text(limit)}: a relay that is away for long loses its slot",
+            cure,
         )
     else:
         report.ok(
-            check, f"max_slot_wal_keep_size is {size(limit)}: beyond it the slot is lost, so alert on its safe WAL"
+            check,
+            f"max_slot_wal_keep_size is {size_text(limit)}: beyond it the slot is lost, so alert on its safe WAL",
         )
 
 
@@ -261,19 +265,11 @@ def _check_other_slots(connection: Connection, settings: Settings, report: Repor
         report.warn(
             "database.other-slots",
             "nobody reads from other slots that keep WAL: "
-            + ", ".join(f"{name} ({size(kept)})" for name, kept in much),
+            + ", ".join(f"{name} ({size_text(kept)})" for name, kept in much),
             *(f"if nothing needs it any more: SELECT pg_drop_replication_slot('{name}');" for name, _ in much),
         )
     else:
         report.ok("database.other-slots", f"none of {len(rows)} that nobody reads from keeps much WAL")
-
-
-def size(count: int) -> str:
-    """Bytes for a person."""
-    for bits, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if count >= 1 << bits:
-            return f"{count / (1 << bits):.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _value(connection: Connection, query: str) -> str:

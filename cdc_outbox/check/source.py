@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from cdc_outbox.check.database import MUCH_WAL_BYTES, Server, size
+from cdc_outbox.check.database import MUCH_WAL_BYTES, Server
 from cdc_outbox.check.platforms import Platform
 from cdc_outbox.check.report import Report
 from cdc_outbox.config.settings import Settings
+from cdc_outbox.config.value_types import size_text
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError
 from cdc_outbox.identifiers import quote_identifier
 from cdc_outbox.postgres import publication, slot, table_rows
@@ -300,8 +301,8 @@ def _check_first_start(connection: Connection, settings: Settings, report: Repor
 def _check_kept(info: slot.SlotInfo, catalog: Server, report: Report) -> None:
     check = "slot.wal"
     kept = max(0, catalog.current_lsn - info.restart_lsn) if info.restart_lsn is not None else 0
-    safe = "" if info.safe_wal_bytes is None else f", {size(info.safe_wal_bytes)} more until it is in danger"
-    reported = f"{size(kept)} of WAL are kept for it{safe}"
+    safe = "" if info.safe_wal_bytes is None else f", {size_text(info.safe_wal_bytes)} more until it is in danger"
+    reported = f"{size_text(kept)} of WAL are kept for it{safe}"
     if info.wal_status == slot.LOST:
         report.ok(check, "none is kept for it any more")
     elif info.wal_status == UNRESERVED:

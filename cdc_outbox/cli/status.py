@@ -24,7 +24,7 @@ from cdc_outbox.cli.options import (
     slot_option,
     tables_option,
 )
-from cdc_outbox.config.value_types import SECONDS_OR_ZERO, SIZE
+from cdc_outbox.config.value_types import SECONDS_OR_ZERO, SIZE, size_text
 
 if TYPE_CHECKING:
     from cdc_outbox.commands.status import Limit, StatusReader, StatusReport
@@ -227,12 +227,7 @@ def _until_lost(report: StatusReport) -> str:
 
 
 def _size(count: int | None) -> str:
-    if count is None:
-        return "an unknown amount"
-    for bits, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB")):
-        if count >= 1 << bits:
-            return f"{count / (1 << bits):.1f} {unit}"
-    return f"{count:,} bytes"
+    return "an unknown amount" if count is None else size_text(count)
 
 
 def _duration(seconds: float) -> str:

@@ -48,7 +48,7 @@ class PruneOrder:
     older_than: float
     """0: every row that is delivered."""
     age_column: str | None = None
-    """None: the first of `retention.AGE_COLUMNS` that the table has."""
+    """None: the first of `table_rows.TIME_COLUMNS` that the table has."""
     batch: int = BATCH_ROWS
     wait: float = 60.0
     """How long the slot may take to reach the fence. An idle slot moves on every ten seconds."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError
-from cdc_outbox.lsn import Lsn, format_lsn
+from cdc_outbox.lsn import Lsn, bytes_between, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.shutdown import Stop
@@ -41,12 +41,12 @@ class SlotStatus:
     @property
     def lag_bytes(self) -> int | None:
         """WAL written since what was confirmed last; None for a slot that confirms nothing."""
-        return _distance(self.slot.confirmed_flush_lsn, self.current_lsn)
+        return bytes_between(self.slot.confirmed_flush_lsn, self.current_lsn)
 
     @property
     def retained_wal_bytes(self) -> int | None:
         """WAL that the server keeps for this slot; None when it keeps none."""
-        return _distance(self.slot.restart_lsn, self.current_lsn)
+        return bytes_between(self.slot.restart_lsn, self.current_lsn)
 
     def document(self) -> dict[str, str | int | bool | None]:
         """As JSON is to have it. Names that `cdc-outbox status` has too mean the same."""
@@ -191,10 +191,6 @@ def _whom_it_waits_for(dsn: str) -> str:
         "waiting: a slot begins when every transaction that has written something by now is over. Still open: "
         + "; ".join(open_still)
     )
-
-
-def _distance(of: Lsn | None, to: Lsn) -> int | None:
-    return None if of is None else max(0, to - of)
 
 
 def _text(lsn: Lsn | None) -> str | None:

@@ -44,15 +44,12 @@ _URL: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
-_SECRET_WORDS: Final = (
-    "password",
-    "passphrase",
-    "secret",
-    "jaas.config",
-    "oauthbearer.config",
-    "key.pem",
-    "keystore.key",
+NAMES_OF_SECRETS: Final = (
+    r"(?:password|passwd|passphrase|secret|scram_(?:client|server)_key|private_?key"
+    r"|key[._]pem|keystore[._]key|jaas|oauthbearer[._]config)"
 )
+"""Pattern, in any case, of names whose values are secrets: of librdkafka, the Java clients, libpq, and log fields."""
+
 _SHORTEST: Final = 4
 """Characters. Shorter pieces are no secrets worth the name, and removing them would make messages unreadable."""
 
@@ -74,7 +71,7 @@ def masked_dsn(dsn: str) -> str:
 
 def is_secret_property(name: str) -> bool:
     """Whether the value of this librdkafka (or Java client's) property must not be shown."""
-    return any(word in name.lower() for word in _SECRET_WORDS)
+    return re.search(NAMES_OF_SECRETS, name, re.IGNORECASE) is not None
 
 
 def argument_spans(argument: str) -> list[Span]:

@@ -100,10 +100,19 @@ def parse_size(text: str) -> int:
 def show_size(value: object) -> str:
     """Bytes in the largest binary unit that leaves no rest."""
     size: int = expect(int, value)
-    for bits, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if size and size % (1 << bits) == 0:
-            return f"{size >> bits}{unit}"
+    for unit in ("GiB", "MiB", "KiB"):
+        number, rest = divmod(size, _UNIT_BYTES[unit.lower()])
+        if number and not rest:
+            return f"{number}{unit}"
     return str(size)
+
+
+def size_text(count: int) -> str:
+    """Bytes for a person, rounded: `1.5 GiB`."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.1f} {unit}"
+    return f"{count:,} bytes"
 
 
 def parse_duration(text: str) -> float:

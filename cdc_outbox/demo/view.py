@@ -19,6 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from cdc_outbox.config.value_types import size_text
 from cdc_outbox.lsn import Lsn, format_lsn
 
 LINE_SECONDS: Final = 1.0
@@ -108,7 +109,7 @@ class PlainView:
         self._next = time.monotonic() + LINE_SECONDS
         self.log(
             f"committed {picture.committed:,} | delivered {picture.delivered:,} | waiting {picture.waiting:,} "
-            f"({picture.oldest:.1f} s) | acknowledged {_size(picture.behind)} behind | {picture.rate:,.0f}/s | "
+            f"({picture.oldest:.1f} s) | acknowledged {size_text(picture.behind)} behind | {picture.rate:,.0f}/s | "
             f"relay {picture.relay}"
         )
 
@@ -169,7 +170,11 @@ class LiveView:
             ("committed", f"{picture.committed:,}", "written in one transaction with their business change"),
             ("delivered", f"{picture.delivered:,}", f"{picture.rate:,.0f}/s, {picture.latest}"),
             ("waiting", f"{picture.waiting:,}", self._graph_line(picture)),
-            ("acknowledged", confirmed, f"before it PostgreSQL may forget; {_size(picture.behind)} of WAL behind"),
+            (
+                "acknowledged",
+                confirmed,
+                f"before it PostgreSQL may forget; {size_text(picture.behind)} of WAL behind",
+            ),
             ("duplicates", f"{picture.duplicates:,}", "arrived with an id seen before"),
             ("rolled back", f"{picture.rolled_back:,}", "must never arrive"),
         ]
@@ -194,10 +199,6 @@ def _way(picture: Picture) -> Text:
         (f"relay {picture.relay}", "green" if picture.relay_up else "bold white on red"),
         " -> Kafka -> consumer",
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1024:,.1f} KiB"
 
 
 def print_line(text: str) -> None:

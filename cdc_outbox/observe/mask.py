@@ -14,19 +14,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from cdc_outbox.config.redaction import MASK, scrub
-
-_SECRET_NAME: Final = re.compile(
-    r"(?i)password|passwd|passphrase|secret|private_?key|scram_(?:client|server)_key|ssl[._]key[._]pem|jaas"
-)
+from cdc_outbox.config.redaction import MASK, NAMES_OF_SECRETS, is_secret_property, scrub
 
 _USERINFO: Final = re.compile(r"(://)([^\s\"'<>]*)@")
 """Greedy up to the last `@` of the word: a password with a raw `@` or `/` in it is hidden whole."""
 
 _ASSIGNMENT: Final = re.compile(
-    r"""(?ix)
-    ( (?: password | passwd | passphrase | secret | scram_(?:client|server)_key | ssl[._]key[._]pem
-        | \*{3} (?= \s* = ) ) [\w.-]*   # a name that was hidden itself: the word `secret` is somebody's password
+    rf"""(?ix)
+    ( (?: {NAMES_OF_SECRETS}
+        | \*{{3}} (?= \s* = ) ) [\w.-]*   # a name that was hidden itself: the word `secret` is somebody's password
       ["']? \s* [=:] \s* )
     ( '(?:[^'\\]|\\.)*'? | "(?:[^"\\]|\\.)*"? | (?:\\.|\S)+ )
     """
@@ -36,7 +32,7 @@ _PRIVATE_KEY: Final = re.compile(
     r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
 
-_HINTS: Final = re.compile(r"(?i)://|pass|secret|scram_|key|\*=")
+_HINTS: Final = re.compile(r"(?i)://|pass|secret|scram_|key|jaas|oauthbearer|\*=")
 """Almost no line holds a secret; this is the cheap way to see that."""
 
 
@@ -52,7 +48,7 @@ def mask(text: str) -> str:
 
 def names_secret(name: str) -> bool:
     """Whether a field of this name holds a secret, whatever its value looks like."""
-    return _SECRET_NAME.search(name) is not None
+    return is_secret_property(name)
 
 
 def _hide_password(match: re.Match[str]) -> str:

@@ -29,9 +29,7 @@ from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.errors import translated
-
-AGE_COLUMNS: Final = ("created_at", "timestamp")
-"""Where a row's age is looked for unless an option names the column: sql/outbox.sql's name, and that of Debezium's examples."""
+from cdc_outbox.postgres.table_rows import TIME_COLUMNS
 
 _DATE: Final = 1082
 _AGE_TYPES: Final = {1184: "timestamptz", 1114: "timestamp", _DATE: "date"}
@@ -105,7 +103,7 @@ def take_fence(connection: connect.Connection, older_than: float) -> Fence:
 def find_old_rows(
     connection: connect.Connection, table: publication.Table, age_column: str | None, *, all_are_old: bool = False
 ) -> OldRows:
-    """Find out how to tell the old rows of `table`: by `age_column`, or by one of AGE_COLUMNS.
+    """Find out how to tell the old rows of `table`: by `age_column`, or by one of TIME_COLUMNS.
 
     Raises ConfigurationError when there is no such column, AccessRefused with the GRANT when rows may not be deleted.
     """
@@ -118,7 +116,7 @@ def find_old_rows(
     by_seq = kind in _INTEGERS and indexed
     if all_are_old:
         return OldRows(table, None, by_day=False, by_seq=by_seq)
-    wanted = (age_column,) if age_column else AGE_COLUMNS
+    wanted = (age_column,) if age_column else TIME_COLUMNS
     found = next((name for name in wanted if name in columns), None)
     if found is None:
         raise ConfigurationError(

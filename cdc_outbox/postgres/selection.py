@@ -15,10 +15,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from cdc_outbox.config.settings import Columns
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.postgres.table_rows import EVERY_ROW, TableShape
-
-TIME_COLUMNS: Final = ("created_at", "timestamp")
-"""Where a row's time is looked for unless an option names the column."""
+from cdc_outbox.postgres.table_rows import EVERY_ROW, TIME_COLUMNS, TableShape
 
 _UUID: Final = 2950
 """Type OID (pg_type.dat, fixed for ever)."""

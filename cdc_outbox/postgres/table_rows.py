@@ -30,6 +30,9 @@ BATCH_ROWS: Final = 200
 """Rows a FETCH brings at most: a round trip for so many costs little, and should they all be large of a sudden, they still fit
 into memory. The next is fetched when these are handed over."""
 
+TIME_COLUMNS: Final = ("created_at", "timestamp")
+"""Columns with a row's time unless an option names one: that of sql/outbox.sql, and that of Debezium's examples."""
+
 BATCH_BYTES: Final = 1024 * 1024
 """What a FETCH brings, about, when rows are large: judged by those of the one before."""
 

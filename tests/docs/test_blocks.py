@@ -282,7 +282,6 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
     ): "needs images; tests/examples/test_compose.py runs what its services run",
     ("docs/tutorial.md", "python -m venv"): "needs a package index; the Makefile has installed what is tested here",
     ("README.md", "make test"): "runs this very test; that the target exists is checked",
-    ("README.md", "pip install ."): "needs a package index; the Makefile has installed the package that is tested here",
     ("docs/scaling.md", "CREATE PUBLICATION cdc_outbox_0_of_2"): "what sql/shards.sql makes; that it is SQL is checked",
     ("CONTRIBUTING.md", "make help"): "developers' tools; that the targets exist is checked",
     ("docs/how-to/monitor.md", "kubectl port-forward"): "needs a Kubernetes cluster",

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from cdc_outbox import errors
 from cdc_outbox.commands.install import InstallOptions, apply_roles
-from cdc_outbox.config.options import Option
 from cdc_outbox.config.settings import OPTIONS
 from cdc_outbox.observe.http import Views
 from tests.docs.pages import ROOT, read
@@ -165,66 +163,7 @@ def test_the_start_with_a_secret_in_a_file_relays(
     ]
 
 
-# --- tables of the README against the program --------------------------------------------------------------------------
-
-
-def options_table() -> list[tuple[list[str], str]]:
-    """Rows of the options' table: code spans of the first cell, text of the second."""
-    rows = re.findall(r"^\| (`-.+?) \| (.*?) ?\| .* ?\|$", read(README).prose, re.MULTILINE)
-    return [(re.findall(r"`([^`]+)`", first), second) for first, second in rows]
-
-
-def option_of(span: str) -> Option:
-    flag = span.split(maxsplit=1)[0].rstrip(",")
-    found = [option for option in OPTIONS.values() if flag in {f"--{option.name}", *option.aliases}]
-    assert found, f"no option {flag}"
-    return found[0]
-
-
-OTHER_WORDS: Final = {"columns": ("Debezium's names", "debezium"), "header": ("`id`, `type`", None)}
-"""Defaults that the README says in words."""
-
-
-def test_the_options_exist_with_the_defaults_that_are_shown() -> None:
-    table = options_table()
-    assert len(table) >= 9
-    for spans, cell in table:
-        shown = (
-            [one.strip() for one in re.split(r", (?=[0-9])", cell)] if len(spans) > 1 and cell else [cell] * len(spans)
-        )
-        for span, default in zip(spans, shown, strict=True):
-            option = option_of(span)
-            words, value = OTHER_WORDS.get(option.name, (None, option.default))
-            if words is not None:
-                assert (default, value) == (words, option.default)
-            elif value is None:
-                assert default == ""
-            else:
-                plain = re.sub(r" \(\d+\)$", "", default).strip("`").replace(",", "")
-                assert option.value_type.parse(plain) == option.value_type.parse(value), span
-
-
-def test_the_exit_codes_in_the_options_table_are_those_of_the_errors() -> None:
-    shown = {
-        option_of(spans[0]).name: int(code[1])
-        for spans, cell in options_table()
-        if (code := re.search(r"\((\d+)\)", cell))
-    }
-    assert shown == {
-        "on-poison": errors.PoisonEvent.exit_code,
-        "on-slot-lost": errors.ConfigurationError.exit_code,
-    }
-
-
-def test_the_exit_codes_are_all_that_there_are() -> None:
-    (line,) = re.findall(r"^\*\*Exit codes\.\*\*(.*?)\n\n", read(README).prose, re.MULTILINE | re.DOTALL)
-    shown = {int(code) for code in re.findall(r"(?:^|· ?|\n)\s*(\d+) ", line)}
-    raised = {
-        kind.exit_code
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.CdcOutboxError)
-    }
-    assert shown == {0, 2} | raised
+# --- the README against the program ------------------------------------------------------------------------------------
 
 
 def test_the_http_server_has_the_paths_and_the_address_that_are_shown() -> None:
