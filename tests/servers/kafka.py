@@ -180,7 +180,7 @@ class Kafka:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in our terminal is for us
             )
-        self._guard = Guard(self._process.pid, by=signal.SIGKILL, folder=self._folder)
+        self._guard = ProcessReaper(self._process.pid, by=signal.SIGKILL, folder=self._folder)
         return True
 
     def wait_ready(self, *, timeout: float = 60.0) -> None:
