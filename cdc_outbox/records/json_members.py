@@ -64,12 +64,12 @@ def check_json(text: bytes) -> None:
             pass  # it refuses such a number and such half a surrogate as well
         else:
             return
-    words = text.decode().strip(SPACE)
+    decoded = text.decode().strip(SPACE)
     try:
-        end = _value_end(words, 0, strict=False)
+        end = _value_end(decoded, 0, strict=False)
     except IndexError:
         raise ValueError("it does not end") from None
-    if end != len(words):
+    if end != len(decoded):
         raise ValueError(f"something else follows it at character {end}")
 
 

@@ -271,13 +271,13 @@ def header_members(text: bytes) -> Headers:
 
 def _as_written(text: bytes) -> Headers:
     try:
-        words = text.decode()
+        decoded = text.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"it is no UTF-8 text: {error.reason} at byte {error.start}") from error
-    if _NO_HEADERS.fullmatch(words):
+    if _NO_HEADERS.fullmatch(decoded):
         return []
-    members, end = read_object(words, strict=True)
-    if words[end:].strip(SPACE):
+    members, end = read_object(decoded, strict=True)
+    if decoded[end:].strip(SPACE):
         raise ValueError(f"something else follows it at character {end}")
     return [(name, member.compact) for name, member in members.items()]
 
