@@ -173,6 +173,11 @@ class NativePublisher(Publisher):
         super().refused(record, error)
         self._producer.plane.close_topic(record.topic)
 
+    def abandon(self) -> None:
+        """As `Publisher.abandon`; librdkafka's threads end here, whatever still points to the producer."""
+        super().abandon()
+        self._producer.plane.close()
+
     @property
     def in_flight_bytes(self) -> int:
         """What the records in flight occupy."""

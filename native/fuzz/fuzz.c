@@ -51,6 +51,7 @@ static rd_kafka_topic_t *topic_new(rd_kafka_t *rk, const char *name, rd_kafka_to
 }
 static void topic_destroy(rd_kafka_topic_t *topic) { free(topic); }
 static int error_code(const rd_kafka_error_t *error) { return *(const int *)error; }
+static int error_is_fatal(const rd_kafka_error_t *error) { return *(const int *)error == -150; }
 static void error_destroy(rd_kafka_error_t *error) { free(error); }
 
 static void *copy(const void *from, size_t size) {
@@ -340,6 +341,8 @@ static void run_stream(void) {
         assert(producer->in_flight == 0 && !producer->transactions);
     }
     reader_dispose(&reader);
+    if (CHANCE(2))
+        producer_close(producer);
     producer_free(producer);
     for (int i = 0; i < stream_length; i++)
         free(stream[i].message);
@@ -386,7 +389,7 @@ int main(int count, char **arguments) {
         .rd_kafka_conf_set = conf_set, .rd_kafka_conf_set_opaque = conf_opaque, .rd_kafka_conf_set_dr_msg_cb = conf_dr,
         .rd_kafka_conf_set_error_cb = conf_error, .rd_kafka_conf_set_log_cb = conf_log, .rd_kafka_new = new,
         .rd_kafka_destroy = destroy, .rd_kafka_set_log_queue = log_queue, .rd_kafka_purge = purge,
-        .rd_kafka_produceva = produceva, .rd_kafka_error_code = error_code, .rd_kafka_error_destroy = error_destroy,
+        .rd_kafka_produceva = produceva, .rd_kafka_error_code = error_code, .rd_kafka_error_is_fatal = error_is_fatal, .rd_kafka_error_destroy = error_destroy,
         .rd_kafka_topic_new = topic_new, .rd_kafka_topic_destroy = topic_destroy, .PQgetCopyData = get_copy_data,
         .PQconsumeInput = consume_input, .PQfreemem = free};
     srand(seed);

@@ -26,6 +26,7 @@ cdef extern from "libraries.h" nogil:
         RD_KAFKA_PURGE_F_INFLIGHT
         RD_KAFKA_RESP_ERR__INVALID_ARG
         RD_KAFKA_RESP_ERR__QUEUE_FULL
+        RD_KAFKA_RESP_ERR__DESTROY
     struct _libraries "libraries":
         int (*rd_kafka_version)() noexcept nogil
         int (*PQlibVersion)() noexcept nogil
@@ -115,6 +116,7 @@ cdef extern from "producer.h" nogil:
     bint producer_open(producer_t *, rd_kafka_conf_t *, char *, size_t)
     enum:
         HEADER_OVERHEAD
+    void producer_close(producer_t *)
     void producer_free(producer_t *)
     transaction_t *transaction_new(producer_t *, uint64_t, int64_t)
     void transaction_release(transaction_t *)
@@ -329,6 +331,8 @@ cdef class Producer:
         if transaction.producer is not self:
             raise ValueError("a transaction of another producer")
         record.topic = producer_topic(self.c, name, len(name))
+        if self.c.rk == NULL:
+            return RD_KAFKA_RESP_ERR__DESTROY
         if record.topic == NULL:
             return RD_KAFKA_RESP_ERR__QUEUE_FULL  # a thousand topics have records in flight
         record.topic.open = True
@@ -354,7 +358,14 @@ cdef class Producer:
         with nogil:
             producer_flush(self.c, milliseconds)
 
+    def close(self):
+        """End librdkafka's threads. Nothing can be produced any more, and what is in flight is forgotten."""
+        with nogil:
+            producer_close(self.c)
+
     def purge(self):
+        if self.c.rk == NULL:
+            return
         with nogil:
             libraries.rd_kafka_purge(self.c.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT)
 
@@ -409,6 +420,8 @@ cdef class Producer:
         cdef int milliseconds = <int>(timeout * 1000), code, error = 0, partitions = 0
         cdef bytes name
         cdef topic_t *known
+        if self.c.rk == NULL:
+            raise KafkaFailure(RD_KAFKA_RESP_ERR__DESTROY, "the producer is closed")
         if topic is not None:
             name = topic.encode()
             known = producer_topic(self.c, name, len(name))
@@ -426,7 +439,10 @@ cdef class Producer:
         return error, partitions
 
     def set_sasl_credentials(self, str username, str password):
-        cdef rd_kafka_error_t *error = libraries.rd_kafka_sasl_set_credentials(self.c.rk, username.encode(), password.encode())
+        cdef rd_kafka_error_t *error
+        if self.c.rk == NULL:
+            raise KafkaFailure(RD_KAFKA_RESP_ERR__DESTROY, "the producer is closed")
+        error = libraries.rd_kafka_sasl_set_credentials(self.c.rk, username.encode(), password.encode())
         if error != NULL:
             code, text = libraries.rd_kafka_error_code(error), libraries.rd_kafka_error_string(error).decode(errors="replace")
             libraries.rd_kafka_error_destroy(error)

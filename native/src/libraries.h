@@ -94,6 +94,7 @@ enum {
     RD_KAFKA_RESP_ERR__FATAL = -150,
     RD_KAFKA_RESP_ERR__INCONSISTENT = -149,
     RD_KAFKA_RESP_ERR__QUEUE_FULL = -184,
+    RD_KAFKA_RESP_ERR__DESTROY = -197,
     RD_KAFKA_RESP_ERR__INVALID_ARG = -186
 };
 
@@ -120,6 +121,7 @@ typedef void log_cb_t(const rd_kafka_t *, int, const char *, const char *);
     X(rd_kafka_error_t *, rd_kafka_produceva, (rd_kafka_t *, const rd_kafka_vu_t *, size_t))             \
     X(int, rd_kafka_error_code, (const rd_kafka_error_t *))                                              \
     X(const char *, rd_kafka_error_string, (const rd_kafka_error_t *))                                   \
+    X(int, rd_kafka_error_is_fatal, (const rd_kafka_error_t *))                                          \
     X(void, rd_kafka_error_destroy, (rd_kafka_error_t *))                                                \
     X(const char *, rd_kafka_err2str, (int))                                                             \
     X(int, rd_kafka_last_error, (void))                                                                  \

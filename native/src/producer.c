@@ -139,13 +139,14 @@ static void free_topics(struct producer *producer, bool all) {
         }
 }
 
-static void close_client(struct producer *producer) {
+void producer_close(struct producer *producer) {
     if (!producer->rk)
         return;
     producer->changed = NULL;
     free_topics(producer, true);
     libraries.rd_kafka_purge(producer->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     libraries.rd_kafka_destroy(producer->rk); /* no report comes after this */
+    producer->rk = NULL;
 }
 
 bool producer_open(struct producer *producer, rd_kafka_conf_t *conf, char *error, size_t error_size) {
@@ -159,14 +160,14 @@ bool producer_open(struct producer *producer, rd_kafka_conf_t *conf, char *error
         libraries.rd_kafka_conf_destroy(conf);
         return false;
     }
-    close_client(producer);
+    producer_close(producer);
     producer->rk = rk;
     libraries.rd_kafka_set_log_queue(rk, NULL); /* log lines come with poll, too */
     return true;
 }
 
 void producer_free(struct producer *producer) {
-    close_client(producer);
+    producer_close(producer);
     while (producer->transactions)
         transaction_free(producer->transactions);
     for (struct failure *failure = producer->failures, *next; failure; failure = next) {
@@ -202,7 +203,7 @@ struct topic *producer_topic(struct producer *producer, const char *name, size_t
         return topic;
     if (producer->topic_count >= TOPICS)
         free_topics(producer, false);
-    if (producer->topic_count >= TOPICS || !(topic = calloc(1, sizeof *topic + length + 1)))
+    if (!producer->rk || producer->topic_count >= TOPICS || !(topic = calloc(1, sizeof *topic + length + 1)))
         return NULL;
     memcpy(topic->name, name, length);
     topic->handle = libraries.rd_kafka_topic_new(producer->rk, topic->name, NULL);
@@ -226,6 +227,8 @@ static size_t size_of(const struct record *record) {
 int producer_produce(struct producer *producer, const struct record *record, struct transaction *transaction) {
     struct flight *flight = producer->free;
     size_t bytes = size_of(record);
+    if (!producer->rk)
+        return RD_KAFKA_RESP_ERR__DESTROY;
     if (!flight || (producer->in_flight && producer->bytes + bytes > producer->bytes_limit)) /* one finds room always */
         return RD_KAFKA_RESP_ERR__QUEUE_FULL;
     *flight = (struct flight){.transaction = transaction, .topic = record->topic, .free = flight->free, .bytes = bytes};
@@ -261,7 +264,7 @@ int producer_produce(struct producer *producer, const struct record *record, str
     }
     rd_kafka_error_t *refused = libraries.rd_kafka_produceva(producer->rk, arguments, count);
     if (refused) {
-        int code = libraries.rd_kafka_error_code(refused);
+        int code = libraries.rd_kafka_error_is_fatal(refused) ? RD_KAFKA_RESP_ERR__FATAL : libraries.rd_kafka_error_code(refused);
         libraries.rd_kafka_error_destroy(refused);
         flight->transaction = NULL;
         return code;
@@ -277,11 +280,13 @@ int producer_produce(struct producer *producer, const struct record *record, str
 }
 
 void producer_poll(struct producer *producer, int milliseconds) {
-    libraries.rd_kafka_poll(producer->rk, milliseconds);
+    if (producer->rk)
+        libraries.rd_kafka_poll(producer->rk, milliseconds);
 }
 
 void producer_flush(struct producer *producer, int milliseconds) {
-    libraries.rd_kafka_flush(producer->rk, milliseconds);
+    if (producer->rk)
+        libraries.rd_kafka_flush(producer->rk, milliseconds);
 }
 
 struct failure *producer_failures(struct producer *producer) {

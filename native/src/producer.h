@@ -102,6 +102,8 @@ struct producer *producer_new(size_t limit, size_t bytes_limit);
 bool producer_open(struct producer *producer, rd_kafka_conf_t *conf, char *error, size_t error_size);
 /* Take conf over, and go on with a librdkafka producer of that; only while nothing is in flight. False: `error` says why, and
  * everything is as it was. */
+void producer_close(struct producer *producer);
+/* End the client and its threads for good. Records in flight are forgotten; poll and flush do nothing, produce refuses. */
 void producer_free(struct producer *producer);
 /* Forgets what is in flight, and ends librdkafka's threads. */
 

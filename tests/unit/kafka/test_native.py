@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from cdc_outbox_native import KafkaFailure, Producer
 
 QUEUE_FULL = -184
 PURGED = -152
+DESTROYED = -197
 OVERHEAD, HEADER = 512, 64
 """RECORD_OVERHEAD and HEADER_OVERHEAD of native/src/producer.h."""
 
@@ -126,6 +128,23 @@ def test_other_properties_are_taken_while_nothing_is_in_flight() -> None:
         one.open({"nonsense": "1"})
     one.open({"bootstrap.servers": f"127.0.0.1:{free_port()}", "batch.size": "1000"})
     assert produce(one, transaction) == 0, "its transactions and limits are the same"
+
+
+def test_a_closed_producer_has_no_threads_and_refuses_whatever_points_to_it() -> None:
+    before = len(list(Path("/proc/self/task").iterdir()))
+    one = producer()
+    transaction = one.transaction(0, 100)
+    produce(one, transaction)
+    assert len(list(Path("/proc/self/task").iterdir())) > before
+    one.close()
+    assert len(list(Path("/proc/self/task").iterdir())) == before
+    assert produce(one, transaction) == DESTROYED
+    one.poll(0)
+    one.flush(0)
+    one.purge()
+    with pytest.raises(KafkaFailure):
+        one.metadata(None, 0.1)
+    assert transaction.outstanding == 1
 
 
 def test_any_number_of_topics_is_produced_to_but_a_thousand_at_a_time() -> None:
