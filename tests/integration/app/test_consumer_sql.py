@@ -138,6 +138,7 @@ def test_a_table_that_is_no_inbox_is_left_alone(database: Database, columns: str
 
 
 def test_who_may_not_create_is_told(database: Database) -> None:
+    database.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as it is since PostgreSQL 15
     with pytest.raises(AccessRefused) as refusal:
         apply_consumer(login(database), pytest.fail)
 
