@@ -459,13 +459,22 @@ class Publisher:
 
     def abandon(self) -> None:
         """Forget what is in flight, so that nothing waits for a broker that is gone. Never raises."""
-        try:
-            self._producer.purge()
-            self._producer.poll(0)
-        except (KafkaException, SystemError) as raised:
-            log.debug("producer.abandoned", error=str(raised))
+        producer = self._producer
+        for _ in range(
+            2
+        ):  # the first poll raises a fatal error, if there is one; the reports, which hold us, come with the next
+            try:
+                producer.purge()
+                producer.poll(0)
+            except (KafkaException, SystemError) as raised:
+                log.debug("producer.abandoned", error=str(raised))
         self._report = None  # reports hold us as we hold them: librdkafka's threads end when nobody holds its producer
         self._reports.clear()
+        self._gate.close()
+        self._inquiry = None
+        self._producer = _GivenUp()  # type: ignore[assignment]  # its threads end now, not with this object
+        self._poll = self._producer.poll
+        self.__dict__.pop("_produce", None)
 
     def _not_accepted(self, raised: Exception, record: KafkaRecord) -> bool:
         """Raise what librdkafka or its binding has against a record; False if it is about its topic: ask again."""
@@ -520,6 +529,17 @@ class Publisher:
         if all(login) and login != tuple(self._properties.get(name) for name in _LOGIN):
             self._properties.update(zip(_LOGIN, login, strict=True))
             self._producer.set_sasl_credentials(*login)
+
+
+class _GivenUp:
+    """In place of a producer that was given up."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def poll(self, seconds: float) -> int:  # noqa: ARG002
+        """Serve nothing."""
+        return 0
 
 
 def _failure(error: KafkaError, message: Message, lsn: Lsn) -> DeliveryFailure:

@@ -137,6 +137,10 @@ class TopicGate:
         self._catalog = self._catalog or self.catalog()
         return self._catalog.ask(topic, ANSWER_SECONDS)
 
+    def close(self) -> None:
+        """Give up the admin client, and what is waited for."""
+        self._catalog = self._wait = None
+
     def produced(self) -> None:
         """Note that a record was accepted after a wait: it is over."""
         wait, self._wait = self._wait, None
