@@ -175,8 +175,9 @@ class NativePublisher(Publisher):
 
     def abandon(self) -> None:
         """As `Publisher.abandon`; librdkafka's threads end here, whatever still points to the producer."""
+        plane = self._producer.plane
         super().abandon()
-        self._producer.plane.close()
+        plane.close()
 
     @property
     def in_flight_bytes(self) -> int:

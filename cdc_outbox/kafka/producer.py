@@ -460,9 +460,7 @@ class Publisher:
     def abandon(self) -> None:
         """Forget what is in flight, so that nothing waits for a broker that is gone. Never raises."""
         producer = self._producer
-        for _ in range(
-            2
-        ):  # the first poll raises a fatal error, if there is one; the reports, which hold us, come with the next
+        for _ in range(2):  # a fatal error is raised by the first poll; the reports, which hold us, come with the next
             try:
                 producer.purge()
                 producer.poll(0)
