@@ -23,11 +23,16 @@ POLL_SECONDS: Final = 0.02
 """Between two reads of the slot: the resolution of the measured time. One read takes the server less than 1 ms."""
 
 _FUNCTION: Final = """
-SELECT format_type(p.proargtypes[3], NULL), current_user,
-    has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')
+SELECT array(SELECT format_type(t.oid, NULL) FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY AS t (oid, n) ORDER BY n),
+    current_user, has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-WHERE n.nspname = %s AND p.proname = %s AND p.pronargs IN (5, 6)
+LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = %(table)s
+WHERE n.nspname = %(schema)s AND p.proname = %(function)s AND p.pronargs IN (5, 6)
+    AND (p.prosecdef OR p.proowner = c.relowner)
+ORDER BY p.proowner = c.relowner DESC NULLS LAST, p.pronargs DESC
 """
+"""The function of the table's owner. A role that may create in the schema can add one with other parameters, which must not run
+with the rights of the caller: the call names the type of each parameter, and only one function has that signature."""
 
 _DATA_CLASSES: Final = ("22", "23")
 """SQLSTATE classes of values that a type or a constraint refuses: data exception, integrity constraint violation."""
@@ -111,13 +116,13 @@ def _usable_slot(connection: connect.Connection, name: str) -> slot.SlotInfo:
 
 def _emit(connection: connect.Connection, table: TableName, event: NewEvent) -> str:
     function = emit_function(table)
-    payload = _payload(event.payload, _payload_type(connection, function))
-    call = f"SELECT {function.quoted}(%s, %s, %s, %s, %s)".encode()
+    types = _parameter_types(connection, table, function)
+    payload = _payload(event.payload, types[3])
+    arguments = [event.aggregate_type, event.aggregate_id, event.type, payload, event.headers, None]
+    call = f"SELECT {function.quoted}({', '.join(f'%s::{name}' for name in types)})".encode()
     try:
         with translated():
-            row = connection.execute(
-                call, [event.aggregate_type, event.aggregate_id, event.type, payload, event.headers]
-            ).fetchone()
+            row = connection.execute(call, arguments[: len(types)]).fetchone()
     except ConfigurationError as error:
         if str(error.where.get("sqlstate", ""))[:2] not in _DATA_CLASSES:
             raise
@@ -131,13 +136,16 @@ def _emit(connection: connect.Connection, table: TableName, event: NewEvent) -> 
     return str(row[0])
 
 
-def _payload_type(connection: connect.Connection, function: TableName) -> str:
-    row = connection.execute(_FUNCTION, [function.schema, function.name]).fetchone()
+def _parameter_types(connection: connect.Connection, table: TableName, function: TableName) -> list[str]:
+    """The types of the function's parameters, as SQL writes them."""
+    names = {"schema": function.schema, "function": function.name, "table": table.name}
+    row = connection.execute(_FUNCTION, names).fetchone()
     if row is None:
         raise ConfigurationError(
             f"there is no function {function}", cure="cdc-outbox sql install --apply, with the same --table"
         )
-    payload_type, user, allowed = row
+    types, user, allowed = row
+    assert isinstance(types, list)
     if not allowed:
         raise AccessRefused(
             f"role {user} may not execute {function}",
@@ -145,7 +153,7 @@ def _payload_type(connection: connect.Connection, function: TableName) -> str:
             f"GRANT USAGE ON SCHEMA {quote_identifier(function.schema)} TO {quote_identifier(str(user))}; "
             f"GRANT EXECUTE ON FUNCTION {function.quoted} TO {quote_identifier(str(user))};",
         )
-    return str(payload_type)
+    return [str(name) for name in types]
 
 
 def _payload(payload: bytes | None, payload_type: str) -> bytes | str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import pytest
@@ -217,6 +217,32 @@ def test_an_inbox_of_another_role_is_refused_with_its_owner(database: Database, 
     done = run_command("sql", "consumer", "--apply", dsn=database.dsn)
     assert done.returncode == 78
     assert f"belongs to role {ROLE}, not to postgres" in done.stderr
+
+
+OVERLOADS: Final = (
+    "a text, b text, c text, d json, e jsonb",
+    "a text, b text, c text, d text, e jsonb",
+    "a text, b text, c text, d json, e text, f text DEFAULT NULL",
+    "a anyelement, b anyelement, c anyelement, d anyelement, e anyelement",
+)
+
+
+@pytest.mark.parametrize("definer", ["SECURITY INVOKER", "SECURITY DEFINER"])
+def test_emit_calls_no_overload_that_another_role_has_added(database: Database, definer: str) -> None:
+    ok(database, "sql", "install", "--apply")
+    as_mallory(
+        database,
+        "; ".join(
+            f"CREATE FUNCTION public.outbox_emit({parameters}) RETURNS uuid LANGUAGE plpgsql {definer}"
+            " AS 'BEGIN RAISE EXCEPTION ''overload''; END'"
+            for parameters in OVERLOADS
+        ),
+    )
+    ok(database, "emit", "--aggregate-type", "order", "--aggregate-id", "1", "--type", "OrderPlaced", "--payload", "{}")
+    with database.connect(autocommit=False) as session:
+        emit(session, aggregate_type="order", aggregate_id="2", type="OrderPlaced", payload={})
+        session.commit()
+    assert database.execute("SELECT aggregateid FROM outbox ORDER BY 1") == [("1",), ("2",)]
 
 
 def test_a_table_and_its_function_belong_to_one_role(database: Database) -> None:
