@@ -155,6 +155,7 @@ def test_a_publication_that_hides_rows(outbox: Outbox) -> None:
     outbox.drain()
 
 
+@pytest.mark.since_postgres(15)
 def test_a_publication_that_hides_a_column_that_is_needed(outbox: Outbox) -> None:
     outbox.create_table()
     outbox.publish("outbox (seq, id, aggregatetype, aggregateid, type)")
