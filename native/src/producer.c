@@ -139,7 +139,7 @@ static void free_topics(struct producer *producer, bool all) {
         }
 }
 
-void producer_close(struct producer *producer) {
+static void end_client(struct producer *producer) {
     if (!producer->rk)
         return;
     producer->changed = NULL;
@@ -147,6 +147,12 @@ void producer_close(struct producer *producer) {
     libraries.rd_kafka_purge(producer->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
     libraries.rd_kafka_destroy(producer->rk); /* no report comes after this */
     producer->rk = NULL;
+}
+
+void producer_close(struct producer *producer) {
+    end_client(producer);
+    free(producer->flights);
+    producer->flights = producer->free = NULL;
 }
 
 bool producer_open(struct producer *producer, rd_kafka_conf_t *conf, char *error, size_t error_size) {
@@ -160,7 +166,7 @@ bool producer_open(struct producer *producer, rd_kafka_conf_t *conf, char *error
         libraries.rd_kafka_conf_destroy(conf);
         return false;
     }
-    producer_close(producer);
+    end_client(producer);
     producer->rk = rk;
     libraries.rd_kafka_set_log_queue(rk, NULL); /* log lines come with poll, too */
     return true;
@@ -179,7 +185,6 @@ void producer_free(struct producer *producer) {
         free(notice);
     }
     pthread_mutex_destroy(&producer->lock);
-    free(producer->flights);
     free(producer);
 }
 
