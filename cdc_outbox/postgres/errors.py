@@ -262,7 +262,6 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
         ),
     ),
     ("42704", _config("PostgreSQL does not know it", "see cdc-outbox slot status")),
-    ("42710", _config("it was made meanwhile by another process", "start again; cdc-outbox slot recover closes a gap")),
     ("57P01", _lost),
     ("57P02", _lost),
     ("57P03", lambda message: NotAccepting(f"PostgreSQL is not ready: {message}")),

@@ -58,6 +58,8 @@ class TableShape:
     """A domain has the OID of its base type."""
     type_names: tuple[str, ...] = ()
     """Of the columns, as SQL shows them; a domain has its own name."""
+    policies: bool = False
+    """Whether row-level security applies to the role: asked here, since a refusal aborts the transaction."""
 
     @property
     def relation(self) -> Relation:
@@ -103,24 +105,21 @@ class SnapshotRows:
         """`otherwise`: what somebody who may not read the rows can do without them, for the cure."""
         self._connection = connection
         self._own = own
-        self._with_policies: set[TableName] = set()
-        """Tables with a row-level security policy for the role. Found with their shapes: a refusal aborts the transaction."""
         self._alternative_hint = f" (or {alternative_hint})" if alternative_hint else ""
 
     def shape(self, table: TableName) -> TableShape:
         """Describe the table as this snapshot sees it. Raises our errors."""
         with translated():
-            oid = self._oid(table)
+            oid, policies = self._oid(table)
             rows = self._connection.execute(_COLUMNS, (oid,)).fetchall()
         columns = tuple((str(name), int(str(type_oid))) for name, type_oid, _ in rows)
-        return TableShape(table, oid, columns, tuple(str(type_name) for *_, type_name in rows))
+        return TableShape(table, oid, columns, tuple(str(type_name) for *_, type_name in rows), policies)
 
     def count(self, table: TableName, where: Composed = EVERY_ROW) -> int:
         """How many rows the snapshot has. Raises AccessRefused, with the GRANT, when the role may not read."""
-        query = SQL("SELECT count(*) FROM {} WHERE {}").format(
-            _sql_name(table), self._own_too(self.shape(table), where)
-        )
-        with translated(), self._may_read(table):
+        shape = self.shape(table)
+        query = SQL("SELECT count(*) FROM {} WHERE {}").format(_sql_name(table), self._own_too(shape, where))
+        with translated(), self._may_read(shape):
             row = self._connection.execute(query).fetchone()
         return int(str(row[0])) if row else 0
 
@@ -130,7 +129,7 @@ class SnapshotRows:
         if not {"seq", "created_at"} <= names:
             return None
         query = SQL("SELECT seq, created_at::text FROM {} ORDER BY seq LIMIT 1").format(_sql_name(shape.table))
-        with translated(), self._may_read(shape.table):
+        with translated(), self._may_read(shape):
             row = self._connection.execute(query).fetchone()
         return str(row[1]) if row is not None and int(str(row[0])) > 1 else None
 
@@ -149,7 +148,7 @@ class SnapshotRows:
     def require_readable(self, shape: TableShape) -> None:
         """Raise AccessRefused, with the GRANT, when the role may not read the table, or a policy hides rows from it."""
         query = SQL("SELECT FROM {} LIMIT 1").format(_sql_name(shape.table))
-        with translated(), self._may_read(shape.table):
+        with translated(), self._may_read(shape):
             self._connection.execute(query)
 
     def count_older_than(self, shape: TableShape, slot: str) -> int:
@@ -158,7 +157,7 @@ class SnapshotRows:
             "SELECT count(*) FROM {} WHERE pg_catalog.age(xmin) > (SELECT pg_catalog.age(catalog_xmin)"
             " FROM pg_catalog.pg_replication_slots WHERE slot_name = {})"
         ).format(_sql_name(shape.table), Literal(slot))
-        with translated(), self._may_read(shape.table):
+        with translated(), self._may_read(shape):
             row = self._connection.execute(query).fetchone()
         return int(str(row[0])) if row is not None else 0
 
@@ -177,7 +176,7 @@ class SnapshotRows:
         if ordered is not None:
             query += SQL(" ORDER BY {}").format(Identifier(ordered)) + SQL(" DESC" if newest_first else "")
         with translated():
-            with self._may_read(shape.table):
+            with self._may_read(shape):
                 self._connection.execute(query)
             wanted = FIRST_ROWS
             while batch := self._fetch(wanted):
@@ -213,27 +212,25 @@ class SnapshotRows:
             for row in range(result.ntuples)
         ]
 
-    def _oid(self, table: TableName) -> int:
+    def _oid(self, table: TableName) -> tuple[int, bool]:
         row = self._connection.execute(
             "SELECT c.oid::int8, pg_catalog.row_security_active(c.oid)"
             " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relname = %s",
             (table.schema, table.name),
         ).fetchone()
-        if row is not None and row[1] is True:
-            self._with_policies.add(table)
-        return int(str(row[0])) if row else 0
+        return (int(str(row[0])), row[1] is True) if row else (0, False)
 
     @contextlib.contextmanager
-    def _may_read(self, table: TableName) -> Iterator[None]:
+    def _may_read(self, shape: TableShape) -> Iterator[None]:
         """Name the GRANT when reading is refused."""
         try:
             with translated():
                 yield
         except AccessRefused as error:
-            role = self._connection.info.user
+            role, table = self._connection.info.user, shape.table
             grant = f'GRANT USAGE ON SCHEMA "{table.schema}" TO "{role}"; GRANT SELECT ON {table.quoted} TO "{role}";'
-            if table in self._with_policies:
+            if shape.policies:
                 grant = f'ALTER ROLE "{role}" BYPASSRLS; -- a policy that permits every row does not help: no row may be hidden'
             raise AccessRefused(
                 f"role {role} may not read {table}: {error.message}",

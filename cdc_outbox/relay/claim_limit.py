@@ -32,10 +32,13 @@ catalog watch has logged by then that it cannot look."""
 
 
 class ClaimLimit:
-    """The limit of one session. `looked_at`: the LSN of its preflight. Without `tables` there is none."""
+    """The limit of one session. `looked_at`: the LSN of its preflight. Without `tables` there is none. `gap`: one is known,
+    so that nothing behind `looked_at` is confirmed.
+    """
 
-    def __init__(self, looked_at: Lsn, *, tables: bool = True) -> None:
+    def __init__(self, looked_at: Lsn, *, tables: bool = True, gap: bool = False) -> None:
         self._tables = tables
+        self._gap = gap
         self._looked_at = looked_at
         self._looked = time.monotonic()
         self._rows_end = UNSET
@@ -78,6 +81,8 @@ class ClaimLimit:
         limit = max(looked_at, self._rows_end)
         if flush <= limit or not self._tables:
             return flush
+        if self._gap:
+            return Lsn(limit)
         seconds = time.monotonic() - self._looked
         if seconds > BLIND_SECONDS:
             return flush
@@ -88,4 +93,4 @@ class ClaimLimit:
     @property
     def holds_rows(self) -> bool:
         """Whether delivered rows wait for a look."""
-        return self._tables and self._uncovered_end > self._looked_at
+        return self._tables and not self._gap and self._uncovered_end > self._looked_at

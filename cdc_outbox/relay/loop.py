@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 
 from cdc_outbox.counters import Counters, State
-from cdc_outbox.errors import CdcOutboxError, ConnectionLost, ProtocolError, Undelivered
+from cdc_outbox.errors import CdcOutboxError, ConnectionLost, ProtocolError, StreamGap, Undelivered
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import NativeReader, Publisher
@@ -110,6 +110,8 @@ class SessionParams:
     server_shutdown: ServerShutdown = field(default_factory=ServerShutdown)
     claim_limit: ClaimLimit = field(default_factory=lambda: ClaimLimit(UNSET, tables=False))
     """How far may be confirmed."""
+    gap: StreamGap | None = None
+    """Raised once everything up to `looked_at` is delivered: the table may not have these rows any more."""
 
 
 class StreamLoop:
@@ -133,7 +135,8 @@ class StreamLoop:
         self._ledger = AckLedger(params.confirmed, publisher.new_transaction)
         self._progress = Progress(counters, self._ledger, publisher)
         self._sender = RecordSender(publisher, params.policy)
-        request_seconds = None if params.target is None else CATCH_UP_REQUEST_SECONDS
+        catches_up = params.target is not None or params.gap is not None
+        request_seconds = CATCH_UP_REQUEST_SECONDS if catches_up else None
         self._feedback = Feedback(
             stream,
             self._ledger,
@@ -193,6 +196,7 @@ class StreamLoop:
         return ledger.idle and not held
 
     def _finished(self) -> bool:
+        self._raise_gap()
         target = self._params.target
         if target is not None and self._ledger.flush_lsn >= target and not self._ledger.in_transaction:
             return True
@@ -216,6 +220,11 @@ class StreamLoop:
         self._params.server_shutdown.release(
             idle=self._ledger.idle, paused=self._sender.holds, held=self._feedback.held
         )
+
+    def _raise_gap(self) -> None:
+        gap, ledger = self._params.gap, self._ledger
+        if gap is not None and ledger.flush_lsn >= self._params.looked_at and not ledger.in_transaction:
+            raise gap
 
     def _wait(self) -> None:
         """Sleep until there is something to do: the socket, a report, the next status update."""

@@ -11,6 +11,8 @@ connection that is refused is waited for as well: passwords rotate, and failover
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Final
@@ -22,6 +24,7 @@ from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import (
     AccessRefused,
     CannotConnect,
+    CatalogFinding,
     CdcOutboxError,
     SlotBusy,
     StreamGap,
@@ -88,6 +91,8 @@ class Supervisor:
         self._settled = True
         """Whether the last connection left nothing unconfirmed."""
         self._identity = slot.SlotIdentity()
+        self._gap_streamed = False
+        """Whether a session has sent all that the slot has, behind a gap: the table may not have these rows any more."""
         self._backoff = Backoff()
         self._connecting = True
         self._first_attempt = time.monotonic()
@@ -172,14 +177,16 @@ class Supervisor:
         session = ReplicationSession(dsn, self._stop)
         try:
             self._connecting = False
-            if catalog.slot is None or catalog.slot.wal_status == slot.LOST or catalog.gap is not None:
-                session = self._make_slot(session, publisher, replace=catalog.gap is not None)
+            replace = catalog.gap is not None and self._gap_streamed
+            if catalog.slot is None or catalog.slot.wal_status == slot.LOST or replace:
+                session = self._make_slot(session, publisher, replace=replace)
+                catalog = dataclasses.replace(catalog, gap=None)
             try:
                 stream, confirmed = self._start(session)
-            except StreamGap as gap:
+            except StreamGap as other_slot:
                 if self._settings.on_slot_lost != "recover":
                     raise
-                log.warning("slot.replaced", error=gap)
+                log.warning("slot.replaced", error=other_slot)
                 session = self._make_slot(session, publisher, replace=True)
                 stream, confirmed = self._start(session)
         except BaseException:
@@ -188,7 +195,8 @@ class Supervisor:
             raise
         self._connected()
         server_shutdown = ServerShutdown()
-        claim_limit = ClaimLimit(catalog.lsn, tables=bool(self._settings.tables))
+        gap = catalog.gap
+        claim_limit = ClaimLimit(UNSET if gap else catalog.lsn, tables=bool(self._settings.tables), gap=gap is not None)
         watch = CatalogWatch(self._settings, self._counters, self._catalog, claim_limit, server_shutdown)
         params = SessionParams(
             table_oids=catalog.table_oids,
@@ -201,14 +209,21 @@ class Supervisor:
             isolated_lsns=self._isolated_lsns,
             native=publisher.native_reader(stream.pgconn_ptr, self._isolated_lsns),
             raise_findings=watch.raise_findings,
+            gap=gap,
             server_shutdown=server_shutdown,
             claim_limit=claim_limit,
         )
         loop = StreamLoop(stream, publisher, self._row_mappings, self._counters, self._stop, params)
         delivered = self._counters.transactions
         try:
-            with watch.running():
+            with watch.running() if gap is None else contextlib.nullcontext():
                 loop.run()
+        except StreamGap as found:
+            if found is not gap or self._settings.on_slot_lost != "recover":
+                raise
+            self._gap_streamed = True
+            log.warning("slot.replaced", error=found)
+            raise CatalogFinding(found.message, code=found.code, cure=found.cure) from found
         finally:
             self._settled = loop.settled
             self._identity.streamed(Lsn(self._counters.confirmed_lsn), self._counters.transactions - delivered)
@@ -234,8 +249,6 @@ class Supervisor:
             self._target = catalog.lsn
         if not recovering:
             self._require_slot(catalog.slot)
-            if catalog.gap is not None and settings.on_slot_lost != "recover":
-                raise catalog.gap
         return catalog
 
     def _require_slot(self, found: slot.SlotInfo | None) -> None:
@@ -298,6 +311,7 @@ class Supervisor:
     def _forget_old_slot(self) -> None:
         self._identity.forget()
         self._catalog.slot_replaced()
+        self._gap_streamed = False
 
     def _start(self, session: ReplicationSession) -> tuple[ReplicationStream, Lsn]:
         """Start to stream; while the slot is busy, stand by. Gives the stream, and how far the slot has confirmed.

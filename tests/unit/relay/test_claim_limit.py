@@ -95,3 +95,14 @@ def test_a_keepalive_that_waits_for_long_asks_for_a_look_and_without_any_the_lim
 
 def test_without_tables_there_is_no_limit() -> None:
     assert ClaimLimit(UNSET, tables=False).claim(Lsn(500)) == 500
+
+
+def test_with_a_gap_nothing_is_confirmed_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(claim_limit, "time", clock)
+    limit = ClaimLimit(UNSET, gap=True)
+    limit.described(Lsn(200))
+    limit.delivered([rows(200)])
+    clock.now += 10 * BLIND_SECONDS
+    assert limit.claim(Lsn(201)) == UNSET
+    assert not limit.holds_rows
