@@ -72,6 +72,8 @@ class Table:
     name: TableName
     oid: int
     partitioned: bool
+    not_streamed: tuple[str, ...] = ()
+    """Relations whose rows belong to the table and not to its stream: INHERITS children, unlogged or foreign partitions."""
 
 
 def inspect(connection: Connection, name: str) -> Publication | None:
@@ -99,7 +101,13 @@ def inspect(connection: Connection, name: str) -> Publication | None:
 def find_table(connection: Connection, name: TableName) -> Table:
     """Look an outbox table up. Raises ConfigurationError when it is not there."""
     row = connection.execute(
-        "SELECT c.oid::int8, c.relkind::text FROM pg_catalog.pg_class c"
+        "SELECT c.oid::int8, c.relkind::text, ARRAY("
+        "   SELECT i.inhrelid::regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid AND c.relkind = 'r'"
+        "   UNION ALL"
+        "   SELECT t.relid::text FROM pg_catalog.pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid::regclass END) t"
+        "     JOIN pg_catalog.pg_class k ON k.oid = t.relid"
+        "    WHERE t.isleaf AND (k.relkind = 'f' OR k.relpersistence <> 'p'))"
+        " FROM pg_catalog.pg_class c"
         " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
         (name.schema, name.name),
@@ -110,7 +118,8 @@ def find_table(connection: Connection, name: TableName) -> Table:
             cure=f"create it: {_install(table=name)}; or name the one that exists with --table",
             table=str(name),
         )
-    return Table(name, int(str(row[0])), row[1] == "p")
+    others = row[2] if isinstance(row[2], list) else []
+    return Table(name, int(str(row[0])), row[1] == "p", tuple(map(str, others)))
 
 
 def _install(*options: str, table: TableName = DEFAULT_TABLE, publication: str | None = None) -> str:
@@ -261,6 +270,14 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
         )
     published = {table.name: table for table in publication.tables}
     for table in tables:
+        if table.not_streamed:
+            others = ", ".join(table.not_streamed)
+            raise ConfigurationError(
+                f"rows of {others} belong to table {table.name}, and are not streamed as its rows",
+                cure="children by INHERITS: use declarative partitions instead, or ALTER TABLE CHILD NO INHERIT "
+                f"{table.name.quoted}; partitions: ALTER TABLE PARTITION SET LOGGED, and none that is foreign",
+                table=str(table.name),
+            )
         if table.partitioned and not publication.via_partition_root:
             raise ConfigurationError(
                 f"table {table.name} is partitioned, and publication {name} sends its rows under the partitions' names",

@@ -172,3 +172,37 @@ def test_what_is_missing_is_made_by_the_command_that_the_cure_names(
         require(connection, orders)
     typed(no_publication.value.cure)
     require(connection, orders)
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("CREATE TABLE public.child () INHERITS (outbox)", "public.child"),
+        ("CREATE TABLE app.child () INHERITS (outbox)", "app.child"),
+    ],
+)
+def test_children_by_inherits_are_refused(
+    database: Database, connection: connect.Connection, made: str, named: str
+) -> None:
+    """A query of the table reads their rows, and its stream has none of them."""
+    database.execute("CREATE PUBLICATION p FOR TABLE ONLY outbox WITH (publish = 'insert')")
+    require(connection)
+    database.execute(made)
+    with pytest.raises(ConfigurationError, match=rf"rows of {named} belong to table public\.outbox"):
+        require(connection)
+    database.execute(f"ALTER TABLE {named} NO INHERIT outbox")
+    require(connection)
+
+
+def test_an_unlogged_partition_is_refused(database: Database, connection: connect.Connection) -> None:
+    database.execute(
+        "CREATE TABLE days (n int) PARTITION BY RANGE (n); CREATE TABLE one PARTITION OF days FOR VALUES FROM (0) TO (1);"
+        "CREATE PUBLICATION p FOR TABLE days WITH (publish = 'insert', publish_via_partition_root = true)"
+    )
+    days = TableName("public", "days")
+    require(connection, days)
+    database.execute("CREATE UNLOGGED TABLE two PARTITION OF days FOR VALUES FROM (1) TO (2)")
+    with pytest.raises(ConfigurationError, match=r"rows of public\.two belong to table public\.days"):
+        require(connection, days)
+    database.execute("ALTER TABLE two SET LOGGED")
+    require(connection, days)
