@@ -111,7 +111,8 @@ def session_conninfo(dsn: str, **extra: str) -> str:
     given.pop("replication", None)  # a stream asks for it itself; an ordinary session with it cannot run our queries
     _find_system_roots(given)
     pinned = " ".join(f"-c {name}={value}" for name, value in PINNED.items())
-    options = f"{given.get('options') or ''} {pinned}".strip()
+    chosen = given.get("options") or os.environ.get("PGOPTIONS") or ""  # libpq reads PGOPTIONS only without options
+    options = f"{chosen} {pinned}".strip()
     defaults = {"application_name": "cdc-outbox", "connect_timeout": str(CONNECT_TIMEOUT_SECONDS), **KEEPALIVES}
     merged = {**defaults, **given, **extra, "options": options, "client_encoding": "UTF8"}
     return psycopg_conninfo.make_conninfo("", **merged)
