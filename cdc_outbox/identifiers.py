@@ -59,14 +59,14 @@ def parse_table(text: str) -> TableName:
 def quote_identifier(name: str) -> str:
     """`name` as a quoted identifier. Raises ConfigurationError for a NUL, which no identifier can hold."""
     if "\0" in name:
-        raise ConfigurationError("a name holds a NUL character", cure="choose another name")
+        raise ConfigurationError("a name holds a NUL character", code="bad-headers", cure="choose another name")
     return '"' + name.replace('"', '""') + '"'
 
 
 def quote_literal(text: str) -> str:
     """`text` as a literal, quotes doubled and backslashes as they are. Raises ConfigurationError for a NUL."""
     if "\0" in text:
-        raise ConfigurationError("a value holds a NUL character", cure="choose another value")
+        raise ConfigurationError("a value holds a NUL character", code="name-invalid", cure="choose another value")
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "replay": "Send rows that are still in the table once more.",
     "tail": "Print events as JSON lines, without Kafka and without moving the slot.",
     "emit": "Write one event, for try-outs and smoke tests.",
+    "explain": "Explain an error code.",
     "config": "Show what is configured and where it comes from; print an example file.",
     "demo": "The whole thing on embedded servers.",
     "healthcheck": "Ask a running relay whether it is alive: for container health checks.",
