@@ -99,7 +99,7 @@ class ConnectionLost(Unreachable):
 class NotAccepting(Unreachable):
     """A server takes no new connections (57P03): it starts, recovers, or shuts down; the last, while a stream of it is open."""
 
-    default_code = "postgres-shutting-down"
+    default_code = "postgres-not-ready"
 
 
 class CatalogFinding(Unreachable):

@@ -106,7 +106,7 @@ def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
                 stack.enter_context(beside.running())
             work(supervisor)
     except Stopped:
-        error = Undelivered("stopped before it was done")
+        error = Undelivered("stopped before it was done", code="undelivered")
         log.warning("stopped", error=error, exit_code=error.exit_code)
         return error.exit_code
     except CdcOutboxError as error:
@@ -211,7 +211,9 @@ def _publisher(
         from cdc_outbox.observe import telemetry  # noqa: PLC0415 - an extra, and a third of a second to load
     except ImportError as error:
         raise ConfigurationError(
-            f"--otel needs packages that are not installed: {error.name}", cure="pip install 'cdc-outbox[otel]'"
+            f"--otel needs packages that are not installed: {error.name}",
+            code="installation",
+            cure="pip install 'cdc-outbox[otel]'",
         ) from error
     exports = telemetry.export(settings, metrics.RelayCollector(counters, versions(plane)))
     stack.callback(exports.shutdown)

@@ -11,7 +11,10 @@ from cdc_outbox.cli.options import CONTEXT
 @click.argument("code", required=False)
 @click.option("--list", "list_all", is_flag=True, help="Print every code.")
 def command(code: str | None, *, list_all: bool) -> None:
-    """Explain an error code or the name of a log event: CODE is what stands in brackets behind an error, and `code` in the log."""
+    """Explain an error code, or the name of a log event.
+
+    CODE is in brackets behind an error on a terminal, and `code` in the JSON log.
+    """
     from cdc_outbox.commands.explain import explain, read_sections
 
     if list_all:

@@ -107,6 +107,7 @@ def _usable_slot(connection: connect.Connection, name: str) -> slot.SlotInfo:
     if found is None:
         raise ConfigurationError(
             f"slot {name} does not exist, so no relay can confirm the event",
+            code="emit-unconfirmable",
             cure="cdc-outbox run creates the slot; or name the relay's slot with --slot",
             slot=name,
         )
@@ -142,13 +143,16 @@ def _parameter_types(connection: connect.Connection, table: TableName, function:
     row = connection.execute(_FUNCTION, names).fetchone()
     if row is None:
         raise ConfigurationError(
-            f"there is no function {function}", cure="cdc-outbox sql install --apply, with the same --table"
+            f"there is no function {function}",
+            code="function-missing",
+            cure="cdc-outbox sql install --apply, with the same --table",
         )
     types, user, allowed = row
     assert isinstance(types, list)
     if not allowed:
         raise AccessRefused(
             f"role {user} may not execute {function}",
+            code="execute-privilege",
             cure=f"as an administrator: GRANT cdc_outbox_writer TO {quote_identifier(str(user))}; or "
             f"GRANT USAGE ON SCHEMA {quote_identifier(function.schema)} TO {quote_identifier(str(user))}; "
             f"GRANT EXECUTE ON FUNCTION {function.quoted} TO {quote_identifier(str(user))};",
@@ -172,5 +176,6 @@ def _payload(payload: bytes | None, payload_type: str) -> bytes | str | None:
 def _not_text(payload_type: str) -> ConfigurationError:
     return ConfigurationError(
         f"the payload is not text, and the table's payload is {payload_type}",
+        code="payload-type",
         cure="send UTF-8 without NUL characters, or use a table with a payload of type bytea",
     )

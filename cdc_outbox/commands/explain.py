@@ -27,7 +27,7 @@ def explain(code: str) -> str:
         raise ConfigurationError(
             f"no error code or log event is called {code!r}",
             code="code-unknown",
-            cure=f"cdc-outbox explain {nearest[0]}" if nearest else "cdc-outbox explain --list shows all codes",
+            cure=f"cdc-outbox explain {nearest[0]}" if nearest else "all codes: cdc-outbox explain --list",
         )
     return sections[code]
 

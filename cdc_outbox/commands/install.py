@@ -86,7 +86,9 @@ class InstallOptions:
             Shard(self.shards - 1, self.shards).name(self.publication)
             if self.source == "message":
                 raise ConfigurationError(
-                    "logical messages have no shards: a publication does not filter them", cure="leave out --shards"
+                    "logical messages have no shards: a publication does not filter them",
+                    code="shard-messages",
+                    cure="leave out --shards",
                 )
         if self.delete_after_insert:
             _check_name("table", self.table.name, NAME_BYTES - len(DELETE_SUFFIX))
@@ -94,15 +96,19 @@ class InstallOptions:
         if not re.fullmatch(rf"[a-z0-9_]{{1,{NAME_BYTES}}}", self.slot):
             raise ConfigurationError(
                 f"not a name for a slot: {self.slot!r}",
+                code="name-invalid",
                 cure=f"use lower-case letters, digits and underscores, at most {NAME_BYTES}",
             )
 
     def _check_rows(self) -> None:
         if self.source == "message":
-            raise ConfigurationError("logical messages have no rows to delete", cure="leave out --delete-after-insert")
+            raise ConfigurationError(
+                "logical messages have no rows to delete", code="rows-no-table", cure="leave out --delete-after-insert"
+            )
         if self.partitioned:
             raise ConfigurationError(
                 "rows that are deleted at once need no partitions",
+                code="rows-no-table",
                 cure="leave out --partitioned, or --delete-after-insert if rows are to stay until they are pruned",
             )
 
@@ -131,7 +137,9 @@ def _partitioned(text: str) -> str:
     """`outbox.sql` with a table that is partitioned by day: its key has to be part of the primary key."""
     for whole, of_parts in _OF_PARTS:
         if text.count(whole) != 1:
-            raise ConfigurationError("logical messages have no table to partition", cure="leave out --partitioned")
+            raise ConfigurationError(
+                "logical messages have no table to partition", code="messages-no-table", cure="leave out --partitioned"
+            )
         text = text.replace(whole, of_parts)
     return text
 
@@ -169,7 +177,9 @@ def read_sql(name: str) -> str:
         file = folder / f"{name}.sql"
         if file.is_file():
             return file.read_text(encoding="utf-8")
-    raise ConfigurationError(f"{name}.sql is not part of this installation", cure="install cdc-outbox again")
+    raise ConfigurationError(
+        f"{name}.sql is not part of this installation", code="installation", cure="install cdc-outbox again"
+    )
 
 
 class _Place(NamedTuple):
@@ -251,11 +261,14 @@ def _check_name(kind: str, name: str, limit: int = NAME_BYTES) -> None:
     if not name.isprintable() or "\\" in name or any(tag in name for tag in _DOLLAR_QUOTES):
         raise ConfigurationError(
             f"not a name that can stand in a script: {kind} {name!r}",
+            code="name-invalid",
             cure=f"choose one without control characters, backslashes and {', '.join(_DOLLAR_QUOTES)}",
         )
     if not 0 < len(name.encode()) <= limit:
         raise ConfigurationError(
-            f"the name of the {kind} is too long or empty: {name!r}", cure=f"choose one of at most {limit} bytes"
+            f"the name of the {kind} is too long or empty: {name!r}",
+            code="name-invalid",
+            cure=f"choose one of at most {limit} bytes",
         )
 
 

@@ -79,6 +79,7 @@ def read_status(dsn: str, name: str) -> SlotStatus:
     if info is None:
         raise ConfigurationError(
             f"slot {name} does not exist",
+            code="slot-missing",
             cure="cdc-outbox run makes it by itself, and first sends the rows that are in the table; "
             f"cdc-outbox slot create makes it now. Slots are those of the server that has database {database}",
             slot=name,
@@ -101,7 +102,9 @@ def create_slot(
             slot.require_failover(connection)
         if slot.inspect(connection, name) is not None:
             raise ConfigurationError(
-                f"slot {name} exists already", cure="see cdc-outbox slot status; or choose another name with --slot"
+                f"slot {name} exists already",
+                code="slot-exists",
+                cure="see cdc-outbox slot status; or choose another name with --slot",
             )
         if publication.inspect(connection, publication_name) is None:
             notify(
@@ -133,6 +136,7 @@ def require_droppable(status: SlotStatus) -> None:
     if info.database not in {None, info.current_database}:
         raise ConfigurationError(
             f"slot {info.name} belongs to database {info.database}, not to {info.current_database}",
+            code="slot-foreign",
             cure="name that database in --dsn, if this is really the slot you mean",
             slot=info.name,
         )

@@ -38,6 +38,7 @@ def find_upgrade(dsn: str, options: InstallOptions) -> Upgrade:
     if not found.table:
         raise ConfigurationError(
             f"table {options.table} is not there, so there is nothing to upgrade",
+            code="upgrade",
             cure="cdc-outbox sql install --apply; or name the table with --table",
             table=str(options.table),
         )
@@ -45,6 +46,7 @@ def find_upgrade(dsn: str, options: InstallOptions) -> Upgrade:
     if payload_type is None:
         raise ConfigurationError(
             f"the payload of table {options.table} is of type {found.payload_type}, which no script is for",
+            code="upgrade",
             cure=f"change the column to one of {', '.join(PAYLOAD_TYPES)}, or keep the table as it is: the relay may know it",
             table=str(options.table),
         )
@@ -52,6 +54,7 @@ def find_upgrade(dsn: str, options: InstallOptions) -> Upgrade:
     if version > SQL_VERSION:
         raise ConfigurationError(
             f"table {options.table} was installed by a newer cdc-outbox: it has version {version}, this program {SQL_VERSION}",
+            code="upgrade",
             cure="upgrade the program first",
             table=str(options.table),
         )

@@ -24,7 +24,13 @@ def parse_properties(text: str, path: str | None = None) -> dict[str, str]:
     for number, line in _logical_lines(text):
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ConfigurationError("a line without a property's name", cure="write key=value", file=path, line=number)
+            raise ConfigurationError(
+                "a line without a property's name",
+                code="kafka-config-file",
+                cure="write key=value",
+                file=path,
+                line=number,
+            )
         properties[_unescape(match[1], path, number)] = _unescape(match[2], path, number)
     return properties
 
@@ -56,7 +62,11 @@ def _unescape(text: str, path: str | None, number: int) -> str:
         if escaped in _CONTROL or not (escaped.isalnum() or escaped == ""):
             return _CONTROL.get(escaped, escaped)
         raise ConfigurationError(
-            "a single backslash, which Java would drop", cure="write it twice: \\\\", file=path, line=number
+            "a single backslash, which Java would drop",
+            code="kafka-config-file",
+            cure="write it twice: \\\\",
+            file=path,
+            line=number,
         )
 
     return _ESCAPE.sub(replace, text)

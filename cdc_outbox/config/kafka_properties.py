@@ -105,6 +105,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         if variable.removesuffix("_FILE") in _OPTION_VARIABLES:
             raise ConfigurationError(
                 f"{variable} is not a property",
+                code="kafka-property-name",
                 cure=f"{variable.removesuffix('_FILE')} names the properties file itself",
             )
         file = SecretFile.named_by(variable.removesuffix("_FILE"), environ)
@@ -153,7 +154,9 @@ def _from_java(properties: dict[str, str], where: str) -> dict[str, str]:
     _translate_stores(properties, where)
     for name, cure in _NOT_HERE.items():
         if name in properties:
-            raise ConfigurationError(f"{name} is a setting of the Java clients only", cure=cure, source=where)
+            raise ConfigurationError(
+                f"{name} is a setting of the Java clients only", code="kafka-property-name", cure=cure, source=where
+            )
     return properties
 
 
@@ -167,6 +170,7 @@ def _read_jaas(text: str, where: str) -> dict[str, str]:
     if "username" not in options or "password" not in options:
         raise ConfigurationError(
             "sasl.jaas.config can be read for PlainLoginModule and ScramLoginModule with username and password only",
+            code="kafka-property-name",
             cure="write sasl.mechanism, sasl.username and sasl.password (or sasl.kerberos.*, sasl.oauthbearer.*) instead",
             source=where,
         )
@@ -180,6 +184,7 @@ def _translate_stores(properties: dict[str, str], where: str) -> None:
         if trust_type != "PEM":
             raise ConfigurationError(
                 "ssl.truststore.location: OpenSSL reads PEM, not a Java truststore",
+                code="kafka-property-name",
                 cure="keytool -exportcert -rfc -keystore truststore.jks -alias ca -file ca.pem; "
                 "then ssl.ca.location=ca.pem in place of ssl.truststore.*",
                 source=where,
@@ -196,6 +201,7 @@ def _translate_stores(properties: dict[str, str], where: str) -> None:
     elif key_type != "PKCS12" and not (key_type == "" and location.endswith((".p12", ".pfx"))):
         raise ConfigurationError(
             "ssl.keystore.location: OpenSSL reads PKCS #12 or PEM, not a Java keystore",
+            code="kafka-property-name",
             cure="keytool -importkeystore -srckeystore keystore.jks -destkeystore keystore.p12 -deststoretype PKCS12; "
             "then ssl.keystore.location=keystore.p12",
             source=where,
@@ -209,9 +215,12 @@ def read_properties(path: str) -> dict[str, str]:
     except OSError as error:
         raise ConfigurationError(
             f"the Kafka properties file cannot be read: {error.strerror}",
+            code="kafka-config-file",
             cure="name a readable file with -F",
             file=path,
         ) from None
     except UnicodeDecodeError:
-        raise ConfigurationError("the Kafka properties file is not UTF-8 text", cure="convert it", file=path) from None
+        raise ConfigurationError(
+            "the Kafka properties file is not UTF-8 text", code="kafka-config-file", cure="convert it", file=path
+        ) from None
     return parse_properties(text, path)

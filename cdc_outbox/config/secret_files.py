@@ -27,7 +27,9 @@ class SecretFile:
         if not path:
             return None
         if environ.get(variable):
-            raise ConfigurationError(f"both {variable} and {variable}_FILE are set", cure="unset one of them")
+            raise ConfigurationError(
+                f"both {variable} and {variable}_FILE are set", code="secret-file", cure="unset one of them"
+            )
         return cls(f"{variable}_FILE", path)
 
     def read(self) -> str:
@@ -44,4 +46,6 @@ class SecretFile:
         return secret
 
     def _error(self, message: str, cure: str) -> CannotConnect:
-        return CannotConnect(f"the file that {self.variable} names {message}", cure=cure, file=self.path)
+        return CannotConnect(
+            f"the file that {self.variable} names {message}", code="secret-file", cure=cure, file=self.path
+        )

@@ -43,6 +43,7 @@ class Shard:
         if len(name.encode()) > NAME_BYTES:
             raise ConfigurationError(
                 f"the name {name} of a shard's slot or publication is longer than {NAME_BYTES} bytes",
+                code="shard-name",
                 cure="choose a shorter --slot or --publication",
             )
         return name

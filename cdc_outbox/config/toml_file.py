@@ -118,7 +118,7 @@ class TomlFile:
         )
 
     def _error(self, message: str, cure: str) -> ConfigurationError:
-        return ConfigurationError(f"the configuration file {message}", cure=cure, file=self._path)
+        return ConfigurationError(f"the configuration file {message}", code="config-file", cure=cure, file=self._path)
 
 
 def _nearest(name: str, known: list[str]) -> str | None:

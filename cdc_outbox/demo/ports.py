@@ -33,7 +33,9 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise ConfigurationError("No free TCP port on 127.0.0.1", cure="stop some of the programs that listen there")
+    raise ConfigurationError(
+        "No free TCP port on 127.0.0.1", code="demo", cure="stop some of the programs that listen there"
+    )
 
 
 def _first_outgoing_port() -> int:

@@ -176,6 +176,7 @@ class EmbeddedPostgres:
             self.close()
         raise ConfigurationError(
             f"PostgreSQL {self.version} did not start within {timeout:g} s; its log ends:\n{log}",
+            code="demo",
             cure=f"try the same binaries by hand, or other ones by {ENVIRONMENT}",
         )
 
@@ -269,7 +270,9 @@ class EmbeddedPostgres:
         )
         secret.unlink()
         if done.returncode:
-            raise ConfigurationError(f"initdb failed: {done.stderr.strip()}", cure=f"other binaries by {ENVIRONMENT}")
+            raise ConfigurationError(
+                f"initdb failed: {done.stderr.strip()}", code="demo", cure=f"other binaries by {ENVIRONMENT}"
+            )
         with (folder / "data" / "postgresql.conf").open("a", encoding="utf-8") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 

@@ -15,7 +15,7 @@ def silent(brokers: str) -> Unreachable:
     return Unreachable(
         "Kafka does not answer, though connections to it are open: brokers are frozen, overloaded, or behind a broken network",
         cure=f"see whether they answer anyone: kafka-broker-api-versions.sh --bootstrap-server {brokers}; nothing is lost",
-        code="_TIMED_OUT",
+        code="kafka-silent",
     )
 
 
@@ -28,10 +28,11 @@ def not_taken(brokers: str, name: str, topic: Topic | None) -> Unreachable:
             "takes no record of it",
             cure=f"bring back the brokers that are missing: {describe}",
             topic=name,
-            code="NOT_ENOUGH_REPLICAS",
+            code="topic-replicas",
         )
     return Unreachable(
         f"Kafka answers, and confirms no record of topic {name}",
+        code="kafka-unconfirmed",
         cure=f"{describe} shows its leaders and the replicas in sync: fewer than min.insync.replicas (NOT_ENOUGH_REPLICAS)? "
         f"kafka-log-dirs.sh --bootstrap-server {brokers} --describe shows a failed disk (KAFKA_STORAGE_ERROR)",
         topic=name,

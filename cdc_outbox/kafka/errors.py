@@ -33,10 +33,12 @@ def kafka_error(raised: BaseException) -> KafkaError | None:
 def final(error: KafkaError, topic: str = "") -> CdcOutboxError | None:
     """Our error for one that waiting does not heal; None for one that it may. `topic`: where records were to go, if known."""
     text = error.str()
-    for codes, pattern, make, summary, cure in _FINAL:
+    for codes, pattern, make, code, summary, cure in _FINAL:
         if (codes is None or error.code() in codes) and (found := re.search(pattern, text)):
             where = {"topic": topic} if topic and "{topic}" in cure else {}
-            return make(f"{summary}: {text}", cure=cure.format(topic=topic or "TOPIC", **found.groupdict()), **where)
+            return make(
+                f"{summary}: {text}", code=code, cure=cure.format(topic=topic or "TOPIC", **found.groupdict()), **where
+            )
     return None
 
 
@@ -55,11 +57,12 @@ _ALLOW: Final = (
 )
 _UNFIT: Final = "librdkafka does not accept its configuration"
 
-_FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = (
+_FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str, str], ...]] = (
     (
         None,
         r"SSL routines:.* alert (?!internal error)",
         CannotConnect,
+        "kafka-tls-handshake",
         "the broker ends the TLS handshake",
         "it may want a certificate of ours that it trusts: -X ssl.certificate.location=FILE -X ssl.key.location=FILE",
     ),
@@ -67,6 +70,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         _TLS,
         _ANYTHING,
         CannotConnect,
+        "kafka-certificate",
         "the broker's certificate does not verify",
         (
             "-X ssl.ca.location=FILE must hold the CA that signed it, --brokers and advertised.listeners be names in it, and "
@@ -78,6 +82,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         _LOGIN,
         r"broker's supported mechanisms: *(\(|$)",
         AccessRefused,
+        "sasl-mechanism",
         "this listener of the broker has no SASL",
         "-X security.protocol=ssl (or plaintext), or the port of a listener with SASL in --brokers",
     ),
@@ -85,6 +90,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         _LOGIN,
         r"broker's supported mechanisms: *(?P<mechanism>[\w-]+)",
         AccessRefused,
+        "sasl-mechanism",
         "the broker has another SASL mechanism",
         "-X sasl.mechanism={mechanism}, or another one that the broker supports",
     ),
@@ -92,6 +98,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         _LOGIN,
         _ANYTHING,
         AccessRefused,
+        "kafka-login-refused",
         _REFUSED,
         "check sasl.mechanism, sasl.username and sasl.password (CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE)",
     ),
@@ -99,6 +106,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED}),
         _ANYTHING,
         AccessRefused,
+        "topic-privilege",
         "Kafka does not let us write to the topic",
         _ALLOW,
     ),
@@ -106,6 +114,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         frozenset({KafkaError.CLUSTER_AUTHORIZATION_FAILED}),
         _ANYTHING,
         AccessRefused,
+        "topic-privilege",
         "Kafka lets us write to no topic at all",
         _ALLOW,
     ),
@@ -113,6 +122,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         _CONFIGURATION,
         "mechanism GSSAPI",
         ConfigurationError,
+        "kafka-configuration",
         _UNFIT,
         "-X sasl.mechanism=SCRAM-SHA-512 (or SCRAM-SHA-256, PLAIN, OAUTHBEARER)",
     ),
@@ -120,6 +130,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         _CONFIGURATION,
         "must be set",
         ConfigurationError,
+        "kafka-configuration",
         _UNFIT,
         "set them: -X sasl.username=NAME, and the password in the file that CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE names",
     ),
@@ -127,10 +138,18 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str], ...]] = 
         _CONFIGURATION,
         r"ssl\.\S+ failed",
         ConfigurationError,
+        "kafka-configuration",
         _UNFIT,
         "the file must be there, readable for this process, and PEM; a key must belong to its certificate",
     ),
-    (_CONFIGURATION, _ANYTHING, ConfigurationError, _UNFIT, "cdc-outbox run -X list shows the effective one"),
+    (
+        _CONFIGURATION,
+        _ANYTHING,
+        ConfigurationError,
+        "kafka-configuration",
+        _UNFIT,
+        "cdc-outbox run -X list shows the effective one",
+    ),
 )
 """Which codes (None: any), and which words in the text; then our error, what it says, and the cure, in which named groups of
 the words may stand. Capitals are for whoever types it to replace. The first row counts."""
@@ -155,7 +174,7 @@ def unreachable(brokers: str, text: str) -> Unreachable:
         cure = "-X security.protocol=ssl (or sasl_ssl, sasl_plaintext, plaintext): it must be the listener's"
     else:
         cure = "check host, port, DNS and firewall, and that the brokers' advertised.listeners can be reached from here"
-    return Unreachable(f"Kafka cannot be reached at {brokers}: {text}", cure=cure)
+    return Unreachable(f"Kafka cannot be reached at {brokers}: {text}", code="kafka-unreachable", cure=cure)
 
 
 class DeliveryFailure(NamedTuple):
@@ -182,10 +201,11 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     error, topic, key = failure.error, failure.topic, shown_key(failure.key)
     refusal = final(error, topic)
     if refusal is not None:
-        return type(refusal)(refusal.message, cure=refusal.cure, topic=topic)
+        return type(refusal)(refusal.message, code=refusal.code, cure=refusal.cure, topic=topic)
     if error.code() in _UNKNOWN_TOPIC:
         return ConfigurationError(
             f"topic {topic} does not exist: {error.str()}",
+            code="topic-unknown",
             cure=f"create it (kafka-topics.sh --create --topic {topic} --bootstrap-server HOST:PORT), or correct --topic; "
             "nothing was acknowledged past it",
             topic=topic,
@@ -194,9 +214,10 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     if error.code() in _COMPRESSION:
         return Unreachable(
             f"Kafka does not take compressed records: {error.str()}",
+            code="kafka-compression",
             cure="-X compression.type=none; or let the topic take them: compression.type, message.format.version",
             topic=topic,
-            code=error.name(),
+            kafka_error=error.name(),
         )
     if error.code() in _POISON:
         return PoisonEvent(
@@ -207,7 +228,7 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
             key=key,
             size=failure.size or None,
         )
-    return Unreachable(f"Kafka did not take a record: {error.str()}", topic=topic, code=error.name())
+    return Unreachable(f"Kafka did not take a record: {error.str()}", topic=topic, kafka_error=error.name())
 
 
 def about_cluster(error: KafkaError) -> bool:

@@ -80,6 +80,7 @@ def choose(settings: Settings) -> Plane:
     if settings.native == "on":
         raise ConfigurationError(
             f"the native plane cannot run: {reason}",
+            code="native-unavailable",
             cure="pip install 'cdc-outbox[native]'; or --native auto, which goes on without it",
         )
     return Plane("python", reason)

@@ -491,7 +491,7 @@ class Publisher:
         error = kafka_error(raised)
         if error is None or error.fatal() or error.code() == KafkaError._FATAL:
             self._fatal = True
-            return Unreachable(f"Kafka: {raised}")
+            return Unreachable(f"Kafka: {raised}", code="kafka-error")
         if about_cluster(error):
             return failed_delivery(
                 DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET, UNSET)
@@ -509,9 +509,9 @@ class Publisher:
     def _error(self, raised: BaseException) -> CdcOutboxError:
         error = kafka_error(raised)
         if error is None:
-            return Unreachable(f"Kafka: {raised}")
+            return Unreachable(f"Kafka: {raised}", code="kafka-error")
         self._fatal = self._fatal or error.fatal() or error.code() == KafkaError._FATAL
-        return final(error, self._topic) or Unreachable(f"Kafka: {error.str()}")
+        return final(error, self._topic) or Unreachable(f"Kafka: {error.str()}", code="kafka-error")
 
     def _take_new_login(self) -> None:
         """A password that was good may have been changed: take the present one for librdkafka's next attempt.

@@ -156,7 +156,9 @@ def message_max_bytes(user: Mapping[str, str]) -> int:
     try:
         return MESSAGE_MAX_BYTES if given is None else int(given)
     except ValueError:
-        raise ConfigurationError("Kafka property message.max.bytes is no number", cure="give it in bytes") from None
+        raise ConfigurationError(
+            "Kafka property message.max.bytes is no number", code="message-max-bytes", cure="give it in bytes"
+        ) from None
 
 
 def _kibibytes(size: int) -> int:
@@ -168,6 +170,7 @@ def _unknown(name: str) -> ConfigurationError:
     """Without the value, which a misspelt name may not mark as a secret."""
     return ConfigurationError(
         f"Kafka property {name} is refused: its effect is not known",
+        code="kafka-property-refused",
         cure=f"correct the name, or leave {name} out; names are those of librdkafka's CONFIGURATION.md",
     )
 
@@ -177,7 +180,9 @@ def _refusal(name: str, value: str, rule: _Rule) -> ConfigurationError:
     if rule.allowed:
         cure += f", or set it to {' or '.join(rule.allowed[:2])}"
     return ConfigurationError(
-        f"Kafka property {name}={MASK if is_secret_property(name) else value} is refused: {rule.reason}", cure=cure
+        f"Kafka property {name}={MASK if is_secret_property(name) else value} is refused: {rule.reason}",
+        code="kafka-property-refused",
+        cure=cure,
     )
 
 
@@ -190,6 +195,7 @@ def _check_token_source(merged: Mapping[str, str]) -> None:
     if not made and not metadata and merged.get("sasl.oauthbearer.method", "default").lower() != "oidc":
         raise ConfigurationError(
             "sasl.mechanism=OAUTHBEARER has no source of tokens",
+            code="oauthbearer-tokens",
             cure="-X sasl.oauthbearer.method=oidc -X sasl.oauthbearer.token.endpoint.url=URL -X sasl.oauthbearer.client.id=ID, "
             "and the secret in the file that CDC_OUTBOX_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET_FILE names",
         )
@@ -202,5 +208,6 @@ def _check_one_fits(merged: Mapping[str, str], settings: Settings) -> None:
         raise ConfigurationError(
             f"message.max.bytes={largest} is more than --max-in-flight-bytes={settings.max_in_flight_bytes}: "
             "a record of that size could never be queued",
+            code="message-max-bytes",
             cure=f"--max-in-flight-bytes {largest * 4}, or a smaller message.max.bytes",
         )

@@ -54,7 +54,7 @@ class Reachability:
             self.refusal = refusal
             self.login_refused = self.login_refused or isinstance(refusal, AccessRefused)
             self._counters.kafka_fails(refusal.message, now)
-            log.warning("kafka.error", error=error.str(), code=error.name(), cure=refusal.cure)
+            log.warning("kafka.error", error=error.str(), kafka_error=error.name(), cure=refusal.cure)
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.all_down = True
             if self._detail == SILENT:
@@ -64,10 +64,10 @@ class Reachability:
         elif error.code() in NOT_READY:
             self._detail = describe(error)
             self._counters.kafka_fails(self._detail, now, connected=True)
-            log.debug("kafka.error", error=error.str(), code=error.name())
+            log.debug("kafka.error", error=error.str(), kafka_error=error.name())
         else:
             self._counters.kafka_fails(error.str(), now, connected=True)
-            log.warning("kafka.error", error=error.str(), code=error.name())
+            log.warning("kafka.error", error=error.str(), kafka_error=error.name())
 
     def answered(self) -> None:
         """Note that a broker has answered."""

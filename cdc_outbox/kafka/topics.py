@@ -82,7 +82,7 @@ class Inquiry:
         try:
             raised = self._described.exception(seconds)  # not raised again: its traceback would keep all callers alive
         except FutureTimeout:
-            raise Unreachable(f"Kafka: {SILENT}") from None
+            raise Unreachable(f"Kafka: {SILENT}", code="kafka-error") from None
         if raised is not None:
             error = kafka_error(raised)
             if error is not None and error.code() in _UNKNOWN:
@@ -173,7 +173,7 @@ def _config(future: _ConfigFuture, name: str, seconds: float) -> dict[str, str]:
 def _translated(raised: BaseException, topic: str = "") -> CdcOutboxError:
     error = kafka_error(raised)
     known = None if error is None else final(error, topic)
-    return known or Unreachable(f"Kafka: {raised}")
+    return known or Unreachable(f"Kafka: {raised}", code="kafka-error")
 
 
 def _number(config: Mapping[str, str], name: str) -> int | None:

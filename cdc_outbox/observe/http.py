@@ -135,6 +135,7 @@ def parse_address(address: str) -> tuple[str, int]:
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in bare and not bracketed):
         raise ConfigurationError(
             "not an address to listen on",
+            code="http-address",
             cure="--http HOST:PORT, for example 127.0.0.1:8420; or --http off",
             http=address,
         )
@@ -151,6 +152,7 @@ def _bind(address: str, views: Views) -> HttpServer:
     except (OSError, UnicodeError) as error:  # the latter for a host that no DNS name can be
         raise ConfigurationError(
             f"the HTTP server cannot listen: {getattr(error, 'strerror', None) or error}",
+            code="http-address",
             cure="choose another address with --http HOST:PORT (CDC_OUTBOX_HTTP), or --http off",
             http=address,
         ) from None

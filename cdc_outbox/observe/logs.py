@@ -63,6 +63,7 @@ def configure(log_format: str, log_level: str, *, stream: TextIO | None = None) 
     if log_format not in FORMATS or log_level not in LEVELS:
         raise ConfigurationError(
             "unknown log format or level",
+            code="log-format",
             cure=f"--log-format {'|'.join(FORMATS)}, --log-level {'|'.join(LEVELS)}",
         )
     stream = sys.stderr if stream is None else stream

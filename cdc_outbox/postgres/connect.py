@@ -105,6 +105,7 @@ def session_conninfo(dsn: str, **extra: str) -> str:
     except psycopg.Error:
         raise ConfigurationError(
             "the connection string cannot be parsed",
+            code="dsn-invalid",
             cure="write it as postgresql://user@host:5432/database or as host=HOST dbname=NAME; "
             "percent-encode special characters of a URL; put the password into PGPASSWORD or a passfile",
         ) from None
@@ -270,6 +271,7 @@ def _ended_by(stop: Stop | None, timeout: float | None, connection: Connection) 
         if late.is_set():
             raise Unreachable(
                 f"PostgreSQL has not answered within {timeout:g} s",
+                code="postgres-silent",
                 cure="check the network, and what the server waits for",
             ) from error
         raise

@@ -52,7 +52,7 @@ def from_sqlstate(sqlstate: str, message: str, hint: str = "") -> CdcOutboxError
             error = make(message)
             error.cure = error.cure or hint
             return error
-    return ConfigurationError(f"PostgreSQL says: {message}", cure=hint, sqlstate=sqlstate)
+    return ConfigurationError(f"PostgreSQL says: {message}", code="postgres-error", cure=hint, sqlstate=sqlstate)
 
 
 def _refused_connection(error: psycopg.Error) -> CdcOutboxError:
@@ -73,32 +73,37 @@ def _refused_connection(error: psycopg.Error) -> CdcOutboxError:
     if isinstance(error, psycopg.ProgrammingError):
         return ConfigurationError(
             "the connection string holds something that libpq does not know",
+            code="dsn-invalid",
             cure="compare its keywords with the manual, 32.1.2 Parameter Key Words",
         )
-    return Unreachable(f"PostgreSQL cannot be reached: {message}", cure="check host, port, DNS and firewall")
+    return Unreachable(
+        f"PostgreSQL cannot be reached: {message}",
+        code="postgres-unreachable",
+        cure="check host, port, DNS and firewall",
+    )
 
 
 Maker: TypeAlias = Callable[[str], CdcOutboxError]
 
 
-def _config(summary: str, cure: str) -> Maker:
-    return lambda message: ConfigurationError(f"{summary}: {message}", cure=cure)
+def _config(code: str, summary: str, cure: str) -> Maker:
+    return lambda message: ConfigurationError(f"{summary}: {message}", code=code, cure=cure)
 
 
-def _refused(summary: str, cure: str) -> Maker:
-    return lambda message: AccessRefused(f"{summary}: {message}", cure=cure)
+def _refused(code: str, summary: str, cure: str) -> Maker:
+    return lambda message: AccessRefused(f"{summary}: {message}", code=code, cure=cure)
 
 
-def _cannot_connect(summary: str, cure: str) -> Maker:
-    return lambda message: CannotConnect(f"{summary}: {message}", cure=cure)
+def _cannot_connect(code: str, summary: str, cure: str) -> Maker:
+    return lambda message: CannotConnect(f"{summary}: {message}", code=code, cure=cure)
 
 
-def _wait(summary: str, cure: str = "") -> Maker:
-    return lambda message: Unreachable(f"{summary}: {message}", cure=cure)
+def _wait(code: str, summary: str, cure: str = "") -> Maker:
+    return lambda message: Unreachable(f"{summary}: {message}", code=code, cure=cure)
 
 
 def _lost(message: str) -> CdcOutboxError:
-    return ConnectionLost(f"PostgreSQL ended the connection: {message}")
+    return ConnectionLost(f"PostgreSQL ended the connection: {message}", code="connection-lost")
 
 
 def _busy(message: str) -> CdcOutboxError:
@@ -106,24 +111,29 @@ def _busy(message: str) -> CdcOutboxError:
 
 
 _PASSWORD: Final = _refused(
+    "postgres-login-refused",
     "PostgreSQL refuses the login",
     "check user and password (CDC_OUTBOX_DSN_FILE, PGPASSWORD or a passfile keep it out of the command line)",
 )
 _REPLICATION: Final = _refused(
+    "replication-privilege",
     "the role may not stream",
     "as an administrator: ALTER ROLE <the relay's role> REPLICATION; (RDS: GRANT rds_replication)",
 )
 
 _FULL: Final = _wait(
+    "postgres-no-connection",
     "PostgreSQL has no free connection",
     "it is waited for; if it stays: max_connections, max_wal_senders, CONNECTION LIMIT of the role or the database",
 )
 
 _POOLER: Final = _cannot_connect(
+    "pooler",
     "a pooler answers, which passes neither our session settings nor a replication stream",
     "name PostgreSQL's own host and port in --dsn, not those of PgBouncer, a pooled endpoint or a proxy",
 )
 _SETTING: Final = _cannot_connect(
+    "connection-setting-refused",
     "the server refuses a setting that the connection asks for",
     "correct options=-c NAME=VALUE in --dsn, in the service file or in PGOPTIONS",
 )
@@ -135,15 +145,21 @@ _AT_LOGIN: Final[tuple[tuple[str, str, Maker], ...]] = (
         "28",
         "ClientAuthentication",
         _refused(
+            "pg-hba-refused",
             "pg_hba.conf does not admit us",
             "add a `host` line for this user, database and address, and reload; a `hostssl` line asks for sslmode=verify-full",
         ),
     ),
-    ("28", "InitializeSessionUserId", _refused("PostgreSQL refuses the login", "cdc-outbox sql roles | psql")),
+    (
+        "28",
+        "InitializeSessionUserId",
+        _refused("postgres-login-refused", "PostgreSQL refuses the login", "cdc-outbox sql roles | psql"),
+    ),
     (
         "28",
         "auth_failed",
         _refused(
+            "login-method-refused",
             "PostgreSQL refuses this way to log in",
             "for `cert` in pg_hba.conf: sslcert=FILE sslkey=FILE, issued by a CA of the server's ssl_ca_file, whose common "
             "name is the user; for other methods the server's log has the reason",
@@ -156,15 +172,23 @@ _AT_LOGIN: Final[tuple[tuple[str, str, Maker], ...]] = (
         "42501",
         "",
         _refused(
-            "the role may not connect", "as an administrator: GRANT CONNECT ON DATABASE <it> TO <the relay's role>;"
+            "connect-privilege",
+            "the role may not connect",
+            "as an administrator: GRANT CONNECT ON DATABASE <it> TO <the relay's role>;",
         ),
     ),
-    ("3D000", "", _cannot_connect("no such database", "name an existing one in --dsn (dbname=NAME)")),
+    (
+        "3D000",
+        "",
+        _cannot_connect("database-unknown", "no such database", "name an existing one in --dsn (dbname=NAME)"),
+    ),
     (
         "57P03",
         "",
         lambda message: NotAccepting(
-            f"PostgreSQL is not ready: {message}", cure="it is waited for; its log tells how far it is"
+            f"PostgreSQL is not ready: {message}",
+            code="postgres-not-ready",
+            cure="it is waited for; its log tells how far it is",
         ),
     ),
     ("08P01", "", _POOLER),
@@ -181,6 +205,7 @@ _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
     (
         "root certificate file",
         _cannot_connect(
+            "ca-missing",
             "there is no CA to verify the server's certificate with",
             "sslrootcert=FILE with the CA that signed it, or sslrootcert=system for a public one",
         ),
@@ -188,6 +213,7 @@ _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
     (
         "certificate verify failed|does not match host name|certificate has expired",
         _cannot_connect(
+            "server-certificate",
             "the server's certificate does not verify",
             "sslrootcert must hold the CA that signed it, host be a name in it, and it must not have expired; which it is: "
             "openssl s_client -starttls postgres -connect HOST:PORT -verify_hostname HOST -CAfile FILE </dev/null",
@@ -196,23 +222,29 @@ _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
     (
         "(tlsv1|tlsv13|sslv3|ssl/tls) alert",
         _cannot_connect(
-            "PostgreSQL ends the TLS handshake", "sslcert and sslkey: a certificate that the server's ssl_ca_file knows"
+            "tls-handshake",
+            "PostgreSQL ends the TLS handshake",
+            "sslcert and sslkey: a certificate that the server's ssl_ca_file knows",
         ),
     ),
     (
         "private key file|certificate file",
         _cannot_connect(
+            "client-certificate",
             "the client certificate cannot be used",
             "sslcert and sslkey must belong together; the key is ours alone (chmod 600), or root's and our group's (640)",
         ),
     ),
     (
         "server does not support SSL",
-        _cannot_connect("the server has no TLS", "turn ssl on in the server, or choose another sslmode"),
+        _cannot_connect(
+            "tls-unsupported", "the server has no TLS", "turn ssl on in the server, or choose another sslmode"
+        ),
     ),
     (
         "authentication method requirement|channel binding",
         _cannot_connect(
+            "login-method-refused",
             "the server wants another login than --dsn allows",
             "compare require_auth and channel_binding in --dsn with the method in pg_hba.conf",
         ),
@@ -220,6 +252,7 @@ _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
     (
         "session is read-only|in hot standby mode",
         _wait(
+            "postgres-read-only",
             "no server takes writes",
             "a standby takes over when it is promoted: name all hosts in --dsn, with target_session_attrs=read-write",
         ),
@@ -227,25 +260,30 @@ _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
     (
         "definition of service|service file|syntax error in service",
         _cannot_connect(
+            "service-file",
             "the service of --dsn or PGSERVICE cannot be used",
             "PGSERVICEFILE=FILE with a section of that name, ~/.pg_service.conf without it",
         ),
     ),
     (
         r"weak sslmode|invalid \S+ value|invalid connection option|invalid port|invalid integer|Servname not supported",
-        _cannot_connect("a wrong setting in --dsn", "see the manual, 32.1.2 Parameter Key Words"),
+        _cannot_connect("dsn-invalid", "a wrong setting in --dsn", "see the manual, 32.1.2 Parameter Key Words"),
     ),
 )
 """Patterns in libpq's own messages, for what fails on this side of the connection: the first that is found counts."""
 
 _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("28", _PASSWORD),
-    ("3D000", _config("no such database", "name an existing database in --dsn (dbname=NAME)")),
-    ("42501", _refused("a privilege is missing", "as an administrator: cdc-outbox sql roles | psql")),
+    ("3D000", _config("database-unknown", "no such database", "name an existing database in --dsn (dbname=NAME)")),
+    (
+        "42501",
+        _refused("privilege-missing", "a privilege is missing", "as an administrator: cdc-outbox sql roles | psql"),
+    ),
     ("55006", _busy),
     (
         "25006",
         _config(
+            "database-read-only",
             "the database takes no writes",
             "SELECT pg_is_in_recovery() tells whether it is a standby: name the primary in --dsn, or all of them with "
             "target_session_attrs=read-write. Else SHOW default_transaction_read_only is on, which managed servers set when "
@@ -256,17 +294,23 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     (
         "55P03",
         _wait(
+            "table-locked",
             "a table, or a row of it, is locked by somebody else, a migration perhaps",
             "end who has it, or wait for it, and try again: SELECT a.pid, a.state, a.query FROM pg_locks l JOIN "
             "pg_stat_activity a USING (pid) WHERE l.relation = 'TABLE'::regclass AND l.granted",
         ),
     ),
-    ("42704", _config("PostgreSQL does not know it", "see cdc-outbox slot status")),
+    ("42704", _config("option-unsupported", "PostgreSQL does not know it", "see cdc-outbox slot status")),
     ("57P01", _lost),
     ("57P02", _lost),
-    ("57P03", lambda message: NotAccepting(f"PostgreSQL is not ready: {message}")),
-    ("53400", _config("no free replication slot", "raise max_replication_slots, or drop a slot nobody uses")),
+    ("57P03", lambda message: NotAccepting(f"PostgreSQL is not ready: {message}", code="postgres-not-ready")),
+    (
+        "53400",
+        _config(
+            "slots-exhausted", "no free replication slot", "raise max_replication_slots, or drop a slot nobody uses"
+        ),
+    ),
     ("53300", _FULL),
-    ("53", _wait("PostgreSQL is out of a resource")),
+    ("53", _wait("postgres-no-resources", "PostgreSQL is out of a resource")),
     ("08", _lost),
 )

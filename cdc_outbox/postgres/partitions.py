@@ -156,6 +156,7 @@ def _make(
         if error.where.get("sqlstate") == _NAME_IS_TAKEN:
             raise ConfigurationError(
                 f"table {name} exists, and is not the partition of {table} that has this name",
+                code="partition-conflict",
                 cure=f"drop or rename it: ALTER TABLE {name.quoted} RENAME TO something_else",
                 table=str(name),
             ) from error
@@ -179,6 +180,7 @@ def require_owner(connection: connect.Connection, table: publication.Table) -> s
         role = quote_identifier(connection.info.user)
         raise AccessRefused(
             f"role {connection.info.user} may not drop or make partitions of {table.name}: it belongs to {owner}",
+            code="partition-privilege",
             cure=f"GRANT {quote_identifier(owner)} TO {role}; -- as an administrator; or prune as the owner of the table",
             table=str(table.name),
         )

@@ -115,6 +115,7 @@ def find_table(connection: Connection, name: TableName) -> Table:
     if row is None:
         raise ConfigurationError(
             f"table {name} does not exist in database {connection.info.dbname}",
+            code="table-missing",
             cure=f"create it: {_install(table=name)}; or name the one that exists with --table",
             table=str(name),
         )
@@ -149,6 +150,7 @@ def find_tables(
         if oids.get(name, table.oid) != table.oid:
             raise StreamGap(
                 f"table {name} was dropped and made again under the same name: its rows were not streamed",
+                code="table-recreated",
                 cure=f"publish it (ALTER PUBLICATION {quote_identifier(publication)} ADD TABLE {name.quoted}), then "
                 "cdc-outbox slot recover sends what is in it",
                 table=str(name),
@@ -161,6 +163,7 @@ def renamed(was: TableName, now: TableName) -> ConfigurationError:
     """The error for an outbox table that has another name now."""
     return ConfigurationError(
         f"table {was} has become {now}: it was renamed",
+        code="table-renamed",
         cure=f"--table {now} instead of --table {was}: rows that were written under the old name come as well",
         table=str(was),
     )
@@ -192,6 +195,7 @@ def require_published(
         if publication is None:
             raise ConfigurationError(
                 f"publication {name} does not exist",
+                code="publication-missing",
                 cure=f"{_install('--source', 'message', publication=name)}; or: CREATE PUBLICATION "
                 f"{quote_identifier(name)} WITH (publish = 'insert', publish_via_partition_root = true)",
                 publication=name,
@@ -216,6 +220,7 @@ def _require_of_no_shard(publication: Publication | None, name: str) -> None:
     if found is not None and filtered:
         raise ConfigurationError(
             f"publication {name} sends the rows of shard {found.shard} only: WHERE {filtered[0].row_filter}",
+            code="publication-of-shard",
             cure=f"--publication {found.base}, which has the rows of all shards; run and check take one shard's with --shard "
             f"{found.shard} --publication {found.base}",
             publication=name,
@@ -236,6 +241,7 @@ def _without_own_filter(
     if publication is None:
         raise ConfigurationError(
             f"publication {name} of shard {own.shard} does not exist",
+            code="shard-publication",
             cure=install,
             publication=name,
         )
@@ -245,6 +251,7 @@ def _without_own_filter(
             raise ConfigurationError(
                 f"publication {name} does not send just the rows of shard {own.shard} of {table.name}: "
                 f"WHERE {table.row_filter or 'true'}",
+                code="shard-publication",
                 cure=f"DROP PUBLICATION {quote_identifier(name)}, then {install}; it would be WHERE "
                 f"({own.shard.condition(own.keys[0])})",
                 publication=name,
@@ -259,6 +266,7 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
         listed = ", ".join(table.name.quoted for table in tables)
         raise ConfigurationError(
             f"publication {name} does not exist",
+            code="publication-missing",
             cure=f"{_install(table=tables[0].name, publication=name)}; or: CREATE PUBLICATION {quote_identifier(name)} "
             f"FOR TABLE {listed} WITH (publish = 'insert', publish_via_partition_root = true)",
             publication=name,
@@ -266,7 +274,10 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
     alter = f"ALTER PUBLICATION {quote_identifier(name)}"
     if not publication.inserts:
         raise ConfigurationError(
-            f"publication {name} does not publish inserts", cure=f"{alter} SET (publish = 'insert')", publication=name
+            f"publication {name} does not publish inserts",
+            code="publication-inserts",
+            cure=f"{alter} SET (publish = 'insert')",
+            publication=name,
         )
     published = {table.name: table for table in publication.tables}
     for table in tables:
@@ -274,6 +285,7 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
             others = ", ".join(table.not_streamed)
             raise ConfigurationError(
                 f"rows of {others} belong to table {table.name}, and are not streamed as its rows",
+                code="rows-not-streamed",
                 cure="children by INHERITS: use declarative partitions instead, or ALTER TABLE CHILD NO INHERIT "
                 f"{table.name.quoted}; partitions: ALTER TABLE PARTITION SET LOGGED, and none that is foreign",
                 table=str(table.name),
@@ -281,6 +293,7 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
         if table.partitioned and not publication.via_partition_root:
             raise ConfigurationError(
                 f"table {table.name} is partitioned, and publication {name} sends its rows under the partitions' names",
+                code="publication-partitions",
                 cure=f"{alter} SET (publish_via_partition_root = true)",
                 publication=name,
                 table=str(table.name),
@@ -288,6 +301,7 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
         if table.name not in published:
             raise ConfigurationError(
                 f"publication {name} does not publish table {table.name}",
+                code="publication-missing",
                 cure=f"{alter} ADD TABLE {table.name.quoted}",
                 publication=name,
                 table=str(table.name),
@@ -295,6 +309,7 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
         if published[table.name].row_filter is not None:
             raise ConfigurationError(
                 f"publication {name} hides rows of {table.name}: WHERE {published[table.name].row_filter}",
+                code="publication-filter",
                 cure=f"{alter} SET TABLE {_listed(publication, without_filter=table.name)}",
                 publication=name,
                 table=str(table.name),
@@ -313,6 +328,7 @@ def require_columns(
     if hidden:
         error = ConfigurationError(
             f"publication {publication.name} leaves out columns of {name}: {', '.join(hidden)}",
+            code="publication-columns",
             cure=f"ALTER PUBLICATION {quote_identifier(publication.name)} SET TABLE "
             f"{_listed(publication, without_columns=name)}",
             publication=publication.name,

@@ -106,6 +106,7 @@ class PublicationHistory:
                 raise StreamGap(
                     f"publication {name} was changed while rows of {table.name} were written, and it is not known whether they "
                     "were published",
+                    code="publication-changed",
                     cure="cdc-outbox slot recover sends every row that is still in the table. Nothing is confirmed past it",
                     publication=name,
                     table=str(table.name),

@@ -60,6 +60,7 @@ class ReplicationSession:
             if isinstance(error, ConfigurationError) and error.where.get("sqlstate") == _SYNTAX_ERROR:
                 raise CannotConnect(
                     f"a pooler answers, which opens no replication session: {error.message}",
+                    code="pooler",
                     cure="name PostgreSQL's own host and port in --dsn, not those of PgBouncer, a pooled endpoint or a proxy",
                 ) from None
             raise
@@ -121,7 +122,9 @@ class ReplicationSession:
         if failed is not None:
             raise failed
         if result is None:
-            raise ConnectionLost("PostgreSQL gave no answer to a replication command")
+            raise ConnectionLost(
+                "PostgreSQL gave no answer to a replication command", code="replication-command-unanswered"
+            )
         return result
 
     def _next_result(self, deadline: float | None) -> pq.abc.PGresult | None:
@@ -134,7 +137,7 @@ class ReplicationSession:
         if self._stop.requested:
             raise Stopped("stopped while waiting for PostgreSQL")
         if deadline is not None and time.monotonic() > deadline:
-            raise Unreachable("PostgreSQL does not answer a replication command")
+            raise Unreachable("PostgreSQL does not answer a replication command", code="replication-command-unanswered")
         poller = select.poll()
         poller.register(self.pgconn.socket, select.POLLIN)
         poller.register(self._stop.fileno(), select.POLLIN)
@@ -156,5 +159,5 @@ def result_error(result: pq.abc.PGresult) -> CdcOutboxError:
         for field in (pq.DiagnosticField.MESSAGE_PRIMARY, pq.DiagnosticField.MESSAGE_HINT)
     )
     if sqlstate is None:
-        return ConnectionLost(f"PostgreSQL ended the connection: {result.get_error_message()}")
+        return ConnectionLost(f"PostgreSQL ended the connection: {result.get_error_message()}", code="connection-lost")
     return from_sqlstate(sqlstate.decode(), primary, hint)

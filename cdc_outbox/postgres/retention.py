@@ -121,6 +121,7 @@ def find_old_rows(
     if found is None:
         raise ConfigurationError(
             f"table {table.name} has no column {' or '.join(wanted)}, so nothing tells how old a row is",
+            code="age-column",
             cure=f"name the column: --timestamp-column; or ALTER TABLE {table.name.quoted} ADD COLUMN created_at timestamptz "
             "DEFAULT clock_timestamp(); or --older-than 0, which deletes every row that is delivered",
             table=str(table.name),
@@ -129,6 +130,7 @@ def find_old_rows(
         raise ConfigurationError(
             f"column {found} of {table.name} cannot tell how old a row is: its type is none of "
             f"{', '.join(_AGE_TYPES.values())}",
+            code="age-column",
             cure="name another column: --timestamp-column; or --older-than 0, which deletes every row that is delivered",
             table=str(table.name),
         )
@@ -156,6 +158,7 @@ def _refused(connection: connect.Connection, table: TableName, why: str) -> Acce
         cure = f"ALTER ROLE {role} BYPASSRLS; -- a policy that permits every row does not help: no row may be hidden"
     return AccessRefused(
         f"role {connection.info.user} may not prune {table}: {why}",
+        code="prune-privilege",
         cure=cure,
         table=str(table),
     )
@@ -194,6 +197,7 @@ class DeliveryCheck:
             )
         return Undelivered(
             f"slot {self._name} has not confirmed {format_lsn(lsn)} within {seconds:g} s, so it is not known what is delivered",
+            code="prune-unconfirmed",
             cure=f"nothing was deleted: {used}, and {position}. Start the relay, or let it catch up, and prune again",
             slot=self._name,
         )
@@ -203,6 +207,7 @@ class DeliveryCheck:
         if found is None:
             raise ConfigurationError(
                 f"slot {self._name} does not exist, so it is not known which rows are delivered",
+                code="prune-no-slot",
                 cure="nothing was deleted. cdc-outbox run makes the slot, and first sends every row that is in the table",
                 slot=self._name,
             )

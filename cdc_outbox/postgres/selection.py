@@ -47,6 +47,7 @@ def condition(selection: Selection, shape: TableShape, columns: Columns) -> Comp
         if found is None:
             raise ConfigurationError(
                 f"rows of {shape.table} cannot be chosen by {criterion}: the table has no column {' or '.join(names)}",
+                code="choose-column",
                 cure="choose them by something else, or name the column (--id-column, --key-column, --timestamp-column)",
                 table=str(shape.table),
             )
@@ -79,6 +80,7 @@ def _require_uuid(name: str, text: str) -> None:
     except ValueError:
         raise ConfigurationError(
             f"column {name} holds uuids, and {text!r} is none",
+            code="id-type",
             cure="copy it whole, 32 hexadecimal digits: SELECT the column from the table, or take `id` of a log line",
         ) from None
 

@@ -36,6 +36,7 @@ def require_logical(connection: Connection) -> None:
     if level != "logical":
         raise ConfigurationError(
             f"wal_level is {level}, so this server cannot stream changes",
+            code="wal-level",
             cure="as an administrator: ALTER SYSTEM SET wal_level = 'logical'; then restart PostgreSQL "
             "(RDS: rds.logical_replication = 1; Cloud SQL: cloudsql.logical_decoding = on)",
         )
@@ -50,6 +51,7 @@ def require_primary(connection: Connection) -> None:
     if row is not None and row[0] is True:
         raise Unreachable(
             f"the server at {connection.info.host}:{connection.info.port} is a standby, in recovery",
+            code="postgres-read-only",
             cure="wait until it is promoted; to find the primary, name all hosts in --dsn with target_session_attrs=read-write",
         )
 

@@ -181,6 +181,7 @@ class SlotIdentity:
                 f"slot {seen.name} stands at {format_lsn(position)}, but {format_lsn(self._known)} is the last position up to "
                 "which everything is known to be delivered: it was dropped and made again, or advanced by hand, and what lies "
                 "between is not streamed",
+                code="slot-moved",
                 cure="cdc-outbox slot recover sends what is in the table; if another relay has streamed from the slot "
                 "meanwhile, nothing is missing: start again",
                 slot=seen.name,
@@ -204,6 +205,7 @@ def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
         kind = f"a logical slot of plugin {info.plugin}" if info.slot_type == "logical" else "a physical slot"
         raise ConfigurationError(
             f"slot {info.name} is {kind}, not of {PLUGIN}",
+            code="slot-foreign",
             cure="choose another name with --slot, or drop that slot if nothing uses it: cdc-outbox slot drop "
             f"--slot {info.name}",
             slot=info.name,
@@ -211,18 +213,21 @@ def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
     if info.database != info.current_database:
         raise ConfigurationError(
             f"slot {info.name} belongs to database {info.database}, not to {info.current_database}",
+            code="slot-foreign",
             cure="name that database in --dsn, or choose another name with --slot: names are unique in a whole cluster",
             slot=info.name,
         )
     if info.two_phase:
         raise ConfigurationError(
             f"slot {info.name} was created with two_phase: it sends prepared transactions before they are committed",
+            code="slot-two-phase",
             cure="make it again without two_phase, once its events are delivered: cdc-outbox slot recover",
             slot=info.name,
         )
     if info.wal_status == LOST and not lost_is_fine:
         raise StreamGap(
             f"slot {info.name} is lost: the server has removed WAL that it still needed",
+            code="slot-lost",
             cure="what it did not send can only be read from the table again: cdc-outbox slot recover makes a new slot and "
             "sends every row that is still there (run --on-slot-lost recover does it by itself); consumers drop what they know",
             slot=info.name,
@@ -234,6 +239,7 @@ def require_idle(info: SlotInfo) -> None:
     if info.active:
         raise SlotBusy(
             f"slot {info.name} is in use: the server process that streams from it is pid {info.active_pid}",
+            code="slot-busy",
             cure="stop the relay that uses it; pg_stat_activity tells from where that process is connected",
             slot=info.name,
         )
@@ -278,6 +284,7 @@ def require_free(session: ReplicationSession, name: str, needed: int) -> None:
     if free < needed:
         raise ConfigurationError(
             f"slot {name} cannot be made: replication slots that are free: {free}, needed for a moment: {needed}",
+            code="slots-exhausted",
             cure=f"raise max_replication_slots by {needed - free} and restart PostgreSQL, or drop slots that are not used: "
             "which ones pg_replication_slots shows; then SELECT pg_drop_replication_slot('NAME')",
             slot=name,
@@ -295,6 +302,7 @@ def require_failover(connection: Connection) -> None:
     if connection.info.server_version < _FAILOVER_SINCE:
         raise ConfigurationError(
             "--failover needs PostgreSQL 17: before, a slot ends with its server",
+            code="failover-unsupported",
             cure="leave --failover out, and see docs/how-to/fail-over.md on what to do after a failover",
         )
 
@@ -373,6 +381,7 @@ def missing(name: str) -> ConfigurationError:
     """The error for a slot that is not there and that nobody may make."""
     return ConfigurationError(
         f"slot {name} does not exist, and --no-create-slot forbids to make it",
+        code="slot-missing",
         cure="cdc-outbox slot create, or start without --no-create-slot",
         slot=name,
     )

@@ -147,7 +147,9 @@ class ReplicationStream:
             try:
                 self._collect(messages, limit)
             except psycopg.Error as error:
-                raise ConnectionLost(f"the replication connection broke: {_one_line(error)}") from error
+                raise ConnectionLost(
+                    f"the replication connection broke: {_one_line(error)}", code="connection-lost"
+                ) from error
         if self._skipping():
             del messages[self._whole :]
         if messages:
@@ -195,7 +197,8 @@ class ReplicationStream:
         items = reader.take(limit, one_transaction, last_end, time.time())
         if reader.broken:
             raise ConnectionLost(
-                f"the replication connection broke: {' '.join(self._pgconn.get_error_message().split())}"
+                f"the replication connection broke: {' '.join(self._pgconn.get_error_message().split())}",
+                code="connection-lost",
             )
         self._over = reader.over
         if self._skipping() and items and isinstance(items[-1], bytes):
@@ -214,7 +217,8 @@ class ReplicationStream:
         silence = time.monotonic() - max(self.last_received, listening_since)
         if silence > self.wal_sender_timeout:
             raise ConnectionLost(
-                f"no data from PostgreSQL for {silence:.0f} s despite keepalive requests; assuming the connection is dead"
+                f"no data from PostgreSQL for {silence:.0f} s despite keepalive requests; assuming the connection is dead",
+                code="postgres-silent",
             )
 
     def send_status(self, *, write: int, flush: int, reply_requested: bool = False) -> None:
@@ -230,7 +234,9 @@ class ReplicationStream:
             self._unflushed = True
             self.flush()
         except psycopg.Error as error:
-            raise ConnectionLost(f"the replication connection broke: {_one_line(error)}") from error
+            raise ConnectionLost(
+                f"the replication connection broke: {_one_line(error)}", code="connection-lost"
+            ) from error
 
     def flush(self) -> None:
         """Push out what the socket did not take at once. Raises ConnectionLost."""
@@ -238,7 +244,9 @@ class ReplicationStream:
             try:
                 self._unflushed = self._pgconn.flush() != 0
             except psycopg.Error as error:
-                raise ConnectionLost(f"the replication connection broke: {_one_line(error)}") from error
+                raise ConnectionLost(
+                    f"the replication connection broke: {_one_line(error)}", code="connection-lost"
+                ) from error
 
     def close(self) -> bool:
         """End the copy and hear the server out, so that the last status is surely read; then close. Never raises.
@@ -302,13 +310,16 @@ class ReplicationStream:
             error = result_error(result)
             undefined = result.error_field(pq.DiagnosticField.SQLSTATE) == UNDEFINED_OBJECT
             return _gap(self._slot, error.message) if undefined else error
-        return ConnectionLost("PostgreSQL ended the stream: it is shutting down, or its connection was cut")
+        return ConnectionLost(
+            "PostgreSQL ended the stream: it is shutting down, or its connection was cut", code="connection-lost"
+        )
 
 
 def _gap(slot: str, text: str) -> StreamGap:
     """Rows written while a publication was missing are not streamed by it later. They are in the table."""
     return StreamGap(
         f"the publication was missing while rows were written, and they cannot be streamed any more: {text}",
+        code="publication-gap",
         cure="make sure that the publication exists and has the table (cdc-outbox sql install), then close the gap from the "
         "table: cdc-outbox slot recover",
         slot=slot,

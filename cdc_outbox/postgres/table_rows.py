@@ -234,6 +234,7 @@ class SnapshotRows:
                 grant = f'ALTER ROLE "{role}" BYPASSRLS; -- a policy that permits every row does not help: no row may be hidden'
             raise AccessRefused(
                 f"role {role} may not read {table}: {error.message}",
+                code="select-privilege",
                 cure=f"{grant}{self._alternative_hint}",
                 table=str(table),
             ) from error

@@ -208,6 +208,7 @@ def choose(
         if header.name.lower() == CONTENT_TYPE or header.name.lower().startswith(PREFIX):
             raise ConfigurationError(
                 f"a header called {header.name} would be taken for an attribute of the CloudEvent",
+                code="header-names",
                 cure="give it another name: --header COLUMN:NAME",
             )
     if settings.format == "cloudevents-structured":
@@ -215,6 +216,7 @@ def choose(
     if names != HeaderNames():
         raise ConfigurationError(
             f"--header gives the event's id or type a name, and --format {settings.format} has names of its own",
+            code="header-names",
             cure=f"leave it out: they are the headers {PREFIX}id and {PREFIX}type",
         )
     return lambda plan: BinaryCloudEvents(plan, template, names, source, content_type, limit)

@@ -163,6 +163,7 @@ class _Finder:
         if position is None:
             raise ConfigurationError(
                 f"table {self.table} has no column {' or '.join(names)}, needed as the event's {part}",
+                code="column-missing",
                 cure=f"name the column that has it: {_OPTIONS.get(part, f'--{part}-column')}; the table has "
                 f"{', '.join(self.positions)}. Rows written under a new name come under it even after it is renamed "
                 "back: name both, separated by a comma",
@@ -188,6 +189,7 @@ class _Finder:
             raise StreamGap(
                 f"column {column.name} of {self.table} cannot be the event's {part}: its type {type_name} is none of "
                 f"{', '.join(kinds.values())}",
+                code="column-type",
                 cure=f"name another column: {_OPTIONS.get(part, f'--{part}-column')}; or change its type, and have rows "
                 "written before that sent from the table: cdc-outbox slot recover",
                 table=str(self.table),

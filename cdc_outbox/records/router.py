@@ -215,11 +215,13 @@ def header_names(
         if "\0" in name or not _is_utf8(name):
             raise ConfigurationError(
                 f"a header cannot be called {name!r}: its name is UTF-8 text without NUL",
+                code="header-names",
                 cure="give it another name: --header COLUMN:NAME",
             )
         if [*names, *others].count(name) > 1:
             raise ConfigurationError(
                 f"two headers would be called {name}, and a consumer may take the wrong one",
+                code="header-names",
                 cure="give one of them another name: --header COLUMN:NAME",
             )
     return names
@@ -235,6 +237,7 @@ def _alias(part: str, headers: Sequence[HeaderColumn], columns: Sequence[str]) -
     if len(aliases) > 1:
         raise ConfigurationError(
             f"--header gives the event's {part} several names: {', '.join(aliases)}",
+            code="header-names",
             cure="it goes out once, under one name: leave all but one of these out",
         )
     return aliases[0] if aliases else part

@@ -72,6 +72,7 @@ class TopicTemplate(Template):
         if "" in self.columns or shortest in _RESERVED or not _TOPIC_RULE.fullmatch(shortest):
             raise ConfigurationError(
                 f"--topic {template!r} cannot make a topic: Kafka allows [A-Za-z0-9._-], 1 to 249 of them",
+                code="topic-template",
                 cure="write a template such as outbox.event.{aggregatetype}",
             )
 
@@ -92,6 +93,7 @@ class SourceTemplate(Template):
         if "" in self.columns or not _SOURCE.fullmatch("".join(self.literals) + "x" * len(self.columns)):
             raise ConfigurationError(
                 f"--ce-source {template!r} cannot be the source of events: it is no URI reference",
+                code="ce-source",
                 cure="write one such as /shop/orders, https://shop.example/orders or /shop/{aggregatetype}",
             )
 
@@ -118,6 +120,7 @@ class ContentTypeTemplate(Template):
         if "" in self.columns or set("{}") & set(whole) or not (self.columns or _MEDIA_TYPE.fullmatch(whole)):
             raise ConfigurationError(
                 f"--content-type {template!r} is no media type of a payload",
+                code="content-type",
                 cure="write one such as application/json or text/plain; charset=utf-8, or name its column: {content_type}",
             )
 

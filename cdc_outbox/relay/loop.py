@@ -182,6 +182,7 @@ class StreamLoop:
         if not self._close() or not self._ledger.idle or self._params.claim_limit.holds_rows:
             raise Undelivered(
                 "stopped with undelivered events; they will be sent again on the next start",
+                code="undelivered",
                 in_flight=self._publisher.in_flight,
                 lsn=format_lsn(self._ledger.flush_lsn),
             )

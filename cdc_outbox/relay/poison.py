@@ -66,6 +66,7 @@ class PoisonPolicy:
         if self._topic is not None and TopicTemplate(self._topic).columns:
             raise ConfigurationError(
                 f"--dead-letter-topic {self._topic!r} names a column: an event may be poison for just that column",
+                code="dead-letter-topic",
                 cure="give the name of one topic",
             )
         self._limit = limit

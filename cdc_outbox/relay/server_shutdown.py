@@ -67,6 +67,7 @@ class ServerShutdown:
             raise ConnectionLost(
                 "PostgreSQL is shutting down; disconnecting: all events are delivered, and what the server has written since "
                 "the last look at the catalog cannot be confirmed any more",
+                code="shutdown-unconfirmed",
                 cure="nothing to do: the relay connects again",
             )
         refused_since = self._refused_since if paused else None
@@ -75,6 +76,7 @@ class ServerShutdown:
                 raise ConnectionLost(
                     "PostgreSQL is shutting down; disconnecting, because Kafka did not confirm all in-flight records within "
                     f"{GRACE_SECONDS:.0f} s",
+                    code="shutdown-kafka-behind",
                     cure="nothing to do for PostgreSQL: undelivered events are sent again after the reconnect; the kafka.* log "
                     "lines name what keeps Kafka from confirming",
                 )

@@ -155,7 +155,7 @@ class Supervisor:
         """Have the transactions with a rejected record sent again, record by record, by a new producer."""
         if self._stop.requested:
             raise Undelivered(
-                f"stopped with refused records, which the next start sends again: {rejected}"
+                f"stopped with refused records, which the next start sends again: {rejected}", code="undelivered"
             ) from rejected
         self._isolated_lsns |= rejected.lsns
         log.warning("delivery.isolating", error=str(rejected), transactions=len(self._isolated_lsns))
@@ -260,6 +260,7 @@ class Supervisor:
         elif self._streamed and not recovers:
             raise StreamGap(
                 f"slot {settings.slot} is gone: it was dropped while the relay was running",
+                code="slot-gone",
                 cure="cdc-outbox slot recover, or simply a new start: both make a new slot and first send every row that is "
                 "still in the table; nothing is skipped, and what was delivered comes again with the same ids",
                 slot=settings.slot,
@@ -292,7 +293,10 @@ class Supervisor:
     def _made_by_another(self, cure: str) -> SlotBusy:
         name = self._settings.slot
         return SlotBusy(
-            f"another process makes slot {name}, and sends the rows of the table first", cure=cure, slot=name
+            f"another process makes slot {name}, and sends the rows of the table first",
+            code="first-start-busy",
+            cure=cure,
+            slot=name,
         )
 
     def _first_start(self, session: ReplicationSession, publisher: Publisher, *, replace: bool) -> None:
@@ -304,7 +308,9 @@ class Supervisor:
             first.run(replace=replace)
         except (Stopped, Unreachable) as error:
             if first.expected and self._stop.requested:
-                raise Undelivered("stopped in the middle of a first start: it begins again with the next") from error
+                raise Undelivered(
+                    "stopped in the middle of a first start: it begins again with the next", code="undelivered"
+                ) from error
             raise
         self._forget_old_slot()
 
@@ -344,7 +350,9 @@ class Supervisor:
         name = self._settings.slot
         found = slot.inspect(session, name)
         if found is None:
-            raise Unreachable(f"slot {name} was dropped a moment ago", cure="the relay looks again", slot=name)
+            raise Unreachable(
+                f"slot {name} was dropped a moment ago", code="slot-dropped", cure="the relay looks again", slot=name
+            )
         timeline = server.timeline(session)
         moved = self._identity.require_same(
             found, timeline, lambda before: server.switch_point(session, before, timeline)
@@ -390,7 +398,8 @@ class Supervisor:
         """Stopped while there was no stream: is there something that the last one left unconfirmed?"""
         if not self._settled:
             raise Undelivered(
-                "stopped without a connection, with events that are not confirmed: they will be sent again by the next start"
+                "stopped without a connection, with events that are not confirmed: they will be sent again by the next start",
+                code="undelivered",
             )
 
     def _connected(self) -> None:

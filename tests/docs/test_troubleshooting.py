@@ -1,49 +1,66 @@
-"""Whoever has an error message in hand finds it in docs/troubleshooting.md, by its words."""
+"""An error's code, and the name of a log event, lead to their section of docs/troubleshooting.md."""
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.docs.messages import messages
-from tests.docs.pages import ROOT, block, read
+import cdc_outbox
+from cdc_outbox import errors
+from cdc_outbox.commands.explain import explain, read_sections
+from cdc_outbox.errors import ConfigurationError
+from tests.docs.pages import ROOT, block
 
 if TYPE_CHECKING:
     from tests.plugins.postgres import Database
 
 PAGE: Final = "docs/troubleshooting.md"
 
-ALSO: Final = {
-    "replication slot … is active for PID …": "PostgreSQL's words, passed on as they are",
-    "this is a bug in cdc-outbox": "what stands below a traceback",
-    "malformed pgoutput …": "one entry for all protocol errors",
-    "--shard and --prune-after exclude each other: a shard's slot does not show what the other shards have delivered": "usage",
-    "--source message and --prune-after exclude each other: messages are in no table, so there is nothing to delete": "usage",
-    "--partitions-ahead needs --prune-after": "usage",
-    "standby": "an event at level info, which makes people ask",
-}
-"""Entries beside the messages of our errors and the events at level warning or error, and why."""
+PACKAGE: Final = Path(cdc_outbox.__file__).parent
+
+NOT_OURS: Final = {"standby"}
+"""Sections of events at level info, which people look for all the same."""
+
+ENOUGH: Final = {"access-refused", "cannot-connect", "code-unknown", "configuration", "stream-gap", "unreachable"}
+"""Codes whose message and cure are enough: those of the classes, and of errors that have none of their own."""
 
 
-def entries() -> dict[str, str]:
-    """By title, the text below it. Titles that follow one another share the text."""
-    found: dict[str, str] = {}
-    waiting: list[str] = []
-    for part in re.split(r"^(?=##)", read(PAGE).prose, flags=re.MULTILINE):
-        heading, _, text = part.partition("\n")
-        title = re.fullmatch(r"### `(.+)`", heading)
-        if title is None:
-            assert not waiting, f"nothing is said about {waiting}"
-            continue
-        assert title[1] not in found, f"{title[1]!r} is there twice"
-        waiting.append(title[1])
-        found[title[1]] = ""
-        if text.strip():
-            found |= dict.fromkeys(waiting, text.strip())
-            waiting = []
+def codes_of_the_program() -> set[str]:
+    """Every code that the source gives to an error, and the classes' own; a poison event's code is its reason."""
+    found = {
+        kind.default_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.CdcOutboxError)
+    }
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg in {"code", "reason"} and _is_slug(node.value):
+                found.add(ast.literal_eval(node.value))
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("_poison", "poison_event")):
+                found |= {each.value for each in node.args if isinstance(each, ast.Constant) and _is_slug(each)}
     return found
+
+
+def words_of_the_program() -> set[str]:
+    """Every string in the source that could be a code: tables of errors hold theirs in columns."""
+    return {
+        node.value
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and _is_slug(node)
+    }
+
+
+def _is_slug(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and bool(re.fullmatch(r"[a-z]+(-[a-z]+)*", node.value))
+    )
 
 
 def loud_events() -> set[str]:
@@ -53,38 +70,34 @@ def loud_events() -> set[str]:
     return {event for event, levels in rows if {"warning", "error", "any"} & set(levels.split(", "))}
 
 
-def test_every_message_that_the_program_can_print_is_found_by_its_words() -> None:
-    missing = sorted(set(messages()) - set(entries()))
-
-    assert not missing, f"{PAGE} lacks a heading, ### `…`, for {missing}"
+def test_every_code_has_a_section() -> None:
+    assert sorted(codes_of_the_program() - set(read_sections()) - ENOUGH) == []
 
 
-def test_every_warning_of_the_log_is_there() -> None:
+def test_every_warning_of_the_log_has_a_section() -> None:
     assert loud_events() >= {"kafka.unreachable", "postgres.disconnected", "backpressure", "stopped"}
-    assert sorted(loud_events() - set(entries())) == []
+    assert sorted(loud_events() - set(read_sections())) == []
 
 
-def test_nothing_is_explained_that_nobody_prints_any_more() -> None:
-    assert sorted(set(entries()) - set(messages()) - loud_events() - set(ALSO)) == []
+def test_every_section_is_about_a_code_or_an_event_of_the_program() -> None:
+    assert sorted(set(read_sections()) - words_of_the_program() - loud_events() - NOT_OURS) == []
 
 
-def test_every_entry_says_with_which_exit_code_it_ends_or_that_the_relay_tries_again() -> None:
-    said = entries()
-    for message, codes in messages().items():
-        named = {int(code) for code in re.findall(r"\b\d\d\b", re.sub(r"`[^`]*`", "", said[message])[:200])}
-        assert codes <= named, f"{message!r} ends with {codes}: {said[message]!r}"
-        assert ("Waits (69)" in said[message]) == (69 in codes), message
+def test_no_heading_is_there_twice() -> None:
+    headings = re.findall(r"^### (.+)$", (ROOT / PAGE).read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(headings) == sorted(set(headings))
 
 
-def test_the_oracle_reads_messages_of_every_way_in_which_the_program_makes_them() -> None:
-    found = messages()
+def test_explain_prints_the_section_and_names_the_nearest_code() -> None:
+    assert "recover a lost slot" in explain("slot-lost")
+    with pytest.raises(ConfigurationError, match="slot-lots") as refused:
+        explain("slot-lots")
+    assert refused.value.cure == "cdc-outbox explain slot-lost"
 
-    assert found["stopped before it was done"] == {75}
-    assert found["slot … is lost: the server has removed WAL that it still needed"] == {78}
-    assert found["PostgreSQL refuses the login: …"] == {77}, "made by a function that is given the beginning"
-    assert found["the file that … names is empty"] == {78}, "made by a method that is given the end"
-    assert found["Kafka refuses the login: …"] == {77}, "made from a table"
-    assert len(found) > 100
+
+def test_a_section_without_text_shares_that_of_the_next() -> None:
+    sections = read_sections()
+    assert sections["bad-message"] == sections["missing-member"]
 
 
 @pytest.mark.parametrize(

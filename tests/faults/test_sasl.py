@@ -161,7 +161,7 @@ def test_a_password_that_changes_under_a_running_relay_is_read_again(
     secured.records(1)
     secure_kafka_server.set_password("scram-hyacinth-19")
     secure_kafka_server.cut_logins()
-    relay.wait_for_log("kafka.error", code="_AUTHENTICATION")
+    relay.wait_for_log("kafka.error", kafka_error="_AUTHENTICATION")
     sent.append(secured.add())
     secret.write_text("scram-hyacinth-19\n", encoding="utf-8")
     assert ids(secured.records(2, timeout=60.0)) == sent
