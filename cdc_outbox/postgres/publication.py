@@ -1,7 +1,7 @@
-"""What a publication publishes, and how; and whether that is what an outbox needs.
+"""Publications and outbox tables in the catalog: read them, and check that every insert is published.
 
-In: a connection, the publication's name, the outbox tables. Out: `Publication`, or ConfigurationError with the SQL that cures;
-StreamGap where rows were written meanwhile that no slot will stream.
+In: a connection, the publication's name, the outbox tables. Out: `Publication`, or ConfigurationError with the SQL that cures
+it; StreamGap where rows were written meanwhile that no slot will stream.
 Never: a change of the publication.
 
 PostgreSQL manual: 52.42 pg_publication; 52.18 pg_publication_tables; CREATE PUBLICATION.
@@ -21,7 +21,7 @@ from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.postgres.connect import Connection
 
 LOCK_SECONDS: Final = 5.0
-"""pg_publication_tables waits for a table that is locked (a migration). For those who ask: after this long try again later."""
+"""lock_timeout of the connections that read pg_publication_tables, which waits for a locked table (a migration)."""
 
 _FILTERS_SINCE: Final = 150_000
 """Server version from which a publication can have row filters and column lists."""
@@ -47,17 +47,17 @@ _COLUMN_LIST: Final = """
 
 @dataclass(frozen=True, slots=True)
 class PublishedTable:
-    """A table of the publication. `row_filter` is the condition that hides rows, if there is one."""
+    """A table of the publication. `row_filter` is the condition of its row filter, if it has one."""
 
     name: TableName
     row_filter: str | None
     columns: tuple[str, ...] | None = None
-    """The list of its columns, where the publication has one; None: all of them."""
+    """Its column list, if the publication has one; None: all columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One publication as the catalog has it."""
+    """A publication, from the catalog."""
 
     name: str
     inserts: bool
@@ -67,17 +67,17 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """An outbox table as the catalog has it."""
+    """An outbox table, from the catalog."""
 
     name: TableName
     oid: int
     partitioned: bool
     not_streamed: tuple[str, ...] = ()
-    """Relations whose rows belong to the table and not to its stream: INHERITS children, unlogged or foreign partitions."""
+    """Relations whose rows are in the table but not in its stream: INHERITS children, unlogged or foreign partitions."""
 
 
 def inspect(connection: Connection, name: str) -> Publication | None:
-    """Look the publication up; None when there is none of that name."""
+    """Look the publication up; None if it does not exist."""
     row = connection.execute(
         "SELECT pubinsert, pubviaroot FROM pg_catalog.pg_publication WHERE pubname = %s", (name,)
     ).fetchone()
@@ -99,7 +99,7 @@ def inspect(connection: Connection, name: str) -> Publication | None:
 
 
 def find_table(connection: Connection, name: TableName) -> Table:
-    """Look an outbox table up. Raises ConfigurationError when it is not there."""
+    """Look an outbox table up. Raises ConfigurationError if it does not exist."""
     row = connection.execute(
         "SELECT c.oid::int8, c.relkind::text, ARRAY("
         "   SELECT i.inhrelid::regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid AND c.relkind = 'r'"
@@ -124,7 +124,7 @@ def find_table(connection: Connection, name: TableName) -> Table:
 
 
 def _install(*options: str, table: TableName = DEFAULT_TABLE, publication: str | None = None) -> str:
-    """The command that makes what is missing, to be typed as it is."""
+    """The command that creates the missing table or publication, ready to run."""
     if table != DEFAULT_TABLE:
         options += ("--table", str(table))
     if publication not in {None, DEFAULT_PUBLICATION}:
@@ -135,9 +135,9 @@ def _install(*options: str, table: TableName = DEFAULT_TABLE, publication: str |
 def find_tables(
     connection: Connection, names: Sequence[TableName], known: Mapping[int, TableName], publication: str
 ) -> list[Table]:
-    """Look the outbox tables up. `known`: by OID, the tables that they were before, as far as we know.
+    """Look the outbox tables up. `known`: names of earlier look-ups, by OID.
 
-    Raises ConfigurationError when one is not there or was renamed, StreamGap when it was made again.
+    Raises ConfigurationError for a missing or renamed table, StreamGap for one that was dropped and created again.
     """
     oids = {name: oid for oid, name in known.items()}
     found = []
@@ -160,7 +160,7 @@ def find_tables(
 
 
 def renamed(was: TableName, now: TableName) -> ConfigurationError:
-    """The error for an outbox table that has another name now."""
+    """The error for an outbox table that was renamed."""
     return ConfigurationError(
         f"table {was} has become {now}: it was renamed",
         code="table-renamed",
@@ -186,12 +186,12 @@ def require_published(
     older_slot: bool = False,
     own: ShardFilter | None = None,
 ) -> None:
-    """Raise ConfigurationError, with the SQL that cures, unless `publication` sends every insert into `tables`.
+    """Raise ConfigurationError, with the SQL that cures it, unless `publication` sends every insert into `tables`.
 
-    `older_slot`: there is a slot, which will not stream what is hidden now even after the cure; so it is a StreamGap.
-    `own`: of a shard, it must send exactly the inserts of these rows.
+    `older_slot`: a slot exists; it will not stream the rows that are hidden now even after the cure, so raise StreamGap.
+    `own`: a shard's filter; the publication must send exactly the inserts that it selects.
     """
-    if not tables:  # logical messages are not filtered by it, but a slot cannot be streamed from without one
+    if not tables:  # logical messages are not filtered by a publication, but streaming from a slot needs one
         if publication is None:
             raise ConfigurationError(
                 f"publication {name} does not exist",
@@ -212,7 +212,7 @@ def require_published(
 
 
 def _require_of_no_shard(publication: Publication | None, name: str) -> None:
-    """Raise ConfigurationError for a shard's publication where that of all rows is meant: it is as it should be."""
+    """Raise ConfigurationError for a shard's publication when no --shard is given: --publication must name that of all rows."""
     found = named_shard(name)
     filtered = (
         [table for table in publication.tables if table.row_filter is not None] if publication is not None else []
@@ -228,14 +228,14 @@ def _require_of_no_shard(publication: Publication | None, name: str) -> None:
 
 
 def _also_hidden(error: ConfigurationError) -> StreamGap:
-    """The error, with what its cure does not heal: rows that an older slot has passed, or will pass."""
+    """The error as StreamGap, whose cure covers also the rows that an older slot has passed or will pass."""
     return StreamGap(error.message, cure=f"{error.cure}. {_HIDDEN}", code=error.code, **error.where)
 
 
 def _without_own_filter(
     publication: Publication | None, name: str, own: ShardFilter, tables: Sequence[Table]
 ) -> Publication:
-    """The publication as if it sent every row, where a table's filter is the shard's own. Raises ConfigurationError."""
+    """The publication without the row filters of the shard. Raises ConfigurationError for a table with any other filter."""
     shard = named_shard(name)
     install = _install("--shards", str(own.shard.count), publication=shard.base if shard else None)
     if publication is None:
@@ -319,9 +319,9 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
 def require_columns(
     publication: Publication, name: TableName, used: Sequence[str], *, older_slot: bool = False
 ) -> None:
-    """Raise ConfigurationError, with the SQL that cures, when the publication leaves out columns that are `used`.
+    """Raise ConfigurationError, with the SQL that cures it, when the publication leaves out columns that are `used`.
 
-    `older_slot`: as above.
+    `older_slot`: a slot exists; it will not stream the values that are hidden now even after the cure, so raise StreamGap.
     """
     published = next((table.columns for table in publication.tables if table.name == name), None)
     hidden = [column for column in used if published is not None and column not in published]
@@ -340,7 +340,7 @@ def require_columns(
 def _listed(
     publication: Publication, *, without_filter: TableName | None = None, without_columns: TableName | None = None
 ) -> str:
-    """All its tables, as SET TABLE wants them: one left out would not be published any more."""
+    """All its tables, in the syntax of SET TABLE: a table that is left out would not be published any more."""
 
     def shown(table: PublishedTable) -> str:
         columns = None if table.name == without_columns else table.columns
@@ -352,6 +352,6 @@ def _listed(
 
 
 def other_tables(publication: Publication, tables: Sequence[Table]) -> list[TableName]:
-    """Tables that the publication sends besides the outbox tables."""
+    """Tables of the publication that are not outbox tables."""
     ours = {table.name for table in tables}
     return [table.name for table in publication.tables if table.name not in ours]

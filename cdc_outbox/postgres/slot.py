@@ -1,8 +1,8 @@
 """Logical replication slots: inspect, recognize, create, copy, mark for failover, drop.
 
-In: a connection, or a walsender session where a snapshot is wanted, and a slot's name. Out: `SlotInfo`, or our errors.
-Never: a slot dropped or replaced without an order, a slot of another plugin or database used, or a slot that was made again
-under the same name taken for the one before (`SlotIdentity`).
+In: a connection, or a walsender session where a snapshot is exported, and a slot's name. Out: `SlotInfo`, or CdcOutboxError.
+Never: a slot dropped or replaced unless the caller orders it, a slot of another plugin or database used, or a slot that was
+dropped and created again under the same name mistaken for the old one (`SlotIdentity`).
 
 PostgreSQL manual: 52.20 pg_replication_slots; 9.28.6 Replication Management Functions; 54.4 CREATE_REPLICATION_SLOT,
 ALTER_REPLICATION_SLOT; 47.2.3 Replication Slot Synchronization.
@@ -25,16 +25,16 @@ from cdc_outbox.postgres.server import Timeline
 PLUGIN: Final = "pgoutput"
 
 LOST: Final = "lost"
-"""wal_status of a slot that can never be streamed from again."""
+"""wal_status of a slot that cannot be streamed from any more: the server has removed WAL that it needs."""
 
 _SNAPSHOT_OPTION_IN_PARENTHESES: Final = 150_000
-"""Server version from which CREATE_REPLICATION_SLOT takes its options in parentheses."""
+"""Server version from which CREATE_REPLICATION_SLOT has its options in parentheses."""
 
 _TWO_PHASE_SINCE: Final = 140_000
 """Server version from which a slot can send prepared transactions."""
 
 _FAILOVER_SINCE: Final = 170_000
-"""Server version from which standbys can keep a copy of a slot."""
+"""Server version from which slots can be synchronized to standbys."""
 
 _INSPECT: Final = """
 SELECT s.plugin::text, s.slot_type::text, s.database::text, s.temporary::text, s.active::text, s.active_pid::text,
@@ -47,12 +47,12 @@ SELECT s.plugin::text, s.slot_type::text, s.database::text, s.temporary::text, s
 """
 
 _CREATION_LOCK: Final = 0x6364_6F78
-"""First key of the advisory lock under which a slot is made ("cdox"). The second is derived from the slot's name."""
+"""First key of the advisory lock under which a slot is created ("cdox"). The second is derived from the slot's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlotInfo:
-    """One row of pg_replication_slots, and the database we asked in."""
+    """One row of pg_replication_slots, and the database of the connection."""
 
     name: str
     plugin: str | None
@@ -66,25 +66,25 @@ class SlotInfo:
     restart_lsn: Lsn | None
     confirmed_flush_lsn: Lsn | None
     safe_wal_bytes: int | None
-    """How much WAL may still be written before the slot is in danger; None without max_slot_wal_keep_size."""
+    """Bytes of WAL that may still be written before the slot may be lost; None without max_slot_wal_keep_size."""
     failover: bool
-    """Whether standbys may keep a copy of it, for the day one of them is promoted."""
+    """Whether it is synchronized to standbys, so that it outlives a failover."""
     current_database: str
     invalidation_reason: str | None = None
-    """Why it is lost, in the server's word (17 and later): wal_removed, idle_timeout, …"""
+    """Why it is lost, from the server (17 and later): wal_removed, idle_timeout, …"""
     decoded: int = 0
-    """Transactions decoded since it was made, or since the server's statistics began; 0 when unknown."""
+    """Transactions decoded since it was created, or since the server's statistics began; 0 when unknown."""
     statistics_began: str | None = None
-    """When the server's statistics began: a crash discards them."""
+    """When the server's statistics began. A crash discards them."""
     catalog_xmin: str | None = None
-    """The oldest transaction whose catalog changes it still needs: everything that it has yet to send is younger."""
+    """The oldest transaction whose catalog changes it still needs: all transactions that it has yet to send are younger."""
     two_phase: bool = False
-    """Whether prepared transactions are sent when they are prepared, in messages of their own."""
+    """Whether prepared transactions are sent at PREPARE, in messages of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedSlot:
-    """What CREATE_REPLICATION_SLOT answers. The snapshot lasts until the session's next command."""
+    """The result of CREATE_REPLICATION_SLOT. The snapshot is valid until the session's next command."""
 
     name: str
     consistent_point: Lsn
@@ -92,7 +92,7 @@ class CreatedSlot:
 
 
 def inspect(connection: Connection | ReplicationSession, name: str) -> SlotInfo | None:
-    """Look the slot up; None when there is none of that name."""
+    """Look the slot up; None if it does not exist."""
     query = _INSPECT.format(name=quote_literal(name), **_columns(connection))
     row: Sequence[object] | None
     if isinstance(connection, ReplicationSession):
@@ -103,7 +103,7 @@ def inspect(connection: Connection | ReplicationSession, name: str) -> SlotInfo 
 
 
 def _columns(connection: Connection | ReplicationSession) -> dict[str, str]:
-    """What only newer servers have."""
+    """Columns that only newer servers have, or a constant in place of each."""
     known = connection if isinstance(connection, ReplicationSession) else connection.info
     version = known.server_version
     return {
@@ -139,11 +139,12 @@ def _slot_info(name: str, row: Sequence[str | None]) -> SlotInfo:
 
 
 class SlotIdentity:
-    """Whether a slot is the same as before. A slot has no identifier, so this is decided by how it moves.
+    """Whether a slot is still the same one. A slot has no identifier, so this is decided by how its position moves.
 
-    Known is how far it can stand, on which timeline: where it was seen, and what was acknowledged. It may go further only
-    while a process streams from it. A slot that was dropped and made again stands at the end of the WAL, although what lies
-    between was never streamed. After a promotion the known position holds up to the switch point alone.
+    Known are a timeline and the highest position that the slot can have: the one last seen, or the one last acknowledged. The
+    slot can be further only if a process has streamed from it. A slot that was dropped and created again is at the end of the
+    WAL, although the WAL before it was never streamed. After a promotion, the known position is valid up to the switch point
+    only.
     """
 
     def __init__(self) -> None:
@@ -153,23 +154,23 @@ class SlotIdentity:
 
     @property
     def known(self) -> Lsn:
-        """How far everything is delivered, on the present timeline. UNSET before the slot was seen."""
+        """The LSN up to which everything is delivered, on the present timeline. UNSET before the slot was seen."""
         return self._known
 
     def streamed(self, confirmed: Lsn, transactions: int) -> None:
-        """Note what a session of this relay has confirmed, and how many transactions it has delivered."""
+        """Record the LSN that a session of this relay has confirmed, and the number of transactions that it has delivered."""
         self._known = Lsn(max(self._known, confirmed))
         if self._before is not None:
             self._before = replace(self._before, active=False, decoded=self._before.decoded + transactions)
 
     def forget(self) -> None:
-        """Begin afresh: the slot was replaced on purpose, after everything before it was delivered."""
+        """Forget the slot: it was replaced on purpose, after everything before the new one was delivered."""
         self._known, self._timeline, self._before = UNSET, None, None
 
     def require_same(self, seen: SlotInfo, timeline: Timeline, switch: Callable[[Timeline], Lsn]) -> bool:
-        """Compare with the last look; True when another process has moved the slot since. Raises StreamGap for another slot.
+        """Compare with the last call; True when another process has moved the slot since. Raises StreamGap for another slot.
 
-        `switch`: gives the switch point between the old timeline and the present one. Called when they differ.
+        `switch`: returns the switch point between the given timeline and the present one. Called when they differ.
         """
         position = seen.confirmed_flush_lsn or UNSET
         before, old = self._before, self._timeline
@@ -192,7 +193,7 @@ class SlotIdentity:
 
 
 def _was_streamed(before: SlotInfo | None, now: SlotInfo) -> bool:
-    """Whether another process has streamed from the slot between two looks, and not from one made again in between."""
+    """Whether another process has streamed from this slot between two calls, and the slot was not created again in between."""
     if before is None:
         return now.active or now.decoded > 0
     decoded = before.decoded if before.statistics_began == now.statistics_began else 0
@@ -200,7 +201,7 @@ def _was_streamed(before: SlotInfo | None, now: SlotInfo) -> bool:
 
 
 def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
-    """Raise ConfigurationError when the slot cannot be ours: another kind, plugin or database; StreamGap when it is lost."""
+    """Raise ConfigurationError for a slot of another type, plugin or database, or with two_phase; StreamGap for a lost one."""
     if info.slot_type != "logical" or info.plugin != PLUGIN:
         kind = f"a logical slot of plugin {info.plugin}" if info.slot_type == "logical" else "a physical slot"
         raise ConfigurationError(
@@ -235,7 +236,7 @@ def require_usable(info: SlotInfo, *, lost_is_fine: bool = False) -> None:
 
 
 def require_idle(info: SlotInfo) -> None:
-    """Raise SlotBusy while somebody streams from it."""
+    """Raise SlotBusy while a process streams from the slot."""
     if info.active:
         raise SlotBusy(
             f"slot {info.name} is in use: the server process that streams from it is pid {info.active_pid}",
@@ -246,9 +247,9 @@ def require_idle(info: SlotInfo) -> None:
 
 
 def create(session: ReplicationSession, name: str, *, temporary: bool = False, snapshot: bool = False) -> CreatedSlot:
-    """Create the slot; with `snapshot`, export one that sees exactly what the slot will not send.
+    """Create the slot; with `snapshot`, export a snapshot of exactly the transactions that the slot will not send.
 
-    It waits for every transaction that is running now, without a deadline; a stop interrupts it (Stopped).
+    The server waits for every transaction that is running now, without a deadline; a stop interrupts it (Stopped).
     Raises ConfigurationError (no free slot, wal_level, name taken) or AccessRefused.
     """
     text = [
@@ -269,13 +270,13 @@ def create(session: ReplicationSession, name: str, *, temporary: bool = False, s
 
 
 def lock_creation(session: ReplicationSession, name: str) -> bool:
-    """Take the lock under which a slot of this name is made, until the session ends. False: another process has it."""
+    """Take the lock under which a slot of this name is created, until the session ends. False: another process has it."""
     keys = f"{_CREATION_LOCK}, {zlib.crc32(name.encode()) - 2**31}"
     return session.rows(f"SELECT pg_catalog.pg_try_advisory_lock({keys})") == [("t",)]
 
 
 def require_free(session: ReplicationSession, name: str, needed: int) -> None:
-    """Raise ConfigurationError unless `needed` more slots can be made. Checked before a table is sent."""
+    """Raise ConfigurationError unless `needed` more slots can be created. Checked before a table is sent."""
     rows = session.rows(
         "SELECT pg_catalog.current_setting('max_replication_slots')::int8 - pg_catalog.count(*)"
         " FROM pg_catalog.pg_replication_slots"
@@ -292,13 +293,13 @@ def require_free(session: ReplicationSession, name: str, needed: int) -> None:
 
 
 def make_permanent(session: ReplicationSession, source: str, name: str) -> None:
-    """Copy the temporary slot `source` to the permanent `name`, at the same position. Raises our errors."""
+    """Copy the temporary slot `source` to the permanent `name`, at the same position. Raises CdcOutboxError."""
     arguments = f"{quote_literal(source)}, {quote_literal(name)}, false"
     session.rows(f"SELECT slot_name FROM pg_catalog.pg_copy_logical_replication_slot({arguments})")  # noqa: S608 - quoted
 
 
 def require_failover(connection: Connection) -> None:
-    """Raise ConfigurationError when this server knows no slots that outlive a failover."""
+    """Raise ConfigurationError when this server cannot synchronize slots to standbys."""
     if connection.info.server_version < _FAILOVER_SINCE:
         raise ConfigurationError(
             "--failover needs PostgreSQL 17: before, a slot ends with its server",
@@ -308,9 +309,9 @@ def require_failover(connection: Connection) -> None:
 
 
 def make_failover(session: ReplicationSession, name: str) -> None:
-    """Have standbys keep a copy of the slot, if they do not yet and nobody streams from it at this moment.
+    """Set failover = true (the slot is synchronized to standbys) unless it is set, or a process streams from the slot.
 
-    A slot that was copied has the property as little as one that was made before it was wanted.
+    A copied slot does not have it, nor has a slot created without --failover.
     """
     state = f"SELECT failover, active FROM pg_catalog.pg_replication_slots WHERE slot_name = {quote_literal(name)}"  # noqa: S608 - quoted
     if session.rows(state) == [("f", "f")]:
@@ -318,15 +319,15 @@ def make_failover(session: ReplicationSession, name: str) -> None:
 
 
 def drop(connection: Connection, name: str) -> None:
-    """Drop it. Raises SlotBusy while somebody streams from it, ConfigurationError when there is none."""
+    """Drop the slot. Raises SlotBusy while a process streams from it, ConfigurationError if it does not exist."""
     connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (name,))
 
 
 def blockers(connection: Connection, *, older_than: float = 0.0) -> list[str]:
-    """Name the sessions with a transaction open that has written, oldest first: a slot being created waits for those.
+    """List the sessions with an open transaction that has written, oldest first: the creation of a slot waits for them.
 
-    `older_than`: seconds. A role sees since when only of its own sessions, unless it is a member of pg_read_all_stats: one
-    whose age is hidden counts as young as soon as age matters.
+    `older_than`: seconds. A role sees the transaction's start only of its own sessions, unless it is a member of
+    pg_read_all_stats; with `older_than`, a transaction whose age is hidden is left out.
     """
     rows = connection.execute(
         "SELECT pid, usename, datname, application_name,"
@@ -346,7 +347,7 @@ def blockers(connection: Connection, *, older_than: float = 0.0) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prepared transaction: it outlives its session, and even the server's restart."""
+    """A prepared transaction: it outlives its session, and a restart of the server."""
 
     gid: str
     database: str
@@ -355,18 +356,18 @@ class Prepared:
 
     @property
     def text(self) -> str:
-        """For a person."""
+        """A description for an error message."""
         return f"prepared transaction {self.literal} ({self.owner} in {self.database}, open for {self.age})"
 
     @property
     def literal(self) -> str:
-        """Its name for SQL."""
+        """Its identifier as an SQL literal."""
         return quote_literal(self.gid)
 
 
 def prepared(connection: Connection, *, older_than: float = 0.0) -> list[Prepared]:
-    """Prepared transactions of that age in seconds, oldest first. A slot being created waits for them as well, and no session
-    shows them.
+    """List prepared transactions at least `older_than` seconds old, oldest first. The creation of a slot waits for them as
+    well, and they appear in no session.
     """
     rows = connection.execute(
         "SELECT gid, database, owner, pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - prepared)::text"
@@ -378,7 +379,7 @@ def prepared(connection: Connection, *, older_than: float = 0.0) -> list[Prepare
 
 
 def missing(name: str) -> ConfigurationError:
-    """The error for a slot that is not there and that nobody may make."""
+    """The error for a missing slot with --no-create-slot."""
     return ConfigurationError(
         f"slot {name} does not exist, and --no-create-slot forbids to make it",
         code="slot-missing",

@@ -1,12 +1,12 @@
-"""Connect, stream, and connect again: a relay that outlives its connections.
+"""Connect, stream and reconnect, one session after the other.
 
 In: settings, counters, the shutdown request. Out: nothing; returns when stopped cleanly or caught up.
 Never: a position carried from one session to the next. Each session checks the publication, the tables and the slot
-afresh, begins where the slot stands, and has a ledger of its own.
+again, starts at the slot's confirmed position, and has a ledger of its own.
 
-Errors that a restart would heal are waited for here (Unreachable, with a growing, jittered pause that a stop ends); all
-others end the relay. While another process streams from the slot, the relay stands by. Once the relay has streamed, a
-connection that is refused is waited for as well: passwords rotate, and failovers pass.
+Temporary errors (Unreachable) are retried, with a growing, jittered pause that a stop ends; all others end the relay. While
+another process streams from the slot, the relay stands by. Once the relay has streamed, refused connections are retried as
+well: passwords rotate, and a failover takes a moment.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from cdc_outbox.shutdown import Stop, Stopped
 log = structlog.get_logger(__name__)
 
 STANDBY_SECONDS: Final = 0.5
-"""Between two tries for a busy slot: a holder that died is followed within a second."""
+"""Between two attempts to take a busy slot: when its holder dies, a standby takes over within a second."""
 
 PREFLIGHT_SECONDS: Final = 60.0
-"""For all questions of a preflight: a search for rows that a change of the publication may have hidden takes the most."""
+"""For all queries of a preflight. The longest is the search for rows that a change of the publication may have hidden."""
 
 GOOD_SECONDS: Final = 10.0
-"""A session that lasted this long makes the next pause short again."""
+"""A session that lasted this long resets the pause between attempts."""
 
 NOT_IN_A_TABLE: Final = (
     "Events written as messages are in no table: those that were not delivered before are lost, so look there first "
@@ -92,13 +92,13 @@ class Supervisor:
         """Whether the last connection left nothing unconfirmed."""
         self._identity = slot.SlotIdentity()
         self._gap_streamed = False
-        """Whether a session has sent all that the slot has, behind a gap: the table may not have these rows any more."""
+        """Whether a session has sent all that the slot still has before a gap: the table may not have these rows any more."""
         self._backoff = Backoff()
         self._connecting = True
         self._first_attempt = time.monotonic()
 
     def run(self) -> None:
-        """Relay until stopped or caught up. Raises what waiting does not heal, or Undelivered."""
+        """Relay until stopped or caught up. Raises errors that a retry does not cure, and Undelivered."""
         try:
             while not self._attempt():
                 pass
@@ -112,8 +112,8 @@ class Supervisor:
     def recover(self) -> None:
         """Replace the slot, lost or not, as a first start does: once, without waiting for another process.
 
-        Raises our errors, SlotBusy while another process streams from it or replaces it, ConfigurationError when it is of
-        another kind; Stopped when a stop is requested meanwhile. Then the old slot is as it was.
+        Raises CdcOutboxError: SlotBusy while another process streams from the slot or replaces it, ConfigurationError for a
+        slot of another kind. Raises Stopped when a stop is requested meanwhile; then the old slot is unchanged.
         """
         dsn = self._settings.dsn.reveal()
         catalog = self._preflight(dsn, recovering=True)
@@ -131,10 +131,12 @@ class Supervisor:
             session.close()
 
     def _attempt(self) -> bool:
-        """One session; True when there is nothing more to do. After an error that waiting heals it pauses; raises any other."""
+        """Run one session; True when nothing is left to do. Pauses after a temporary error; raises any other."""
         began = time.monotonic()
         self._connecting = True
-        self._counters.last_turn_monotonic = None  # no loop turns before the stream is there, however long that takes
+        self._counters.last_turn_monotonic = (
+            None  # the loop does not run before the stream has started, however long it takes
+        )
         try:
             self._run_session()
         except BatchRejected as rejected:
@@ -152,7 +154,7 @@ class Supervisor:
         return False
 
     def _isolate(self, rejected: BatchRejected) -> None:
-        """Have the transactions with a rejected record sent again, record by record, by a new producer."""
+        """Let a new producer send the transactions with a rejected record again, record by record."""
         if self._stop.requested:
             raise Undelivered(
                 f"stopped with refused records, which the next start sends again: {rejected}", code="undelivered"
@@ -162,7 +164,7 @@ class Supervisor:
         self._drop_publisher()
 
     def _failed(self, error: CdcOutboxError) -> None:
-        """Note how the session ended."""
+        """Record the error that ended the session."""
         if self._settings.reads_messages and isinstance(error, StreamGap) and NOT_IN_A_TABLE not in error.cure:
             error.cure += f". {NOT_IN_A_TABLE}"
         self._counters.last_error = str(error)
@@ -230,7 +232,7 @@ class Supervisor:
             self._drop_broken_publisher()
 
     def _preflight(self, dsn: str, *, recovering: bool = False) -> CatalogState:
-        """Check what must be so before streaming, over a short connection. Raises ConfigurationError with the cure."""
+        """Check the prerequisites of streaming, on a short connection. Raises ConfigurationError with the cure."""
         settings = self._settings
         with connect.open_connection(
             dsn, self._stop, lock_timeout=publication.LOCK_SECONDS, timeout=PREFLIGHT_SECONDS
@@ -252,7 +254,7 @@ class Supervisor:
         return catalog
 
     def _require_slot(self, found: slot.SlotInfo | None) -> None:
-        """Raise ConfigurationError unless the slot can be streamed from, or may be made."""
+        """Raise ConfigurationError unless the slot can be streamed from, or may be created."""
         settings = self._settings
         recovers = settings.on_slot_lost == "recover"
         if found is not None:
@@ -271,9 +273,10 @@ class Supervisor:
     def _make_slot(
         self, session: ReplicationSession, publisher: Publisher, *, replace: bool = False
     ) -> ReplicationSession:
-        """Make the slot, or replace one that is lost: one relay at a time, the others stand by until it is there.
+        """Create the slot, or replace a lost one: one relay at a time; the others stand by until the slot exists.
 
-        `replace`: also one that is not lost. Gives a new session: the lock and the temporary slot end with the old one.
+        `replace`: replace also a slot that is not lost. Returns a new session: the old one is closed, which releases the lock
+        and drops the temporary slot.
         """
         name = self._settings.slot
         waited = False
@@ -320,9 +323,9 @@ class Supervisor:
         self._gap_streamed = False
 
     def _start(self, session: ReplicationSession) -> tuple[ReplicationStream, Lsn]:
-        """Start to stream; while the slot is busy, stand by. Gives the stream, and how far the slot has confirmed.
+        """Start to stream; stand by while the slot is busy. Returns the stream and the slot's confirmed LSN.
 
-        Raises SlotBusy with --on-slot-busy exit, StreamGap when the slot is another one than before.
+        Raises SlotBusy with --on-slot-busy exit, StreamGap when the slot is not the one of the sessions before.
         """
         settings = self._settings
         while True:
@@ -339,14 +342,14 @@ class Supervisor:
                     messages=settings.reads_messages,
                 )
             except SlotBusy as error:
-                self._settled = True  # the process that has the slot sends what this one left unconfirmed
+                self._settled = True  # the process that has the slot sends the events that this one left unconfirmed
                 cure = "stop the relay that streams from it, or leave out --on-slot-busy exit: then this one stands by"
                 self._stand_by(SlotBusy(error.message, cure=cure, slot=settings.slot))
             else:
                 return stream, confirmed
 
     def _require_same_slot(self, session: ReplicationSession) -> Lsn:
-        """Raise StreamGap when the slot is another one than before. Gives how far it has confirmed."""
+        """Raise StreamGap when the slot is not the one of the sessions before. Returns its confirmed LSN."""
         name = self._settings.slot
         found = slot.inspect(session, name)
         if found is None:
@@ -360,13 +363,15 @@ class Supervisor:
         position = self._identity.known
         if moved:
             log.info("slot.moved", slot=name, lsn=format_lsn(position))
-        if position < self._counters.confirmed_lsn:  # another timeline: its LSNs have nothing to do with those before
+        if (
+            position < self._counters.confirmed_lsn
+        ):  # another timeline: its LSNs are not comparable with the earlier ones
             self._counters.received_lsn = self._counters.confirmed_lsn = position
             self._counters.slot = None
         return found.confirmed_flush_lsn or UNSET
 
     def _stand_by(self, busy: SlotBusy) -> None:
-        """Wait a moment for the process that has the slot. Raises `busy` with --on-slot-busy exit, Stopped on a stop."""
+        """Wait STANDBY_SECONDS for a busy slot. Raises `busy` with --on-slot-busy exit, Stopped on a stop."""
         if self._settings.on_slot_busy == "exit":
             raise busy
         counters = self._counters
@@ -379,7 +384,7 @@ class Supervisor:
             raise Stopped
 
     def _new_publisher(self) -> Publisher:
-        """Make a producer, with secrets read again."""
+        """Make a producer. Its secrets are read again."""
         kafka = self._settings.kafka
         return self._make_publisher(effective(kafka(), self._settings), self._counters, reread=kafka)
 
@@ -388,14 +393,14 @@ class Supervisor:
             self._drop_publisher()
 
     def _drop_publisher(self) -> None:
-        """Let go of a producer that has a gap: a new one sends again from where the slot stands."""
+        """Abandon a producer that has a gap: a new one sends again from the slot's confirmed position."""
         if self._publisher is not None:
             self._publisher.abandon()
             self._publisher = None
             self._counters.reconnects_kafka += 1
 
     def _stop_unconnected(self) -> None:
-        """Stopped while there was no stream: is there something that the last one left unconfirmed?"""
+        """Stop without a stream. Raises Undelivered when the last session left events unconfirmed."""
         if not self._settled:
             raise Undelivered(
                 "stopped without a connection, with events that are not confirmed: they will be sent again by the next start",
@@ -420,7 +425,7 @@ class Supervisor:
             counters.oldest_unacknowledged_timestamp = time.time()
 
     def _heals(self, error: BaseException) -> bool:
-        """Whether waiting may heal it."""
+        """Whether a retry may cure the error."""
         if self._stop.requested:
             return False
         if isinstance(error, Unreachable):
