@@ -299,6 +299,13 @@ class Settings:
         PROCESS,
         "Time to wait at start for a server to answer, then exit with 69. 0: no limit.",
     )
+    wait_for_table: float = setting(
+        0.0,
+        SECONDS_OR_ZERO,
+        PROCESS,
+        "Time that a first start waits for the table and the publication, while migrations run beside it; then exit with 78.",
+        example="5min",
+    )
     http: str = setting(
         "127.0.0.1:8420",
         ADDRESS,

@@ -26,6 +26,7 @@ from cdc_outbox.errors import (
     CannotConnect,
     CatalogFinding,
     CdcOutboxError,
+    ConfigurationError,
     SlotBusy,
     StreamGap,
     Undelivered,
@@ -58,6 +59,9 @@ PREFLIGHT_SECONDS: Final = 60.0
 
 GOOD_SECONDS: Final = 10.0
 """A session that lasted this long resets the pause between attempts."""
+
+MADE_BY_MIGRATIONS: Final = frozenset({"table-missing", "publication-missing"})
+"""Codes of errors that a first start waits out with --wait-for-table."""
 
 NOT_IN_A_TABLE: Final = (
     "Events written as messages are in no table: those that were not delivered before are lost, so look there first "
@@ -96,6 +100,9 @@ class Supervisor:
         self._backoff = Backoff()
         self._connecting = True
         self._first_attempt = time.monotonic()
+        self._missing_since: float | None = None
+        """When a first start found for the first time that the table or the publication is missing."""
+        self._missing = ""
 
     def run(self) -> None:
         """Relay until stopped or caught up. Raises errors that a retry does not cure, and Undelivered."""
@@ -148,7 +155,8 @@ class Supervisor:
             self._log_retry(error)
             if time.monotonic() - began > GOOD_SECONDS:
                 self._backoff.reset()
-            self._pause(self._backoff.next())
+            pause = self._backoff.next()
+            self._pause(min(pause, self._table_seconds_left()) if self._is_missing(error) else pause)
         else:
             return True
         return False
@@ -431,7 +439,22 @@ class Supervisor:
         if isinstance(error, Unreachable):
             limit = self._settings.startup_timeout
             return self._streamed or not limit or time.monotonic() - self._first_attempt < limit
+        if self._is_missing(error):
+            return self._table_seconds_left() > 0
         return self._streamed and self._connecting and isinstance(error, (AccessRefused, CannotConnect))
+
+    def _is_missing(self, error: BaseException) -> bool:
+        """Whether a first start lacks what a migration creates. A slot that has missed rows (StreamGap) is no first start."""
+        if self._streamed or isinstance(error, StreamGap) or not isinstance(error, ConfigurationError):
+            return False
+        return error.code in MADE_BY_MIGRATIONS
+
+    def _table_seconds_left(self) -> float:
+        """Seconds that a first start goes on to wait for the table, counted from when it was found missing."""
+        now = time.monotonic()
+        if self._missing_since is None:
+            self._missing_since = now
+        return max(0.0, self._missing_since + self._settings.wait_for_table - now)
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -441,7 +464,11 @@ class Supervisor:
                 raise Stopped
 
     def _log_retry(self, error: CdcOutboxError) -> None:
-        if self._connecting:
+        if self._is_missing(error):
+            if self._missing != str(error):
+                self._missing = str(error)
+                log.warning("waiting", error=error, seconds=round(self._table_seconds_left()))
+        elif self._connecting:
             log.warning("waiting", error=error)
         elif self._publisher is None:
             log.warning("producer.failed", error=error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Final
 
 from tests.plugins.oracle import judge
@@ -206,3 +207,33 @@ def test_an_administrators_timeouts_do_not_end_a_long_reading(outbox: Outbox) ->
         admin.execute(f"ALTER DATABASE {outbox.database.name} SET {name} = '400ms'".encode())
     outbox.drain(*SLOWLY)
     assert len(outbox.records()) == 300
+
+
+def test_it_waits_for_the_table_and_the_publication_that_a_migration_creates(outbox: Outbox) -> None:
+    relay = outbox.relay("--wait-for-table", "60s")
+    assert "public.outbox" in json.dumps(relay.wait_for_log("waiting"))
+    outbox.create_table()
+    written = outbox.add()
+    assert "publication cdc_outbox" in json.dumps(relay.wait_for_log("waiting", nth=2))
+    outbox.publish("outbox")
+    relay.wait_for_log("streaming", timeout=40)
+    later = outbox.add()
+    assert sorted(ids(outbox.records(until=2))) == sorted([written, later])
+    assert len(relay.log_lines("waiting")) == 2
+    relay.terminate()
+    assert relay.wait() == 0
+
+
+def test_a_table_that_does_not_come_within_the_limit_ends_the_start(outbox: Outbox) -> None:
+    relay = outbox.relay("--wait-for-table", "3s")
+    ended(relay, 78, "public.outbox", "does not exist")
+    assert len(relay.log_lines("waiting")) == 1
+
+
+def test_a_slot_that_has_missed_rows_does_not_wait_for_the_publication(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.drain()
+    outbox.database.execute("DROP PUBLICATION cdc_outbox")
+    relay = outbox.relay("--wait-for-table", "60s")
+    ended(relay, 78, "cdc_outbox", "does not exist")
+    assert relay.log_lines("waiting") == []
