@@ -243,7 +243,7 @@ def _check_transactions(connection: Connection, catalog: Server, report: Report)
     if old:
         report.warn(
             check,
-            f"{means}: " + "; ".join(old),
+            f"{means}: " + "; ".join(each.text for each in old),
             "have the application end them; or SELECT pg_terminate_backend(PID);",
         )
     if not prepared and not old:

@@ -9,23 +9,14 @@ PostgreSQL manual: 47.2.3 Replication Slots; 52.20 pg_replication_slots; 54.4 CR
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError
+from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.lsn import Lsn, bytes_between, format_lsn
-from cdc_outbox.postgres import connect, publication, server, slot
+from cdc_outbox.postgres import connect, publication, server, slot, slot_wait
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.shutdown import Stop
-
-PATIENCE_SECONDS: Final = 5.0
-"""A slot is made in milliseconds unless a transaction is open: after this long somebody wonders what it waits for."""
-
-REMINDER_SECONDS: Final = 30.0
-"""Between two words on what it still waits for."""
 
 Notify = Callable[[str], None]
 """Receives one line of text for a person."""
@@ -125,8 +116,11 @@ def create_patiently(
     session: ReplicationSession, dsn: str, name: str, notify: Notify, *, temporary: bool = False, snapshot: bool = False
 ) -> slot.CreatedSlot:
     """As `slot.create`, and `notify` hears what it waits for when that takes long. Raises Stopped with no slot left behind."""
-    with _explained(dsn, notify):
-        return slot.create(session, name, temporary=temporary, snapshot=snapshot)
+
+    def report(waits_for: str, cure: str) -> None:
+        notify(f"waiting: {waits_for}" + (f". {cure}" if cure else ""))
+
+    return slot_wait.create(session, dsn, name, report, temporary=temporary, snapshot=snapshot)
 
 
 def require_droppable(status: SlotStatus) -> None:
@@ -161,40 +155,6 @@ def drop_slot(dsn: str, name: str) -> None:
     require_droppable(read_status(dsn, name))
     with connect.open_connection(dsn) as connection:
         slot.drop(connection, name)
-
-
-@contextlib.contextmanager
-def _explained(dsn: str, notify: Notify) -> Iterator[None]:
-    """While the block takes longer than PATIENCE_SECONDS, say which sessions it waits for."""
-    done = threading.Event()
-
-    def watch() -> None:
-        pause = PATIENCE_SECONDS
-        while not done.wait(pause):
-            text = _whom_it_waits_for(dsn)
-            if not done.is_set():
-                notify(text)
-            pause = REMINDER_SECONDS
-
-    threading.Thread(target=watch, name="blockers", daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
-
-
-def _whom_it_waits_for(dsn: str) -> str:
-    try:
-        with connect.open_connection(dsn) as connection:
-            open_still = slot.blockers(connection) + [each.text for each in slot.prepared(connection)]
-    except CdcOutboxError as error:
-        return f"still waiting for PostgreSQL to make the slot ({error})"
-    if not open_still:
-        return "still waiting for PostgreSQL to make the slot"
-    return (
-        "waiting: a slot begins when every transaction that has written something by now is over. Still open: "
-        + "; ".join(open_still)
-    )
 
 
 def _text(lsn: Lsn | None) -> str | None:

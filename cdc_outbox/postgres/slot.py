@@ -323,7 +323,16 @@ def drop(connection: Connection, name: str) -> None:
     connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (name,))
 
 
-def blockers(connection: Connection, *, older_than: float = 0.0) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A session with an open transaction that has written."""
+
+    pid: int
+    text: str
+    """For a person."""
+
+
+def blockers(connection: Connection, *, older_than: float = 0.0) -> list[Blocker]:
     """List the sessions with an open transaction that has written, oldest first: the creation of a slot waits for them.
 
     `older_than`: seconds. A role sees the transaction's start only of its own sessions, unless it is a member of
@@ -335,12 +344,15 @@ def blockers(connection: Connection, *, older_than: float = 0.0) -> list[str]:
         "  FROM pg_catalog.pg_stat_activity"
         " WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()"
         "   AND (%(seconds)s = 0 OR pg_catalog.clock_timestamp() - xact_start > %(seconds)s * interval '1 second')"
-        " ORDER BY xact_start LIMIT 5",
+        " ORDER BY pg_catalog.age(backend_xid) DESC LIMIT 5",  # the age in time is hidden from most roles
         {"seconds": older_than},
     )
     return [
-        f"pid {pid} ({user or '?'}, {application or '-'}, in database {database or '?'}"
-        + (")" if age is None else f", open for {age})")
+        Blocker(
+            int(str(pid)),
+            f"pid {pid} ({user or '?'}, {application or '-'}, in database {database or '?'}"
+            + (")" if age is None else f", open for {age})"),
+        )
         for pid, user, database, application, age in rows
     ]
 

@@ -25,7 +25,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.identifiers import NAME_BYTES, TableName
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
-from cdc_outbox.postgres import connect, slot, table_rows
+from cdc_outbox.postgres import connect, slot, slot_wait, table_rows
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.records.mapping import Mappings, SnapshotMapping
 from cdc_outbox.relay.poison import PoisonPolicy
@@ -68,13 +68,13 @@ class FirstStart:
         """
         name = self._settings.slot
         if not (self._settings.snapshot and self._settings.tables) and not replace:
-            created = slot.create(self._session, name)
+            created = self._create(name)
             self._created(created.consistent_point, None)
             return
         suffix = f"_{secrets.token_hex(6)}"
         temporary = name[: NAME_BYTES - len(suffix)] + suffix
         slot.require_free(self._session, name, 1 if replace else 2)
-        created = slot.create(self._session, temporary, temporary=True, snapshot=True)
+        created = self._create(temporary, temporary=True, snapshot=True)
         assert created.snapshot is not None
         self._rows.time = int(time.time() * 1000)
         self._rows.lsn = created.consistent_point
@@ -98,6 +98,14 @@ class FirstStart:
         slot.make_permanent(self._session, temporary, name)
         log.info("snapshot.finished", slot=name, rows=self._rows.sent)
         self._created(created.consistent_point, old)
+
+    def _create(self, name: str, *, temporary: bool = False, snapshot: bool = False) -> slot.CreatedSlot:
+        dsn = self._settings.dsn.reveal()
+        return slot_wait.create(self._session, dsn, name, self._report_wait, temporary=temporary, snapshot=snapshot)
+
+    def _report_wait(self, waits_for: str, cure: str) -> None:
+        self._counters.last_error = waits_for
+        log.warning("slot.waiting", slot=self._settings.slot, error=waits_for, cure=cure or None)
 
     def _created(self, begins_at: Lsn, old: slot.SlotInfo | None) -> None:
         """The slot is there. Events from before it that are in no table are not sent: say so."""

@@ -148,7 +148,8 @@ def test_whoever_holds_up_a_slot_being_created_is_named(database: Database, conn
     writer = database.connect(autocommit=False, application_name="batch-job")
     writer.execute("SELECT pg_current_xact_id()")
     (blocker,) = slot.blockers(connection)
-    assert f"pid {writer.info.backend_pid}" in blocker
-    assert "batch-job" in blocker
+    assert blocker.pid == writer.info.backend_pid
+    assert f"pid {writer.info.backend_pid}" in blocker.text
+    assert "batch-job" in blocker.text
     writer.rollback()
     assert slot.blockers(connection) == []
