@@ -211,7 +211,8 @@ def test_between_the_last_row_of_a_snapshot_and_the_slot(
     outbox = Outbox(database, KafkaCluster(mock_kafka.brokers), relay)
     outbox.create()
     mock_kafka.create_topic(f"{outbox.prefix}order", partitions=1)
-    written = outbox.add_all([{} for _ in range(8)])
+    keys = [str(number) for number in range(8)]  # a key's second record waits until its first is confirmed
+    written = outbox.add_all([{"aggregateid": key} for key in keys])
     mock_kafka.fail(Request.PRODUCE, 0, late=60)
     victim = outbox.relay("-X", "linger.ms=200")  # one request for all of them
     victim.wait_for_log("snapshot.started")
@@ -220,7 +221,8 @@ def test_between_the_last_row_of_a_snapshot_and_the_slot(
     victim.kill()
     no_slot_left(outbox)
     outbox.drain()
-    assert judge([Event(id_, "1") for id_ in written], outbox.records()).duplicates == 8
+    events = [Event(id_, key) for id_, key in zip(written, keys, strict=True)]
+    assert judge(events, outbox.records()).duplicates == 8
 
 
 def test_in_the_middle_of_the_search_for_a_culprit(ready: Outbox, witness: Witness) -> None:
