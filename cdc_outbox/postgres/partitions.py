@@ -1,11 +1,11 @@
-"""Partitions of an outbox that is partitioned by time: dropped as a whole when they are old, made before they are needed.
+"""Partitions of an outbox table that is partitioned by time: drop the old ones, and create the next days' in advance.
 
-In: a connection, the table, a fence. Out: partitions less, or more, by name.
-Never: a writer of today kept waiting for longer than LOCK_SECONDS, or a partition dropped that has an undelivered row, or may
-still get one. It is locked against writers first (SHARE: readers go on, and so do writers of every other day); so everything in
-it was committed below the LSN that is read then, and once that is confirmed it is dropped.
+In: a connection, the table, a fence. Out: the names of the partitions that were dropped or created.
+Never: a writer of the present day kept waiting for longer than LOCK_SECONDS, or a partition dropped that has an undelivered row
+or may still get one. The partition is locked against writers first (SHARE: readers continue, and so do writers of all other
+days). So all its rows were committed below the LSN that is read next, and once that LSN is confirmed, it is dropped.
 
-What is there is found by its bounds, not by its name. Days are those of UTC.
+Existing partitions are found by their bounds, not by their names. Days are those of UTC.
 PostgreSQL manual: 5.12 Table Partitioning; ALTER TABLE … ATTACH PARTITION; 13.3.1 Table-Level Locks.
 """
 
@@ -25,7 +25,7 @@ from cdc_outbox.postgres import connect, publication, server
 from cdc_outbox.postgres.errors import translated
 
 LOCK_SECONDS: Final = 1.0
-"""A lock that we wait for makes writers wait behind us: after this long we let them go, and try again later."""
+"""lock_timeout: while this session waits for a lock, writers wait behind it. After this time it gives up and tries later."""
 
 _NAME_IS_TAKEN: Final = "42P07"
 """SQLSTATE duplicate_table."""
@@ -40,7 +40,7 @@ SELECT a.attname
  WHERE p.partrelid = %s::int8::oid AND p.partstrat = 'r' AND p.partnatts = 1
    AND a.atttypid IN (1184, 1114, 1082)
 """
-"""timestamptz, timestamp, date: OIDs of pg_type.dat, fixed for ever."""
+"""1184, 1114, 1082: timestamptz, timestamp, date, the OIDs of pg_type.dat, which never change."""
 
 _OLD: Final = """
 SELECT n.nspname, c.relname, pg_catalog.pg_has_role(c.relowner, 'USAGE')
@@ -79,20 +79,20 @@ SELECT r.rolname, pg_catalog.pg_has_role(c.relowner, 'USAGE')
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A partition that is gone, and how many rows it had."""
+    """A partition that was dropped, and the number of its rows."""
 
     name: TableName
     rows: int
 
 
 def time_key(connection: connect.Connection, table: publication.Table) -> str | None:
-    """The column whose ranges of time the table is partitioned by; None when it is not."""
+    """The column whose time ranges the table is partitioned by; None if it is not partitioned so."""
     row = connection.execute(_KEY, (table.oid,)).fetchone() if table.partitioned else None
     return None if row is None else str(row[0])
 
 
 def old(connection: connect.Connection, table: publication.Table, cutoff: str) -> list[TableName]:
-    """Partitions that end at `cutoff` or before, as far as they are ours to drop. Those of others keep their rows to delete."""
+    """Partitions that end at `cutoff` or before, and that the role may drop. Rows of the others are deleted one by one."""
     return [
         TableName(str(schema), str(name))
         for schema, name, ours in connection.execute(_OLD, (table.oid, cutoff)).fetchall()
@@ -103,9 +103,9 @@ def old(connection: connect.Connection, table: publication.Table, cutoff: str) -
 def drop(
     connection: connect.Connection, names: Sequence[TableName], until_delivered: Callable[[Lsn], None]
 ) -> list[Dropped]:
-    """Drop them in one transaction. `until_delivered` waits for a position, and raises if it does not come.
+    """Drop the partitions in one transaction. `until_delivered` waits until an LSN is confirmed, and raises if it is not.
 
-    Raises Unreachable when somebody else's lock is in the way; then nothing is dropped.
+    Raises Unreachable when another session holds a conflicting lock; then nothing is dropped.
     """
     dropped = []
     with _brief_locks(connection):
@@ -120,10 +120,10 @@ def drop(
 
 
 def make_ahead(connection: connect.Connection, table: publication.Table, days: int) -> list[TableName]:
-    """Make the partitions of today and the next `days` days, where nothing has these days yet.
+    """Create the partitions of today and the next `days` days, for days that no partition has yet.
 
-    A day whose rows are in the default partition already is left to it. Raises AccessRefused with the GRANT when the table is
-    not ours, Unreachable when a lock is in the way.
+    A day whose rows are in the default partition already stays there. Raises AccessRefused with the GRANT when the role may not
+    act as the table's owner, Unreachable when another session holds a conflicting lock.
     """
     missing = connection.execute(_MISSING_DAYS, (days, table.oid)).fetchall()
     if not missing:
@@ -145,7 +145,7 @@ class _DayIsTaken(Exception):
 def _make(
     connection: connect.Connection, table: TableName, name: TableName, owner: str, bounds: tuple[str, str]
 ) -> None:
-    """By ATTACH, which lets writers write, and not by CREATE … PARTITION OF, which does not."""
+    """Create and attach a partition: ATTACH does not block writers, CREATE … PARTITION OF does."""
     connection.execute(SQL("SET LOCAL ROLE {}").format(Identifier(owner)))
     like = "INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION INCLUDING GENERATED"
     create = SQL("CREATE TABLE {} (LIKE {} {})").format(_identifier(name), _identifier(table), SQL(like))
@@ -172,7 +172,7 @@ def _make(
 
 
 def require_owner(connection: connect.Connection, table: publication.Table) -> str:
-    """Name the table's owner. Raises AccessRefused with the GRANT when we may not act as that role."""
+    """Return the table's owner. Raises AccessRefused with the GRANT when the session may not act as that role."""
     row = connection.execute(_OWNER, (table.oid,)).fetchone()
     assert row is not None
     owner = str(row[0])
@@ -189,7 +189,7 @@ def require_owner(connection: connect.Connection, table: publication.Table) -> s
 
 @contextlib.contextmanager
 def _brief_locks(connection: connect.Connection) -> Iterator[None]:
-    """A transaction that waits for no lock for long."""
+    """A transaction with LOCK_SECONDS as its lock_timeout."""
     with translated(), connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = {LOCK_SECONDS * 1000:.0f}")
         yield

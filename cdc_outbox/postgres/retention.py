@@ -1,15 +1,16 @@
-"""Old rows of an outbox table, deleted in small pieces; and the fence behind which every row is delivered.
+"""Delete the old rows of an outbox table in batches, and only those behind the fence: the rows known to be delivered.
 
-In: a connection to the primary, the slot's name, a table, an age. Out: rows deleted or counted; errors of ours.
-Never: a row deleted whose transaction was not over when the fence was taken, whatever its timestamp says: an application may
-set that column as it likes, and a transaction may commit long after it wrote.
+In: a connection to the primary, the slot's name, a table, an age. Out: rows deleted or counted; CdcOutboxError.
+Never: a row deleted whose transaction was still running when the fence was taken, whatever its timestamp column holds: an
+application may set that column to any value, and a transaction may commit long after it wrote.
 
-The fence is two numbers, taken in this order: the oldest transaction that still ran (its XID), then an LSN that everything
-committed until then lies below. A row whose `xmin` precedes that XID, and that a later statement sees, was committed before
-the fence; so when the slot's confirmed flush LSN has reached the fence's LSN, the row is delivered. Rows of transactions that
-were not over have that XID or a later one: no statement here can match them. XIDs are compared by `age()`, which knows that
-they wrap around.
-All of it happens in one session: after a failover, XIDs and LSNs are another server's, and so this session is over.
+The fence is two numbers, taken in this order: the XID of the oldest running transaction, then an LSN above everything that is
+committed by then. A row whose `xmin` precedes that XID, and that a later statement sees, was committed before the fence; so
+once the slot's confirmed flush LSN has reached the fence's LSN, the row is delivered. Rows of transactions that were still
+running have that XID or a later one, so no statement here matches them. XIDs are compared by `age()`, which is correct
+across wraparound.
+All of it happens in one session. A failover ends the session, and with it the fence: the XIDs and LSNs of the new primary are
+not comparable with those of the old one.
 
 PostgreSQL manual: 9.27.8 Transaction ID and Snapshot Information Functions; 5.6 System Columns; 24.1.5 Preventing Transaction
 ID Wraparound Failures; 52.20 pg_replication_slots.
@@ -34,10 +35,10 @@ from cdc_outbox.postgres.table_rows import TIME_COLUMNS
 _DATE: Final = 1082
 _AGE_TYPES: Final = {1184: "timestamptz", 1114: "timestamp", _DATE: "date"}
 _INTEGERS: Final = (20, 21, 23)
-"""Type OIDs (pg_type.dat, fixed for ever)."""
+"""Type OIDs (pg_type.dat; they never change)."""
 
 _ROWS_A_BLOCK: Final = 50
-"""Guessed, for tables that are walked by blocks: events of about 150 bytes."""
+"""Estimated rows of one block, for tables that are walked by blocks: events of about 150 bytes."""
 
 _COLUMNS: Final = """
 SELECT a.attname, a.atttypid::int8, EXISTS (
@@ -56,41 +57,41 @@ SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'), pg_catalog.has_
 
 
 OLDEST_SECONDS: Final = 2000 * 365 * 86_400.0
-"""Two thousand years: no row is older, and PostgreSQL's time goes back so far, but not much further."""
+"""Two thousand years: no row is older, and PostgreSQL's timestamps, which begin in 4713 BC, reach back that far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Rows behind it were committed below `lsn`. `xmin`: the oldest transaction that was still running."""
+    """Rows behind the fence were committed below `lsn`. `xmin`: the XID of the oldest transaction that was still running."""
 
     xmin: int
     lsn: Lsn
     cutoff: str
-    """Rows written before this moment are old; empty: all are. On the server's clock."""
+    """Rows written before this moment, on the server's clock, are old. Empty: all rows are."""
 
 
 @dataclass(frozen=True, slots=True)
 class OldRows:
-    """How the old rows of one table are told and found."""
+    """How the old rows of one table are recognized and found."""
 
     table: publication.Table
     age_column: str | None
     """None: every row is old enough."""
     by_day: bool
-    """Whether it tells the day alone: then a row counts from the end of its day."""
+    """Whether `age_column` is a date: then a row's age counts from the end of its day."""
     by_seq: bool
-    """Whether they are walked in the order of `seq`, and so only as far as they reach; else the whole table is walked."""
+    """Whether the walk is in the order of `seq` and ends at the first young rows; else it covers the whole table."""
 
 
 class Step(NamedTuple):
-    """One step of a walk: how many rows were deleted (or counted), and how many are old but not behind the fence."""
+    """One step of a walk: the number of rows deleted (or counted), and of old rows that are not behind the fence."""
 
     rows: int
     held: int
 
 
 def take_fence(connection: connect.Connection, older_than: float) -> Fence:
-    """Take it, for rows that are older than so many seconds, at most `OLDEST_SECONDS`. 0: for all rows."""
+    """Take the fence for rows older than `older_than` seconds, at most `OLDEST_SECONDS`. 0: for all rows."""
     row = connection.execute(
         "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::xid::text,"
         " (pg_catalog.now() - pg_catalog.make_interval(secs => %s))::text",
@@ -103,9 +104,9 @@ def take_fence(connection: connect.Connection, older_than: float) -> Fence:
 def find_old_rows(
     connection: connect.Connection, table: publication.Table, age_column: str | None, *, all_are_old: bool = False
 ) -> OldRows:
-    """Find out how to tell the old rows of `table`: by `age_column`, or by one of TIME_COLUMNS.
+    """Choose the column that holds the age of the rows of `table`: `age_column`, or one of TIME_COLUMNS.
 
-    Raises ConfigurationError when there is no such column, AccessRefused with the GRANT when rows may not be deleted.
+    Raises ConfigurationError when the table has no such column, AccessRefused with the GRANT when the role may not delete.
     """
     _require_rights(connection, table)
     columns = {
@@ -120,7 +121,7 @@ def find_old_rows(
     found = next((name for name in wanted if name in columns), None)
     if found is None:
         raise ConfigurationError(
-            f"table {table.name} has no column {' or '.join(wanted)}, so nothing tells how old a row is",
+            f"table {table.name} has no column {' or '.join(wanted)}, so the age of a row is unknown",
             code="age-column",
             cure=f"name the column: --timestamp-column; or ALTER TABLE {table.name.quoted} ADD COLUMN created_at timestamptz "
             "DEFAULT clock_timestamp(); or --older-than 0, which deletes every row that is delivered",
@@ -128,7 +129,7 @@ def find_old_rows(
         )
     if columns[found][0] not in _AGE_TYPES:
         raise ConfigurationError(
-            f"column {found} of {table.name} cannot tell how old a row is: its type is none of "
+            f"column {found} of {table.name} cannot be used for the age of a row: its type is none of "
             f"{', '.join(_AGE_TYPES.values())}",
             code="age-column",
             cure="name another column: --timestamp-column; or --older-than 0, which deletes every row that is delivered",
@@ -168,13 +169,13 @@ def _refused(connection: connect.Connection, table: TableName, why: str) -> Acce
 
 
 class DeliveryCheck:
-    """Whether the slot has confirmed a position. Refuses a slot of which that cannot be known (`SlotIdentity`).
+    """Checks whether the slot has confirmed a position. Refuses a slot for which that cannot be known (`SlotIdentity`).
 
-    A slot that a first start or a recovery made is as good as the old one: these deliver what is in the table first.
+    A slot created by a first start or a recovery counts like the old one: both deliver the rows of the table first.
     """
 
     def __init__(self, connection: connect.Connection, name: str) -> None:
-        """Look for the first time. Raises ConfigurationError when the slot is missing, lost, or cannot be used."""
+        """Read the slot. Raises ConfigurationError when it is missing, lost, or cannot be used."""
         self._connection = connection
         self._name = name
         self._identity = slot.SlotIdentity()
@@ -182,18 +183,18 @@ class DeliveryCheck:
         self._look()
 
     def has_confirmed(self, lsn: Lsn) -> bool:
-        """Whether all below `lsn` is delivered. Raises ConfigurationError when the slot is not what it was."""
+        """Whether everything below `lsn` is delivered. Raises ConfigurationError when the slot is not the same as before."""
         now = self._look()
         return _was_streamed(now) and (now.confirmed_flush_lsn or UNSET) >= lsn
 
     def undelivered(self, lsn: Lsn, seconds: float) -> Undelivered:
-        """Make the error for a slot that did not get there in time."""
+        """Make the error for a slot that has not confirmed `lsn` within `seconds`."""
         info = self._look()
         position = f"it has confirmed {format_lsn(info.confirmed_flush_lsn or UNSET)}"
         used = f"the server process {info.active_pid} streams from it" if info.active else "no process streams from it"
         if not _was_streamed(info):
             position = (
-                "no transaction has come from it since it was made, or since a crash: its position proves nothing"
+                "it has sent no transaction since it was created, or since a crash, so its position proves nothing"
             )
         return Undelivered(
             f"slot {self._name} has not confirmed {format_lsn(lsn)} within {seconds:g} s, so it is not known what is delivered",
@@ -221,7 +222,7 @@ class DeliveryCheck:
 
 
 def _was_streamed(info: slot.SlotInfo) -> bool:
-    """Whether a process streams from it, or has: before that, it confirms nothing but the moment it was made."""
+    """Whether a process streams from the slot, or has: before that, its position is where it was created."""
     return info.active or info.decoded > 0
 
 
@@ -229,17 +230,17 @@ def _was_streamed(info: slot.SlotInfo) -> bool:
 
 
 def walk(connection: connect.Connection, old: OldRows, fence: Fence, batch: int, *, delete: bool) -> Iterator[Step]:
-    """Go through the table from old to new, about `batch` rows a step, each step a transaction of its own.
+    """Walk the table from old to new, about `batch` rows per step, each step a transaction.
 
-    `delete`: delete the rows that are old and behind the fence; else only count them. Raises AccessRefused with the GRANT.
+    `delete`: delete the old rows behind the fence; else only count them. Raises AccessRefused with the GRANT.
     """
     with _may_delete(connection, old.table.name):
         yield from (_by_seq if old.by_seq else _by_blocks)(connection, old, fence, batch, delete=delete)
 
 
 def _by_seq(connection: connect.Connection, old: OldRows, fence: Fence, batch: int, *, delete: bool) -> Iterator[Step]:
-    """Up to the first step that has young rows and no old one: behind it they are all young, but for rows whose time was set
-    by hand, which wait for their turn.
+    """Walk up to the first step that has young rows and no old one. All later rows are young too, except rows whose time was
+    set by hand; a later prune deletes those.
     """
     is_old, behind, young = _old(old, fence), _behind(fence), _young(old, fence)
     columns = SQL(", ").join(map(Identifier, dict.fromkeys(("seq", *([old.age_column] if old.age_column else [])))))
@@ -267,7 +268,7 @@ def _by_seq(connection: connect.Connection, old: OldRows, fence: Fence, batch: i
 def _by_blocks(
     connection: connect.Connection, old: OldRows, fence: Fence, batch: int, *, delete: bool
 ) -> Iterator[Step]:
-    """All blocks that the table (or the largest of its partitions) has now."""
+    """Walk all blocks that the table (or the largest of its partitions) has now."""
     is_old, behind = _old(old, fence), _behind(fence)
     stride = max(1, batch // _ROWS_A_BLOCK)
     for block in range(0, _blocks(connection, old.table.oid), stride):
@@ -300,7 +301,7 @@ def _old(old: OldRows, fence: Fence) -> Composed:
 
 
 def _young(old: OldRows, fence: Fence) -> Composed:
-    """Rows that say that time has come to the present here. One without a time, or with one in the future, says nothing."""
+    """Rows written between the cutoff and now. A row without a time, or with one in the future, is not among them."""
     if old.age_column is None:
         return Composed([SQL("false")])
     written = _written(old, old.age_column)
@@ -320,7 +321,7 @@ def _name(old: OldRows) -> Identifier:
 
 
 def _integers(connection: connect.Connection, query: Composed) -> list[int]:
-    """The only row of an answer; NULL is 0."""
+    """The only row of the result; NULL becomes 0."""
     row = connection.execute(query).fetchone()
     assert row is not None
     return [0 if cell is None else int(str(cell)) for cell in row]

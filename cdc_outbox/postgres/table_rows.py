@@ -1,7 +1,7 @@
 """Rows of an outbox table, read in a snapshot, in the order in which they were written.
 
-In: a conninfo, the name of an exported snapshot, a table. Out: its columns, and its rows as the same text
-that the stream would have sent for them.
+In: a conninfo, the name of an exported snapshot, a table. Out: its columns, and its rows in the same text form that the stream
+sends.
 Never: more than one batch in memory, or a row that a policy hides (row_security is off: PostgreSQL refuses instead).
 
 PostgreSQL manual: 9.28.5 Snapshot Synchronization Functions; DECLARE (a server-side cursor).
@@ -27,14 +27,14 @@ from cdc_outbox.postgres.pgoutput import Column, Relation
 from cdc_outbox.shutdown import Stop
 
 BATCH_ROWS: Final = 200
-"""Rows a FETCH brings at most: a round trip for so many costs little, and should they all be large of a sudden, they still fit
-into memory. The next is fetched when these are handed over."""
+"""Most rows of one FETCH: the round trip costs little per row, and a batch of large rows still fits into memory. The next
+batch is fetched when this one is handed over."""
 
 TIME_COLUMNS: Final = ("created_at", "timestamp")
-"""Columns with a row's time unless an option names one: that of sql/outbox.sql, and that of Debezium's examples."""
+"""Columns with a row's time unless an option names one: those of sql/outbox.sql and of Debezium's examples."""
 
 BATCH_BYTES: Final = 1024 * 1024
-"""What a FETCH brings, about, when rows are large: judged by those of the one before."""
+"""Approximate size of one FETCH of large rows, estimated from the rows of the FETCH before."""
 
 FIRST_ROWS: Final = 10
 """Rows of the first FETCH: their size is not known yet."""
@@ -42,7 +42,7 @@ FIRST_ROWS: Final = 10
 Cells = list[bytes | None]
 
 DELETE_TRIGGER: Final = "delete_after_insert"
-"""What `sql/delete_after_insert.sql` calls the trigger that deletes each row in the transaction that inserts it."""
+"""The trigger of `sql/delete_after_insert.sql`, which deletes each row in the transaction that inserts it."""
 
 EVERY_ROW: Final = Composed([SQL("true")])
 """A condition that all rows meet."""
@@ -57,9 +57,9 @@ class TableShape:
     columns: tuple[tuple[str, int], ...]
     """A domain has the OID of its base type."""
     type_names: tuple[str, ...] = ()
-    """Of the columns, as SQL shows them; a domain has its own name."""
+    """Type names of the columns, as SQL shows them; a domain has its own name."""
     policies: bool = False
-    """Whether row-level security applies to the role: asked here, since a refusal aborts the transaction."""
+    """Whether row-level security applies to the role: read in advance, since a refusal aborts the transaction."""
 
     @property
     def relation(self) -> Relation:
@@ -102,13 +102,13 @@ class SnapshotRows:
     def __init__(
         self, connection: connect.Connection, own: ShardFilter | None = None, *, alternative_hint: str = ""
     ) -> None:
-        """`otherwise`: what somebody who may not read the rows can do without them, for the cure."""
+        """`alternative_hint`: for the cure, what a role without the privilege to read the rows can do instead."""
         self._connection = connection
         self._own = own
         self._alternative_hint = f" (or {alternative_hint})" if alternative_hint else ""
 
     def shape(self, table: TableName) -> TableShape:
-        """Describe the table as this snapshot sees it. Raises our errors."""
+        """Describe the table as this snapshot sees it. Raises CdcOutboxError."""
         with translated():
             oid, policies = self._oid(table)
             rows = self._connection.execute(_COLUMNS, (oid,)).fetchall()
@@ -116,7 +116,7 @@ class SnapshotRows:
         return TableShape(table, oid, columns, tuple(str(type_name) for *_, type_name in rows), policies)
 
     def count(self, table: TableName, where: Composed = EVERY_ROW) -> int:
-        """How many rows the snapshot has. Raises AccessRefused, with the GRANT, when the role may not read."""
+        """Count the rows of the snapshot. Raises AccessRefused, with the GRANT, when the role may not read."""
         shape = self.shape(table)
         query = SQL("SELECT count(*) FROM {} WHERE {}").format(_sql_name(table), self._own_too(shape, where))
         with translated(), self._may_read(shape):
@@ -124,7 +124,7 @@ class SnapshotRows:
         return int(str(row[0])) if row else 0
 
     def first_kept(self, shape: TableShape) -> str | None:
-        """Give `created_at` of the oldest row, when rows before it (by `seq`) are gone; None else, or without these columns."""
+        """Return `created_at` of the first row by `seq` if rows before it were deleted; else, or without the columns, None."""
         names = {name for name, _ in shape.columns}
         if not {"seq", "created_at"} <= names:
             return None
@@ -134,13 +134,13 @@ class SnapshotRows:
         return str(row[1]) if row is not None and int(str(row[0])) > 1 else None
 
     def deletes_at_once(self, shape: TableShape) -> bool:
-        """Whether the trigger of `sql install --delete-after-insert` is on the table, so that it has no row to send."""
+        """Whether the table has the trigger of `sql install --delete-after-insert`, so that it holds no rows."""
         row = self._connection.execute(_DELETES, (shape.oid, DELETE_TRIGGER)).fetchone()
         return row is not None and row[0] is True
 
     def was_written(self, shape: TableShape) -> bool:
-        """Whether anything was ever inserted, rolled back or not. Needs no privilege: by the table's file, which keeps room for
-        rows that are gone until a vacuum, and by the statistics, which come a second late and may be reset.
+        """Whether any row was ever inserted, rolled back or not. Needs no privilege: uses the size of the table's file, which
+        keeps the space of deleted rows until a vacuum, and the statistics, which are a second late and may be reset.
         """
         row = self._connection.execute(_WRITTEN, (shape.oid, shape.oid)).fetchone()
         return row is not None and row[0] is True
@@ -152,7 +152,7 @@ class SnapshotRows:
             self._connection.execute(query)
 
     def count_older_than(self, shape: TableShape, slot: str) -> int:
-        """How many rows were committed before the slot was made, from which no process has streamed. Raises AccessRefused."""
+        """Count the rows committed before a slot that no process has streamed from was created. Raises AccessRefused."""
         query = SQL(
             "SELECT count(*) FROM {} WHERE pg_catalog.age(xmin) > (SELECT pg_catalog.age(catalog_xmin)"
             " FROM pg_catalog.pg_replication_slots WHERE slot_name = {})"
@@ -164,7 +164,7 @@ class SnapshotRows:
     def read(
         self, shape: TableShape, order: Sequence[str], *, newest_first: bool = False, where: Composed = EVERY_ROW
     ) -> Iterator[Sequence[Cells]]:
-        """Give all rows (those that `where` selects) in batches, ordered by the first of `order` that is a column.
+        """Yield the rows that `where` selects in batches, ordered by the first name in `order` that is a column.
 
         Raises AccessRefused with the GRANT.
         """
@@ -186,7 +186,7 @@ class SnapshotRows:
             self._connection.execute("CLOSE outbox_rows")
 
     def _own_too(self, shape: TableShape, where: Composed) -> Composed:
-        """Rows that `where` selects, and of a shard, only its own of them."""
+        """The condition `where`, and for a shard also its row filter."""
         condition = None if self._own is None else self._own.condition(name for name, _ in shape.columns)
         return where if condition is None else Composed([SQL("("), where, SQL(f") AND {condition}")])
 
@@ -195,7 +195,7 @@ class SnapshotRows:
         fetch = f"FETCH {count} FROM outbox_rows"
         if connect.has_no_encoding(
             self._connection
-        ):  # for this command alone: psycopg reads no names in such a session
+        ):  # for this command only: psycopg cannot read names in such a session
             with self._connection.cursor() as setting:
                 setting.execute(connect.AS_IT_IS)
                 cursor.execute(fetch)
@@ -223,7 +223,7 @@ class SnapshotRows:
 
     @contextlib.contextmanager
     def _may_read(self, shape: TableShape) -> Iterator[None]:
-        """Name the GRANT when reading is refused."""
+        """Raise AccessRefused with the GRANT when reading is refused."""
         try:
             with translated():
                 yield
@@ -241,7 +241,7 @@ class SnapshotRows:
 
 
 def size_of(batch: Sequence[Cells]) -> int:
-    """Bytes of all its cells."""
+    """Bytes of all cells of the batch."""
     return sum(map(len, filter(None, chain.from_iterable(batch))))
 
 
@@ -249,9 +249,10 @@ def size_of(batch: Sequence[Cells]) -> int:
 def open_snapshot(
     dsn: str, snapshot: str | None, stop: Stop, own: ShardFilter | None = None, *, alternative_hint: str = ""
 ) -> Iterator[SnapshotRows]:
-    """Open a transaction that sees what `snapshot` sees (None: the present), until the end of the block.
+    """Open a transaction with the view of `snapshot` (None: a snapshot of now), until the end of the block.
 
-    `own`: of a shard, only its rows are there. `otherwise`: as for SnapshotRows. Raises our errors, Stopped on a stop.
+    `own`: a shard's filter, for only its rows. `alternative_hint`: for the cure, what a role without the privilege to read the
+    rows can do instead. Raises CdcOutboxError, and Stopped on a stop.
     """
     with connect.open_connection(dsn, stop) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

@@ -1,7 +1,7 @@
-"""Rows of a table to Kafka, for a first start and for replay: delivered, in order, a bounded number of them on their way.
+"""Send rows of a table to Kafka, for a first start and for replay: in order, with a bounded number of them in flight.
 
 In: rows that were fetched together, and their mapping. Out: all of them delivered, in order.
-Never: a row given up that Kafka refused: what it refuses is sent again from the first batch that is not delivered.
+Never: a refused row given up: after a refusal, all rows are sent again from the first batch that is not delivered.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from cdc_outbox.shutdown import Stop, Stopped
 log = structlog.get_logger(__name__)
 
 PROGRESS_SECONDS: Final = 10.0
-"""Between two progress lines."""
+"""Seconds between two progress log lines."""
 
 SERVE_SECONDS: Final = 0.05
-"""One wait for delivery reports while the producer's queue is full."""
+"""Seconds of one wait for delivery reports while the producer's queue is full."""
 
 WINDOW_ROWS: Final = 16_000
-"""Rows on their way at once: enough to keep a broker busy, and what a refusal sends again."""
+"""Rows in flight at once: enough to keep a broker busy, and the most that is sent again after a refusal."""
 
 ROW_BYTES: Final = 512
-"""What a kept row occupies besides its values: a tuple and some ten objects of bytes."""
+"""Memory of a kept row besides its values: a tuple and some ten bytes objects."""
 
 
 class Batch:
-    """Rows that were fetched together, kept until Kafka has them: what it refuses is sent again from here."""
+    """Rows that were fetched together, kept until Kafka has confirmed them: after a refusal they are sent again."""
 
     __slots__ = ("cells", "first", "mapping", "new_transaction", "size", "transaction", "whole")
 
@@ -54,7 +54,7 @@ class Batch:
         new_transaction: Callable[[], InFlight],
         first: int,
     ) -> None:
-        """`new_transaction`: with the LSN of the snapshot and the time of the records; `first`: rows that came before these."""
+        """`new_transaction`: bound to the snapshot's LSN and the records' time; `first`: the number of rows before these."""
         self.mapping = mapping
         self.cells = cells
         self.size = table_rows.size_of(cells) + ROW_BYTES * len(cells)
@@ -63,20 +63,20 @@ class Batch:
         self.restart(isolated=False)
 
     def restart(self, *, isolated: bool) -> None:
-        """Nothing of it is sent (any more)."""
+        """Mark all rows of the batch as not sent."""
         self.transaction = self.new_transaction()
         self.transaction.sequence = self.first
         self.transaction.isolated = isolated
         self.whole = False
-        """Whether all of them have been handed over: before that, nothing outstanding does not mean delivered."""
+        """Whether all rows are handed over: before that, a count of 0 outstanding does not mean delivered."""
 
 
 class Refused(Exception):
-    """Kafka refused records of some batch."""
+    """Kafka refused records of a batch."""
 
 
 class RowSender:
-    """The way of rows of a table to Kafka: delivered, in order, a bounded number of them on their way.
+    """Sends rows of a table to Kafka, in order, with a bounded number of them in flight.
 
     `report` is called every `report_seconds` with the rows delivered. Raises as `FirstStart.run` does.
     """
@@ -104,14 +104,14 @@ class RowSender:
         self.sent = 0
         """Rows handed to Kafka."""
         self.time = 0
-        """Unix milliseconds: the records' time, since a row of the table does not have the time of its commit."""
+        """Timestamp of the records, Unix milliseconds: a row of the table does not have the time of its commit."""
         self.lsn = UNSET
-        """Where the snapshot was taken, if that is known."""
+        """The LSN of the snapshot; unset if it is not known."""
         self._rows = 0
-        """Rows taken."""
+        """Rows passed to `send`."""
 
     def send(self, mapping: SnapshotMapping, cells: Sequence[table_rows.Cells]) -> None:
-        """Send rows that were fetched together, and wait for a place for the next."""
+        """Send rows that were fetched together, then wait until there is room for the next batch."""
         new_transaction = partial(self._publisher.new_transaction, self.time, self.lsn)
         batch = Batch(mapping, cells, new_transaction=new_transaction, first=self._rows)
         self._rows += len(cells)
@@ -133,14 +133,14 @@ class RowSender:
             self._mend()
 
     def _deliver(self, batch: Batch | None) -> None:
-        """Send a batch, and wait for a place for the next one; None: wait for all that are on their way."""
+        """Send a batch, then wait until there is room for the next one; None: wait until all batches are delivered."""
         try:
             if batch is not None:
                 self._send(batch)
             self._wait(until=self._has_room if batch is not None else self._is_empty)
         except Refused:
             self._mend()
-        self._counters.last_turn_monotonic = None  # what comes next is PostgreSQL's to give: a sort may take long
+        self._counters.last_turn_monotonic = None  # next is a wait for PostgreSQL, and a sort may take long
 
     def _send(self, batch: Batch) -> None:
         for cells in batch.cells:
@@ -165,15 +165,16 @@ class RowSender:
         )
 
     def _kept_bytes(self) -> int:
-        """Rows that are kept, and the records that they became."""
+        """Bytes of the kept rows, and of the records in flight."""
         return sum(batch.size for batch in self._window) + self._publisher.in_flight_bytes
 
     def _is_empty(self) -> bool:
         return not self._window
 
     def _mend(self) -> None:
-        """Kafka refused records, and some behind them may be delivered: send all again from the first batch that is not
-        delivered, rejected batches record by record. So the order of a key holds for a consumer that keeps the first of an id.
+        """After a refusal, send all rows again from the first batch that is not delivered, rejected batches record by record:
+        records after the refused one may be delivered already. So a consumer that keeps the first record of each id sees the
+        records of a key in order.
         """
         rejected: set[Batch] = set()
         while self._window:
@@ -189,8 +190,8 @@ class RowSender:
                 continue
 
     def _settle(self) -> None:
-        """Wait for the reports of everything in flight, log what was refused, and begin afresh. Raises Kafka's own error if
-        it is not about a record.
+        """Wait for the reports of everything in flight, log the refusal, and renew the producer. Raises Kafka's own error if
+        no record caused it.
         """
         failures = self._publisher.failures
         while self._publisher.in_flight:
@@ -207,7 +208,7 @@ class RowSender:
         self._forget_delivered()
 
     def _serve(self, seconds: float = 0.0) -> None:
-        """Serve reports; raise Refused when Kafka refused records, Stopped when a stop is wanted."""
+        """Serve reports; raise Refused when Kafka refused records, Stopped when a stop is requested."""
         self._publisher.wait(seconds)
         if self._publisher.failures and not self._sender.isolated:
             raise Refused

@@ -1,14 +1,14 @@
-"""A first start: the rows that are in the table already, then a slot that goes on exactly where they end.
+"""First start: send the rows that the table already has, then create a slot that continues exactly where they end.
 
 In: a walsender session, a publisher, mappings. Out: every row of a snapshot delivered, and the permanent slot.
-Never: state of our own, a gap, or a slot left behind by a start that ended early.
+Never: state of its own, a gap, or a slot left behind by a start that ended early.
 
-A temporary slot exports a snapshot that sees exactly what the slot will not send. The rows are read in that snapshot and
-delivered; only then the temporary slot is copied to the permanent name, at the same position. Killed half way, the temporary
-slot is gone with its session, and the next start begins again: the same events, with the same ids.
+A temporary slot exports a snapshot of exactly the transactions that the slot will not send. The rows are read in that snapshot
+and delivered; only then the temporary slot is copied to the permanent name, at the same position. If the process is killed
+before, the temporary slot ends with its session, and the next start sends the same events again, with the same ids.
 
-Recovery from a lost slot is the same, with the old slot dropped just before the copy: killed in between, there is no slot,
-and the next start is a first start.
+Recovery from a lost slot works the same way; it drops the old slot just before the copy. If the process is killed between the
+two, there is no slot, and the next start is a first start.
 
 PostgreSQL manual: 54.4 CREATE_REPLICATION_SLOT (SNAPSHOT 'export'); 9.28.6 pg_copy_logical_replication_slot.
 """
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 class FirstStart:
-    """One attempt. `run()` either leaves a permanent slot and everything delivered, or nothing."""
+    """One attempt. `run()` leaves either a permanent slot with every row delivered, or no slot."""
 
     def __init__(
         self,
@@ -55,14 +55,14 @@ class FirstStart:
         self._stop = stop
         self._rows = RowSender(publisher, policy, counters, stop, self._report)
         self.expected = 0
-        """Rows of the snapshot, once they are counted."""
+        """Rows of the snapshot; 0 until they are counted."""
         self.begins_at = UNSET
-        """Where the new slot begins."""
+        """The LSN at which the new slot begins."""
         self._gone: list[str] = []
-        """Tables that were written, and delete each row as it is inserted."""
+        """Tables with rows written, whose trigger deletes each row as it is inserted."""
 
     def run(self, *, replace: bool = False) -> None:
-        """Do it; `replace`: a slot of that name exists, and is given up at the end.
+        """Send the rows and create the slot. `replace`: a slot of that name exists, and is dropped at the end.
 
         Raises Stopped, PoisonEvent, AccessRefused (with the GRANT), ConfigurationError or Unreachable.
         """
@@ -85,7 +85,7 @@ class FirstStart:
             self._settings.shard_filter,
             alternative_hint=""
             if replace
-            else "--no-snapshot: then the rows that are in the table already are never sent",
+            else "--no-snapshot: then the rows that the table already has are never sent",
         ) as snapshot:
             self._send_tables(snapshot)
             self._gone = [str(table) for table in self._settings.tables if _are_gone(snapshot, table)]
@@ -108,7 +108,7 @@ class FirstStart:
         log.warning("slot.waiting", slot=self._settings.slot, error=waits_for, cure=cure or None)
 
     def _created(self, begins_at: Lsn, old: slot.SlotInfo | None) -> None:
-        """The slot is there. Events from before it that are in no table are not sent: say so."""
+        """Log the new slot, and the events from before it that are in no table and so are not sent."""
         self.begins_at = begins_at
         log.info("slot.created", slot=self._settings.slot, lsn=begins_at)
         delivered = old.confirmed_flush_lsn if old is not None else None
@@ -140,7 +140,7 @@ class FirstStart:
                     self._rows.send(mapping, cells)
 
     def _complete_since(self, snapshot: table_rows.SnapshotRows) -> str | None:
-        """From when on no row has been deleted, where older ones were: what a recovery cannot send any more lies before it."""
+        """The time since which the table has every row, if older rows were deleted: a recovery cannot send those."""
         moments = [snapshot.first_kept(snapshot.shape(table)) for table in self._settings.tables]
         return max((moment for moment in moments if moment is not None), default=None)
 
@@ -149,16 +149,16 @@ class FirstStart:
 
 
 def mapping_of(mappings: Mappings, shape: table_rows.TableShape) -> SnapshotMapping:
-    """How the rows of a table become records. Raises ConfigurationError for a missing or wrong column."""
+    """The mapping of a table's rows to records. Raises ConfigurationError for a missing or wrong column."""
     return mappings.snapshot(shape.relation)
 
 
 def _are_gone(snapshot: table_rows.SnapshotRows, table: TableName) -> bool:
-    """Whether rows were written that only the stream could have sent."""
+    """Whether rows were written, and deleted by the trigger: only the stream could have sent them."""
     shape = snapshot.shape(table)
     return snapshot.deletes_at_once(shape) and snapshot.was_written(shape)
 
 
 def row_order(settings: Settings) -> list[str]:
-    """Columns that tell the order of the rows: the first that the table has counts."""
+    """Columns to order the rows by; the first that the table has is used."""
     return [name for name in ("seq", settings.columns.timestamp, "created_at") if name]
