@@ -103,7 +103,7 @@ load_base() {
   fi
 }
 
-# The settings of pip that say where packages come from, as a pip.conf; later sources win, as they do for pip.
+# pip's settings for package sources, as a pip.conf; later sources win, as they do for pip.
 pip_config() {
   python3 -m pip config list 2>/dev/null | awk -F= '
     { name = $1; sub(/^.*\./, "", name); value = substr($0, length($1) + 2); gsub(/^\x27|\x27$/, "", value); gsub(/\\n/, " ", value) }

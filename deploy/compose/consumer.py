@@ -23,7 +23,7 @@ def text(value: bytes | None) -> str:
 
 
 def main(brokers: str, records: int | None) -> None:
-    """Print records until there were so many, or until told to stop."""
+    """Print records until this many were printed, or until a signal."""
     consumer = Consumer(
         {
             "bootstrap.servers": brokers,

@@ -24,7 +24,7 @@ EMIT = "SELECT outbox_emit(%s, %s, %s, %s)"
 
 
 def register(shop: psycopg.Connection) -> int:
-    """A new user, and the event that says so: both or neither."""
+    """A new user and its event: both or neither."""
     name = random.choice(NAMES)
     with shop.transaction():
         (user,) = shop.execute("INSERT INTO users (name) VALUES (%s) RETURNING id", [name]).fetchone()
@@ -33,7 +33,7 @@ def register(shop: psycopg.Connection) -> int:
 
 
 def place_order(shop: psycopg.Connection, user: int) -> int:
-    """A new order of this user, and the event that says so: both or neither."""
+    """A new order of this user and its event: both or neither."""
     total = random.randint(100, 9_999) / 100
     insert = "INSERT INTO orders (user_id, total) VALUES (%s, %s) RETURNING id"
     with shop.transaction():
