@@ -304,7 +304,7 @@ class Settings:
         SECONDS_OR_ZERO,
         PROCESS,
         "Time that a first start waits for the table and the publication, while migrations run beside it; then exit with 78.",
-        example="5min",
+        example="300s",
     )
     http: str = setting(
         "127.0.0.1:8420",
