@@ -1,16 +1,16 @@
 """Preflight of everything that `run` needs: `run_check`.
 
 report.py         what was found, as lines and as JSON
-configuration.py  settings alone; no server is asked
-database.py       the server: version, wal_level, room for us, what it does while we are away
+configuration.py  the settings, without a server
+database.py       the server: version, wal_level, free slots and walsenders, limits on WAL and time
 source.py         tables, publication, slot
-kept_rows.py      rows that stay: whether they may be pruned, whether the slot is younger
+kept_rows.py      rows that stay in the table: the right to prune them, rows older than the slot
 recent.py         the newest rows as records: which topics, how large
 cluster.py        Kafka: brokers, topics, privileges, limits
-platforms.py      the same cure on PostgreSQL itself and at those who run it for others
+platforms.py      the commands of a cure, for PostgreSQL itself and for each managed service
 
-In: `Settings`, as `run` takes them. Out: `Report`. Never: an end at the first thing that is wrong, or a change of anything.
-What stands in the way of a relay is found by the functions that the relay itself asks before it streams.
+In: `Settings`, as `run` takes them. Out: `Report`. Never: an end at the first failure, or a change.
+The checks call the functions that the relay calls before it streams.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where records go: brokers that answer and let us in, topics that are there, are ours to write to, and keep what they take.
+"""Checks of Kafka: brokers that are reachable and accept the login; topics that exist, are writable and are replicated.
 
-In: the producer's properties, what the newest rows would become. Out: lines `kafka.…`. Never: a record, or a topic made.
+In: the producer's properties, the records of the newest rows. Out: lines `kafka.…`. Never: a record sent, a topic created.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from cdc_outbox.records.templates import TopicTemplate
 CHECKS: Final = ("kafka.topic", "kafka.write", "kafka.size", "kafka.replication")
 
 MOST_TOPICS: Final = 50
-"""Topics that are looked at: a template over a key may make thousands, and all of one kind."""
+"""Topics to check, at most: a template with the key may name thousands of similar topics."""
 
 GOOD_REPLICAS: Final = 3
 GOOD_IN_SYNC: Final = 2
-"""What Kafka's own documentation recommends for records that must not be lost: one broker may fail."""
+"""Kafka's documentation recommends these values for records that must not be lost: one broker may fail."""
 
 GOOD_PARTITIONS: Final = 6
 """For the proposed command: more than one, so that there can be several consumers."""
@@ -35,7 +35,7 @@ GOOD_PARTITIONS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster that has answered."""
+    """A cluster that has answered a metadata request."""
 
     brokers: str
     count: int
@@ -43,7 +43,7 @@ class Cluster:
     catalog: TopicCatalog
 
     def create(self, topic: str) -> str:
-        """The command that makes a topic as it should be."""
+        """The command that creates a topic with the recommended settings."""
         replicas = min(GOOD_REPLICAS, self.count)
         in_sync = f" --config min.insync.replicas={GOOD_IN_SYNC}" if replicas > GOOD_IN_SYNC else ""
         return (
@@ -52,7 +52,7 @@ class Cluster:
         )
 
     def permit(self, topic: str) -> str:
-        """The command that lets us write to a topic."""
+        """The command that grants the right to write to a topic."""
         return (
             f"kafka-acls.sh --bootstrap-server {self.brokers} --add --allow-principal User:NAME --producer --topic {topic}; "
             "NAME is the sasl.username, or the subject of our certificate"
@@ -67,7 +67,7 @@ class Cluster:
 
 
 def reach(settings: Settings, properties: dict[str, str], report: Report) -> Cluster | None:
-    """Log in, as the relay does; None when that fails."""
+    """Log in as the relay does. Returns None if that fails."""
     check = "kafka.reach"
     publisher = None
     try:
@@ -88,7 +88,7 @@ def reach(settings: Settings, properties: dict[str, str], report: Report) -> Clu
 def check_topics(
     cluster: Cluster, settings: Settings, properties: Mapping[str, str], recent: Recent | None, report: Report
 ) -> None:
-    """Each topic that the newest rows go to, and the dead letters' one."""
+    """Check each topic of the newest rows, and the dead-letter topic."""
     with report.judging("kafka.topic"):
         wanted = _wanted(cluster, settings, recent)
         if not wanted:
@@ -103,7 +103,7 @@ def check_topics(
 
 
 def check_write(cluster: Cluster, topic: str, report: Report) -> Topic | None:
-    """Whether the topic is there, and ours to write to. None when it is not there, or not to be seen. Raises Unreachable."""
+    """Check that the topic exists and is writable. Returns None if it does not exist or is not visible. Raises Unreachable."""
     try:
         found = cluster.catalog.describe(topic)
     except AccessRefused as error:
@@ -120,14 +120,14 @@ def check_write(cluster: Cluster, topic: str, report: Report) -> Topic | None:
             cluster.permit(topic),
         )
     elif found.may_write is None:
-        report.not_checked(f"the brokers do not tell what we may do with {topic}", "kafka.write")
+        report.not_checked(f"the brokers do not report the permitted operations on {topic}", "kafka.write")
     else:
         report.ok("kafka.write", f"we may write to {topic}")
     return found
 
 
 def _wanted(cluster: Cluster, settings: Settings, recent: Recent | None) -> dict[str, int]:
-    """Topics, each with the bytes of the largest record that is known to go there."""
+    """The topics to check, each with the size in bytes of its largest known record."""
     wanted = dict(recent.topics) if recent is not None else {}
     template = TopicTemplate(settings.topic)
     if not template.columns:
@@ -142,14 +142,14 @@ def _wanted(cluster: Cluster, settings: Settings, recent: Recent | None) -> dict
 
 
 class Limits:
-    """What leaves this machine at most, in bytes."""
+    """The producer's size limits, in bytes."""
 
     def __init__(self, settings: Settings, properties: Mapping[str, str]) -> None:
         self.record = int(properties["message.max.bytes"])
         self.in_flight = settings.max_in_flight_bytes
 
     def lift(self, record: int) -> str:
-        """Options with which a record of that size passes."""
+        """The options that allow a record of this size."""
         room = f" --max-in-flight-bytes {4 * record}" if record > self.in_flight else ""
         return f"-X message.max.bytes={record}{room}"
 
@@ -168,7 +168,7 @@ def _report_missing(cluster: Cluster, topic: str, report: Report) -> None:
     if defaults is None:
         report.warn(
             "kafka.topic",
-            f"topic {topic} does not exist, and whether the brokers make topics by themselves is not ours to see: if not, the "
+            f"topic {topic} does not exist, and auto.create.topics.enable of the brokers is not visible: if it is false, the "
             "relay stops (78) at its first event",
             create,
         )

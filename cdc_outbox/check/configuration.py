@@ -1,6 +1,6 @@
-"""What can be judged without any server: settings that are refused, and those that will hurt one day.
+"""Checks of the settings without any server: invalid settings, and settings that are a risk.
 
-In: `Settings`. Out: lines `config.…`. Never: a connection, also not by librdkafka: it is made without a broker's address.
+In: `Settings`. Out: lines `config.…`. Never: a connection, not even by librdkafka: its client gets no broker address.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.relay.poison import PoisonPolicy
 
 GRACE_SECONDS: Final = 30.0
-"""What Kubernetes and Docker's Compose files usually grant between TERM and KILL."""
+"""The usual time between TERM and KILL, of Kubernetes and of this project's Compose files."""
 
 LINGER_MILLISECONDS: Final = 1000.0
-"""Above this every event is late by a time that people notice."""
+"""Milliseconds. Above this, linger.ms adds a noticeable delay to every event."""
 
 _PLAIN: Final = frozenset({"plaintext", "sasl_plaintext"})
 _UNVERIFIED: Final = {"require", "prefer", "allow", "disable"}
 
 
 def check_configuration(settings: Settings, report: Report) -> dict[str, str] | None:
-    """Look at everything that is said, and at nothing else. Gives librdkafka's properties, or None when it takes them not."""
+    """Check the settings alone. Returns librdkafka's properties, or None if librdkafka rejects them."""
     with report.judging("config.dsn"):
         transport = connect.transport(settings.dsn.reveal())
         report.ok("config.dsn", f"host {', '.join(host or 'of the local socket' for host in transport.hosts)}")
@@ -46,7 +46,7 @@ def check_configuration(settings: Settings, report: Report) -> dict[str, str] | 
 
 
 def is_local(host: str) -> bool:
-    """Whether what is sent there stays on this machine: a socket's folder, localhost, a loopback address."""
+    """Whether the host is this machine: a socket's folder, localhost, a loopback address."""
     if not host or host.startswith(("/", "@")) or host.lower() == "localhost":
         return True
     try:
@@ -72,8 +72,8 @@ def _check_postgres_tls(transport: connect.Transport, report: Report) -> None:
     elif transport.sslmode in _UNVERIFIED:
         report.warn(
             check,
-            f"sslmode={transport.sslmode} does not verify who {', '.join(remote)} is: whoever stands between can read the "
-            "password and change events",
+            f"sslmode={transport.sslmode} does not verify the identity of {', '.join(remote)}: a man in the middle can read "
+            "the password and change events",
             verify,
         )
     elif transport.sslmode == "verify-ca":
@@ -100,7 +100,7 @@ def _check_kafka(settings: Settings, report: Report) -> dict[str, str] | None:
 
 
 def _try_out(properties: Mapping[str, str]) -> None:
-    """Have librdkafka read its settings and files, with no address to connect to. Raises ConfigurationError."""
+    """Create a librdkafka client without a broker: it reads its settings and files. Raises ConfigurationError."""
     alone = {**properties, "bootstrap.servers": "", "log_level": "0"}
     if _mechanism(properties) == "OAUTHBEARER":  # a client that is made with it asks for a token at once
         alone = {name: value for name, value in alone.items() if not name.startswith("sasl.")}
@@ -123,14 +123,14 @@ def _check_kafka_tls(settings: Settings, properties: Mapping[str, str], report: 
         reported = "the password and every event" if protocol == "sasl_plaintext" else "every event"
         report.warn(
             check,
-            f"security.protocol={protocol} to {', '.join(remote)}: who stands between can read {reported}",
+            f"security.protocol={protocol} to {', '.join(remote)}: a man in the middle can read {reported}",
             f"-X security.protocol={'sasl_ssl' if protocol == 'sasl_plaintext' else 'ssl'}, at a listener of the brokers that "
             "has TLS; -X ssl.ca.location=FILE unless a public CA signed its certificate",
         )
     elif properties.get("enable.ssl.certificate.verification", "true").lower() not in {"true", "t", "1"}:
         report.warn(
             check,
-            "enable.ssl.certificate.verification=false: whoever stands between can be the broker",
+            "enable.ssl.certificate.verification=false: a man in the middle can pose as the broker",
             "leave it out; -X ssl.ca.location=FILE names the CA that signed the brokers' certificates",
         )
     elif properties.get("ssl.endpoint.identification.algorithm", "https").lower() == "none":
@@ -169,7 +169,7 @@ def _check_poison(settings: Settings, report: Report) -> None:
         if settings.on_poison == "skip":
             report.warn(
                 "config.poison",
-                "--on-poison skip: an event that Kafka does not take is left out, and only a log line tells of it",
+                "--on-poison skip: an event that Kafka rejects is skipped; only a log line records it",
                 "--on-poison dead-letter --dead-letter-topic TOPIC keeps them; --on-poison stop loses none",
             )
         else:
@@ -180,8 +180,8 @@ def _check_process(settings: Settings, report: Report) -> None:
     if settings.shutdown_timeout >= GRACE_SECONDS:
         report.warn(
             "config.shutdown",
-            f"--shutdown-timeout {settings.shutdown_timeout:g}s: whoever stops the relay usually kills it after "
-            f"{GRACE_SECONDS:g} s, and then events come twice",
+            f"--shutdown-timeout {settings.shutdown_timeout:g}s: container runtimes usually kill the process after "
+            f"{GRACE_SECONDS:g} s, and then events are delivered twice",
             "--shutdown-timeout 25s; or a longer grace period (Kubernetes: terminationGracePeriodSeconds, Compose: "
             "stop_grace_period, systemd: TimeoutStopSec)",
         )

@@ -1,4 +1,4 @@
-"""The server: is it one that can stream to us, has it room for it, and what does it do when we are away?
+"""Checks of the server: can it stream, has it a free slot and walsender, and which limits apply while no relay runs?
 
 In: a short connection, `Settings`. Out: lines `database.…`. Never: a change; a slot; a connection kept.
 
@@ -27,30 +27,30 @@ OLDEST_VERSION: Final = 140_000
 """The oldest PostgreSQL that the tests run against."""
 
 MUCH_WAL_BYTES: Final = 1024**3
-"""From here on WAL that is kept for a slot is worth a word: sixty-four segments."""
+"""WAL kept for a slot, in bytes, above which a warning is given: 64 segments."""
 
 LITTLE_WAL_BYTES: Final = 1024**3
-"""A limit below this is used up by minutes of a busy server."""
+"""Bytes. A busy server writes this much WAL within minutes, so a lower limit loses the slot in a short outage."""
 
 SUGGESTED_WAL_BYTES: Final = 50 * 1024**3
-"""What the cure proposes: to be chosen by the disk's size and by how long a relay may be away."""
+"""Bytes that the cure proposes. The right value depends on the disk's size and on the longest outage of a relay."""
 
 SKEW_SECONDS: Final = 1.0
-"""Clocks further apart than this make lag and latency, which compare the two, say nothing."""
+"""Seconds. Lag and latency compare the two clocks, so a larger difference makes them useless."""
 
 SHORT_TIMEOUT_SECONDS: Final = 5.0
-"""A wal_sender_timeout below this ends connections over a slow network, or of a relay that waits for a full broker."""
+"""Seconds. A lower wal_sender_timeout ends connections over a slow network, or while the relay waits for a busy broker."""
 
 OLD_TRANSACTION_SECONDS: Final = 300.0
-"""A transaction that has been open for longer holds back every slot's restart LSN."""
+"""Seconds. A transaction that has been open for longer holds back every slot's restart LSN."""
 
 SLOTS_OF_A_FIRST_START: Final = 2
-"""The temporary one, whose snapshot is read, and the permanent one that is copied from it."""
+"""Slots of a first start: the temporary one, whose snapshot is read, and the permanent one that is copied from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What the checks share: who runs it, and how things stand with our slot."""
+    """Facts that the checks share: the platform, and the state of the relay's slot."""
 
     platform: Platform
     current_lsn: Lsn
@@ -58,7 +58,7 @@ class Server:
 
 
 def check_server(connection: Connection, settings: Settings, catalog: Server, report: Report) -> None:
-    """Everything about the server that one connection can tell."""
+    """Run all checks of the server that need one ordinary connection."""
     platform = catalog.platform
     _check_version(connection, report)
     with report.judging("database.primary"):
@@ -84,7 +84,7 @@ def check_server(connection: Connection, settings: Settings, catalog: Server, re
 
 
 def check_login(dsn: str, connection: Connection, platform: Platform, stop: Stop, report: Report) -> None:
-    """Whether the role is let in to stream: the same session that the relay opens, closed at once."""
+    """Check that the role may stream: open the session that the relay opens, and close it at once."""
     check = "database.replication"
     role = connection.info.user
     try:
@@ -119,14 +119,14 @@ def _check_free_slots(connection: Connection, settings: Settings, catalog: Serve
     reported = f"{limit - used} of {limit} replication slots are free"
     cures = (
         catalog.platform.set("max_replication_slots", limit + needed, restart=True),
-        "or drop a slot that nobody uses: SELECT slot_name, active FROM pg_replication_slots; cdc-outbox slot drop --slot NAME",
+        "or drop an unused slot: SELECT slot_name, active FROM pg_replication_slots; cdc-outbox slot drop --slot NAME",
     )
     if limit - used >= needed:
         report.ok("database.free-slots", reported)
     elif catalog.slot is None and settings.create_slot:
         report.fail("database.free-slots", f"{reported}, and a first start needs {needed}", *cures)
     else:
-        report.warn("database.free-slots", f"{reported}: were the slot lost, a recovery would need {needed}", *cures)
+        report.warn("database.free-slots", f"{reported}: if the slot is lost, its recovery needs {needed}", *cures)
 
 
 def _check_free_walsenders(connection: Connection, catalog: Server, report: Report) -> None:
@@ -135,7 +135,7 @@ def _check_free_walsenders(connection: Connection, catalog: Server, report: Repo
     reported = f"{limit - used} of {limit} walsenders are free"
     cures = (
         catalog.platform.set("max_wal_senders", limit + 2, restart=True),
-        "or end one that nobody needs: SELECT pid, client_addr FROM pg_stat_replication; SELECT pg_terminate_backend(PID);",
+        "or end one that is not needed: SELECT pid, client_addr FROM pg_stat_replication; SELECT pg_terminate_backend(PID);",
     )
     if used < limit:
         report.ok("database.free-walsenders", reported)
@@ -153,12 +153,12 @@ def _check_wal_limit(connection: Connection, platform: Platform, report: Report)
         report.warn(
             check,
             "max_slot_wal_keep_size is -1: while no relay runs, WAL is kept until the server's disk is full",
-            f"{cure} (as much as the disk can spare: beyond it the slot is lost, and the server lives)",
+            f"{cure} (as much as the disk can spare: beyond it the slot is lost, but the server keeps running)",
         )
     elif limit < LITTLE_WAL_BYTES:
         report.warn(
             check,
-            f"max_slot_wal_keep_size is {size_text(limit)}: a relay that is away for long loses its slot",
+            f"max_slot_wal_keep_size is {size_text(limit)}: after a long outage the relay's slot is lost",
             cure,
         )
     else:
@@ -176,13 +176,13 @@ SELECT CASE WHEN setting = '-1' THEN -1
 
 
 def _check_timeouts(connection: Connection, platform: Platform, report: Report) -> None:
-    """Settings of time that end a connection, or a slot, of a relay that is only slow or away."""
+    """Check the time-outs that end a connection of a slow relay, or invalidate the slot of a stopped one."""
     check = "database.timeouts"
     idle = _value(connection, "SELECT pg_catalog.current_setting('idle_replication_slot_timeout', true)")
     if idle not in {"", "0"}:
         report.warn(
             check,
-            f"idle_replication_slot_timeout is {idle}: a relay that is away for so long loses its slot",
+            f"idle_replication_slot_timeout is {idle}: if no relay runs for that long, the slot is lost",
             platform.set("idle_replication_slot_timeout", 0),
         )
     sender = float(
@@ -192,8 +192,8 @@ def _check_timeouts(connection: Connection, platform: Platform, report: Report) 
     if sender == 0:
         report.warn(
             check,
-            "wal_sender_timeout is 0: of a relay whose machine vanishes the server learns hours later, and till then no other "
-            "one can take over",
+            "wal_sender_timeout is 0: if the relay's machine vanishes, the server notices it hours later, and until then "
+            "no other one can take over",
             platform.set("wal_sender_timeout", "60s" if platform.name == "PostgreSQL" else "60000"),
         )
     elif sender < SHORT_TIMEOUT_SECONDS:
@@ -224,13 +224,13 @@ def _check_clock(connection: Connection, report: Report) -> None:
 
 
 def _check_transactions(connection: Connection, catalog: Server, report: Report) -> None:
-    """What holds a slot back, or a new one up: transactions that have written and are still open."""
+    """Check for open transactions that have written: they hold a slot back and delay the creation of a new one."""
     check = "database.transactions"
     first = catalog.slot is None
     age = 0.0 if first else OLD_TRANSACTION_SECONDS
     prepared = slot.prepared(connection, older_than=age)
     old = slot.blockers(connection, older_than=age)
-    means = "no slot can be made before they end" if first else "the server keeps WAL for the slot until they end"
+    means = "no slot can be created before they end" if first else "the server keeps WAL for the slot until they end"
     if prepared:
         report.warn(
             check,
@@ -264,12 +264,12 @@ def _check_other_slots(connection: Connection, settings: Settings, report: Repor
     if much:
         report.warn(
             "database.other-slots",
-            "nobody reads from other slots that keep WAL: "
+            "other slots keep WAL, and no process reads from them: "
             + ", ".join(f"{name} ({size_text(kept)})" for name, kept in much),
             *(f"if nothing needs it any more: SELECT pg_drop_replication_slot('{name}');" for name, _ in much),
         )
     else:
-        report.ok("database.other-slots", f"none of {len(rows)} that nobody reads from keeps much WAL")
+        report.ok("database.other-slots", f"none of the {len(rows)} other unused slots keeps much WAL")
 
 
 def _value(connection: Connection, query: str) -> str:

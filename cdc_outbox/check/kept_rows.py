@@ -1,7 +1,7 @@
-"""Rows that stay in the table: could `--prune-after` delete them, and are there any that the slot will never send?
+"""Checks of the rows in the table: may `--prune-after` delete them, and are there rows that the slot never sends?
 
 In: a short connection, `Settings`, the tables. Out: lines `table.prune`, `slot.older-rows`.
-Never: a row deleted; a second opinion: the rights are those that a prune asks for, found by the same functions.
+Never: a row deleted; a rule of its own: the prune itself uses the same functions to check its rights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_kept_rows(
     catalog: Server,
     report: Report,
 ) -> None:
-    """Both checks, for each table whose rows can become events. The first only where `--prune-after` is given."""
+    """Run both checks for each table whose rows can become events; the first one only with `--prune-after`."""
     for shape in shapes:
         if settings.prune_after is not None:
             with report.judging(PRUNE):
@@ -38,7 +38,7 @@ def check_kept_rows(
 
 
 def _check_prune(connection: Connection, settings: Settings, table: publication.Table, report: Report) -> None:
-    """SELECT and DELETE, a column that tells the age; of days that are partitions, the owner. Raises our errors."""
+    """Check SELECT and DELETE, a column with the row's age, and ownership of daily partitions. Raises CdcOutboxError."""
     old = retention.find_old_rows(connection, table, settings.columns.timestamp)
     days = partitions.time_key(connection, table) == old.age_column
     if days:
@@ -47,12 +47,14 @@ def _check_prune(connection: Connection, settings: Settings, table: publication.
         except AccessRefused as error:
             if settings.partitions_ahead is not None:
                 raise
-            report.warn(PRUNE, f"{error.message}; old rows are deleted one by one, and no day is dropped", error.cure)
+            report.warn(
+                PRUNE, f"{error.message}; old rows are deleted one by one, and no partition is dropped", error.cure
+            )
             return
     elif settings.partitions_ahead is not None:
         report.warn(
             PRUNE,
-            f"{table.name} is not partitioned by the time that tells the age, so --partitions-ahead does nothing",
+            f"{table.name} is not partitioned by the column of the row's age, so --partitions-ahead does nothing",
             "leave --partitions-ahead out; or cdc-outbox sql install --partitioned, for a new table",
         )
         return
@@ -61,9 +63,9 @@ def _check_prune(connection: Connection, settings: Settings, table: publication.
 
 
 def _check_older(connection: Connection, shape: table_rows.TableShape, info: slot.SlotInfo, report: Report) -> None:
-    """A slot sends what is committed after it was made. A first start sends the rows before; who makes one by hand does not."""
+    """A slot sends what is committed after its creation. A first start also sends the older rows; `slot create` does not."""
     if info.active or info.decoded:
-        report.ok(OLDER, f"of {shape.table}: somebody has streamed from {info.name}, and confirms what is delivered")
+        report.ok(OLDER, f"of {shape.table}: a relay has streamed from {info.name} and confirmed its position")
         return
     try:
         older = table_rows.SnapshotRows(connection).count_older_than(shape, info.name)
@@ -75,7 +77,7 @@ def _check_older(connection: Connection, shape: table_rows.TableShape, info: slo
             OLDER,
             f"{older} rows of {shape.table} are older than slot {info.name}, from which no process has streamed: it does not "
             "send them",
-            "if they are not delivered (slot create, or a tool, has made the slot): cdc-outbox slot recover",
+            "if they are not delivered (the slot was created by slot create or another tool): cdc-outbox slot recover",
         )
     else:
         report.ok(OLDER, f"{shape.table} has no row that is older than the slot")

@@ -1,9 +1,9 @@
-"""How one and the same thing is done on PostgreSQL itself and on those who run it for others.
+"""Commands that set a parameter or grant replication, on PostgreSQL itself and on each managed service.
 
-In: a connection, to find out whose server it is; a setting or a role. Out: what to type there, in one line.
-Never: a change; a cure for a server that it is not.
+In: a connection, to identify the platform; a setting or a role. Out: the command for this platform, in one line.
+Never: a change; a command of another platform.
 
-Told apart by the roles that each service makes for its administrators: everybody can see them (pg_roles). The services'
+A platform is identified by the roles that the service creates for administrators; every role can read pg_roles. Services'
 own manuals: Amazon RDS and Aurora, "Working with parameter groups"; Google Cloud SQL, "Configure database flags"; Azure
 Database for PostgreSQL, "Server parameters"; Supabase, "Custom Postgres config"; Neon, "Logical replication".
 """
@@ -19,19 +19,19 @@ from cdc_outbox.postgres.connect import Connection
 _MEBIBYTE: Final = 1024 * 1024
 
 _BYTES: Final = frozenset({"max_slot_wal_keep_size"})
-"""Settings that are sizes: services want them as a number of megabytes, which is the unit that PostgreSQL gives them."""
+"""Settings that are sizes: services expect a number of megabytes, which is PostgreSQL's unit of these settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Who runs the server. `parameter`: a template of the command that sets one. `{name}`, `{value}` are filled in."""
+    """A platform. `parameter`: template of the command that sets a parameter, with `{name}` and `{value}`."""
 
     name: str
     parameter: str
     logical: str
-    """What makes wal_level logical."""
+    """The command that sets wal_level to logical."""
     replication: str = "ALTER ROLE {role} REPLICATION;"
-    """What lets a role stream; `{role}` is filled in."""
+    """Template of the command that lets a role stream, with `{role}`."""
 
     def set(self, name: str, value: int | str, *, restart: bool = False) -> str:
         """Set a parameter of the server. Sizes are given in bytes."""
@@ -40,11 +40,11 @@ class Platform:
         return f"{self.name}: {self.parameter.format(name=name, value=shown)}{after}"
 
     def grant_replication(self, role: str) -> str:
-        """Let a role stream."""
+        """The command that lets a role stream."""
         return f"{self.name}, as an administrator: {self.replication.format(role=quote_identifier(role))}"
 
     def make_logical(self) -> str:
-        """Have the server write what logical decoding needs."""
+        """The command that enables logical decoding."""
         return f"{self.name}: {self.logical}"
 
     def _shown(self, name: str, value: int | str) -> str:
@@ -114,11 +114,11 @@ _BY_ROLE: Final = (
     ("azure_pg_admin", AZURE),
     ("rds_superuser", RDS),
 )
-"""Roles that nobody else makes; the first that is there tells."""
+"""Roles that exist on one platform only, in the order in which they are looked up."""
 
 
 def identify(connection: Connection) -> Platform:
-    """Whose server it is; PostgreSQL itself when nothing tells."""
+    """Identify the platform; PostgreSQL itself if no known role exists."""
     rows = connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()
     roles = {str(name) for (name,) in rows}
     found = next((platform for role, platform in _BY_ROLE if role in roles), POSTGRESQL)

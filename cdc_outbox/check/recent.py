@@ -20,29 +20,29 @@ from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import KafkaRecord
 
 NEWEST_ROWS: Final = 1000
-"""Rows of each table that are looked at: read in a fraction of a second, and enough to meet every kind of event."""
+"""Rows to read of each table: a fraction of a second, and enough to include every type of event."""
 
 NEWEST_BYTES: Final = 64 * 1024 * 1024
-"""And no more than this of them, however large they are."""
+"""Bytes to read of each table at most, whatever the size of a row."""
 
 ORDER: Final = ("seq",)
-"""Only by an index: by any other column the whole table would be sorted. Without it, rows as they come."""
+"""The newest rows are found by an index only: any other column needs a sort of the whole table. Otherwise: any rows."""
 
 
 @dataclass(slots=True)
 class Recent:
-    """What the rows would become."""
+    """The records of the newest rows, as sizes by topic."""
 
     topics: dict[str, int] = field(default_factory=dict)
     """Bytes of the largest record, by topic."""
     poison: list[PoisonEvent] = field(default_factory=list)
     rows: int = 0
     unreadable: bool = False
-    """Whether there is a table that we may not read."""
+    """Whether the role may not read one of the tables."""
 
 
 def read_recent(connection: Connection, settings: Settings, shapes: Sequence[table_rows.TableShape]) -> Recent:
-    """Look at the newest rows. Raises no error of ours: the lines about the tables have told it."""
+    """Read the newest rows. Raises no CdcOutboxError: the checks of the tables have already reported it."""
     recent = Recent()
     for shape in shapes:
         connection.execute("BEGIN READ ONLY")
@@ -56,7 +56,7 @@ def read_recent(connection: Connection, settings: Settings, shapes: Sequence[tab
 
 
 def check_events(recent: Recent, report: Report) -> None:
-    """Rows that no record can be made of. They may be delivered, or skipped, long ago."""
+    """Check for rows that cannot become a record. They may have been delivered or skipped long ago."""
     if recent.unreadable or not recent.rows:
         report.not_checked("there are no rows that we may read", "table.events")
         return
@@ -73,7 +73,7 @@ def check_events(recent: Recent, report: Report) -> None:
 
 
 def record_bytes(record: KafkaRecord) -> int:
-    """About what librdkafka and the broker count."""
+    """Approximate size in bytes, as librdkafka and the broker count it."""
     headers = sum(len(name) + (0 if value is None else len(value)) for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers
 

@@ -1,10 +1,10 @@
-"""What a check found: one line for each thing that was looked at, and what to type where it is not right.
+"""The report of a check: one line for each finding, with commands that cure it.
 
-In: names of checks, words, cures; errors of ours, which become lines. Out: `Report`, as lines for a person and as JSON.
-Never: a secret (errors hold none, and what is printed is scrubbed by the command), an end at the first thing that is wrong.
+In: names of checks, messages, cures; CdcOutboxErrors, which become findings. Out: `Report`, as text and as JSON.
+Never: a secret (errors hold none, and the command scrubs its output), an end at the first failure.
 
 JSON, stable: `ok` (nothing failed), `counts` by status, and `checks`, a list of `check`, `status`, `what`, `cures` (a list).
-Checks have the form `part.thing`; the same one may be there several times, for several tables or topics.
+Checks have the form `part.thing`; a check appears once for each table or topic.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line. `cures` say what to type; there is none where nothing is wrong."""
+    """One line. `cures`: what to type; empty if nothing is wrong."""
 
     check: str
     status: Status
@@ -44,25 +44,25 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
     def ok(self, check: str, message: str) -> None:
-        """It is as it should be."""
+        """Report that the check passed."""
         self.findings.append(Finding(check, "ok", message))
 
     def warn(self, check: str, message: str, *cures: str) -> None:
-        """It works, and may hurt one day."""
+        """Report a risk: the relay runs, and may fail later."""
         self.findings.append(Finding(check, "warn", message, cures))
 
     def fail(self, check: str, message: str, *cures: str) -> None:
-        """The relay would not run, or would lose what it promises."""
+        """Report a failure: the relay would not run, or would not keep its guarantees."""
         self.findings.append(Finding(check, "fail", message, cures))
 
     def not_checked(self, why: str, *checks: str) -> None:
-        """These could not be looked at."""
+        """Report that these checks could not be made."""
         self.findings += [Finding(check, "not-checked", f"not checked: {why}") for check in checks]
 
     @contextlib.contextmanager
     def judging(self, check: str, *cures: str) -> Iterator[None]:
-        """An error of ours, or of the database driver, inside the block is this check's failure. `cures`: better ones than
-        the error's own, which knows less of where the server stands.
+        """Report a CdcOutboxError or a database error of the block as this check's failure. `cures` replace the error's own
+        cure, which does not know the platform.
         """
         try:
             with translated():
@@ -71,12 +71,12 @@ class Report:
             self.fail_with(check, error, *cures)
 
     def fail_with(self, check: str, error: CdcOutboxError, *cures: str) -> None:
-        """The error is this check's failure."""
+        """Report the error as this check's failure."""
         own = (error.cure,) if error.cure else ()
         self.fail(check, error.message, *(cures or own))
 
     def merge(self, subjects: Sequence[str], since: int) -> None:
-        """Make one finding of those from number `since` on that differ only in the subject (a topic) that they name."""
+        """Merge findings from number `since` on that differ only in the subject (a topic)."""
         groups: dict[tuple[object, ...], list[tuple[Finding, str]]] = {}
         for finding in self.findings[since:]:
             named = [each for each in subjects if re.search(rf"(?<![\w.-]){re.escape(each)}(?![\w-])", finding.message)]
@@ -86,11 +86,11 @@ class Report:
         self.findings[since:] = [_merged(group) for group in groups.values()]
 
     def count(self, status: Status) -> int:
-        """How many lines of this kind."""
+        """Number of findings with this status."""
         return sum(finding.status == status for finding in self.findings)
 
     def passed(self, *, strict: bool = False) -> bool:
-        """Whether nothing failed; `strict`: and nothing is warned of."""
+        """Whether nothing failed; `strict`: and there is no warning."""
         return not (self.count("fail") or (strict and self.count("warn")))
 
     def document(self) -> dict[str, object]:
@@ -107,7 +107,7 @@ def _without(text: str, subject: str) -> str:
 
 
 def _merged(group: Sequence[tuple[Finding, str]]) -> Finding:
-    """One finding for several subjects. A cure that is a command becomes a loop over them."""
+    """One finding for several subjects. A command in a cure becomes a loop over them."""
     finding, subject = group[0]
     if len(group) == 1 or not subject:
         return finding
@@ -131,7 +131,7 @@ _MARK_WIDTH: Final = max(map(len, _MARKS.values()))
 
 _COUNTED: Final[dict[Status, str]] = {
     "ok": "ok",
-    "warn": "to be looked at",
+    "warn": "warnings",
     "fail": "failed",
     "not-checked": "not checked",
 }
@@ -154,7 +154,7 @@ def _cure_lines(cures: Sequence[str]) -> Iterator[str]:
 
 
 def _one_line(text: str) -> str:
-    """A server's words may have line breaks, or what a terminal obeys."""
+    """A server's message may contain line breaks or escape sequences."""
     line = " ".join(text.split())
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
 

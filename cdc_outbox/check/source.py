@@ -1,7 +1,7 @@
-"""Where events come from: the outbox tables, the publication that sends them, the slot that remembers how far.
+"""Checks of the event source: the outbox tables, the publication, the slot.
 
 In: a short connection, `Settings`. Out: lines `table.…`, `publication.…`, `slot.…`; the tables as the catalog has them.
-Never: a change; a second opinion: what `run` asks before it streams is asked here by the same functions.
+Never: a change; a rule of its own: the checks call the functions that `run` calls before it streams.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ UNRESERVED: Final = "unreserved"
 def check_tables(
     connection: Connection, settings: Settings, catalog: Server, report: Report
 ) -> list[table_rows.TableShape]:
-    """Each outbox table, and whether it is published. Gives the shapes of those whose rows can become events."""
+    """Check each outbox table and its publication. Returns the shapes of the tables whose rows can become events."""
     published = _inspect(connection, settings, report)
     good = []
     found = []
@@ -66,19 +66,19 @@ def check_tables(
     if not settings.tables:
         with report.judging("publication.table"):
             publication.require_published(published, settings.publication, [])
-            report.ok("publication.table", "events are messages, which every publication lets through")
+            report.ok("publication.table", "events are logical messages, which no publication filters")
     if published is not None and (others := publication.other_tables(published, found)) and settings.tables:
         report.warn(
             "publication.others",
-            f"publication {settings.publication} also sends {', '.join(map(str, others))}, which no --table names: they are "
-            "decoded, counted and left",
-            "a publication of the outbox's own; or name them with --table, if they are outbox tables",
+            f"publication {settings.publication} also sends {', '.join(map(str, others))}, which no --table names: their rows "
+            "are decoded, counted and ignored",
+            "use a publication for the outbox alone; or name the tables with --table, if they are outbox tables",
         )
     return good
 
 
 def check_slot(connection: Connection, settings: Settings, catalog: Server, report: Report) -> None:
-    """The slot: is it ours, is it whole, and what does it keep?"""
+    """Check the slot: its plugin and database, its WAL, and the WAL kept for it."""
     info = catalog.slot
     if info is None:
         _check_first_start(connection, settings, report)
@@ -96,8 +96,8 @@ def check_slot(connection: Connection, settings: Settings, catalog: Server, repo
     if info.wal_status == slot.LOST:
         report.warn(
             check,
-            f"slot {info.name} is lost: the next start replaces it and sends every row that is in the table",
-            "cdc-outbox run --on-slot-lost recover, as it is set: consumers drop what they know",
+            f"slot {info.name} is lost: the next start replaces it and sends every row in the table",
+            "start cdc-outbox run (--on-slot-lost recover is set): consumers drop events that they have processed",
         )
     elif info.active and settings.on_slot_busy == "exit":
         report.warn(
@@ -108,13 +108,13 @@ def check_slot(connection: Connection, settings: Settings, catalog: Server, repo
     elif info.active:
         report.ok(check, f"{info.name}, in use: pid {info.active_pid} streams from it")
     else:
-        report.ok(check, f"{info.name}, nobody streams from it")
+        report.ok(check, f"{info.name}, no relay streams from it")
     _check_kept(info, catalog, report)
     _check_failover(connection, settings, info, catalog, report)
 
 
 def used_columns(settings: Settings, names: Sequence[str]) -> list[str]:
-    """Those of a table's columns that become part of a record, in the table's order."""
+    """The columns of `names` that become part of a record, in the table's order."""
     columns = settings.columns
     several = (columns.id, columns.key, columns.type, columns.payload, columns.headers)
     chosen = {next((name for name in wanted if name in names), None) for wanted in several}
@@ -148,7 +148,7 @@ def _check_columns(settings: Settings, shape: table_rows.TableShape, report: Rep
 def _check_select(
     connection: Connection, settings: Settings, shape: table_rows.TableShape, catalog: Server, report: Report
 ) -> None:
-    """Needed for the rows that are there before there is a slot, and to recover one that is lost."""
+    """Check SELECT: it is needed to send the rows that are older than the slot, and to recover a lost slot."""
     check = "table.select"
     try:
         table_rows.SnapshotRows(connection).require_readable(shape)
@@ -158,13 +158,15 @@ def _check_select(
                 check,
                 f"{error.message}; and a first start sends the rows that are in the table",
                 error.cure,
-                "or --no-snapshot, if nobody waits for those rows",
+                "or --no-snapshot, if those rows need not be sent",
             )
         elif settings.on_slot_lost == "recover":
             report.fail(check, f"{error.message}; and --on-slot-lost recover reads them from the table", error.cure)
         else:
             report.warn(
-                check, f"{error.message}; streaming does without, but a lost slot could not be recovered", error.cure
+                check,
+                f"{error.message}; streaming does not need it, but a lost slot could not be recovered",
+                error.cure,
             )
     except CdcOutboxError as error:
         report.fail_with(check, error)
@@ -182,7 +184,7 @@ SELECT DISTINCT r.rolname
 
 
 def _check_writers(connection: Connection, settings: Settings, shape: table_rows.TableShape, report: Report) -> None:
-    """Who may INSERT and not read the id: most ORMs send INSERT ... RETURNING."""
+    """Check for roles that may INSERT but not read the id: most ORMs send INSERT ... RETURNING."""
     names = [name for name, _ in shape.columns]
     column = next((name for name in settings.columns.id if name in names), None)
     if column is None:
@@ -192,13 +194,13 @@ def _check_writers(connection: Connection, settings: Settings, shape: table_rows
     if found:
         report.warn(
             "table.writers",
-            f"{', '.join(found)} may INSERT into {shape.table}, and not read its {column}: INSERT ... RETURNING, which most "
+            f"{', '.join(found)} may INSERT into {shape.table}, but not read its {column}: INSERT ... RETURNING, which most "
             "ORMs send, is refused",
             f"GRANT SELECT ({quote_identifier(column)}) ON TABLE {shape.table.quoted} TO "
             f"{', '.join(map(quote_identifier, found))};",
         )
     else:
-        report.ok("table.writers", f"whoever may INSERT into {shape.table} may read the id of what it wrote")
+        report.ok("table.writers", f"roles that may INSERT into {shape.table} may read the id")
 
 
 _FOREIGN_FUNCTIONS: Final = """
@@ -212,7 +214,7 @@ SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text, pg_catalog.pg_get_userby
 
 
 def _check_function(connection: Connection, shape: table_rows.TableShape, report: Report) -> None:
-    """A function that runs with its owner's rights must have the owner of the table: the table's triggers run with them too."""
+    """Check that a SECURITY DEFINER function has the table's owner: the table's triggers run with the same rights."""
     found = connection.execute(_FOREIGN_FUNCTIONS, (shape.oid,)).fetchall()
     if not found:
         report.ok("table.function", f"functions of {shape.table} run with the rights of its owner")
@@ -228,7 +230,7 @@ def _check_function(connection: Connection, shape: table_rows.TableShape, report
 def _check_rows(
     connection: Connection, settings: Settings, shape: table_rows.TableShape, catalog: Server, report: Report
 ) -> None:
-    """Rows that are deleted as they are inserted can be sent by the stream, and by nothing else."""
+    """Check tables whose rows are deleted as they are inserted: only the stream can send them."""
     check = "table.rows"
     if not table_rows.SnapshotRows(connection).deletes_at_once(shape):
         report.ok(check, f"rows of {shape.table} stay until they are pruned")
@@ -237,17 +239,17 @@ def _check_rows(
     if catalog.slot is None:
         cure = "cdc-outbox slot create, or start the relay, before the first event is written"
         report.warn(
-            check, f"{reported}, and there is no slot yet: what is committed before there is one is never sent", cure
+            check, f"{reported}, and there is no slot yet: events committed before it exists are never sent", cure
         )
     elif settings.on_slot_lost == "recover":
         report.warn(
             check,
-            f"{reported}: --on-slot-lost recover finds nothing to send, and goes on without what the slot had not delivered",
+            f"{reported}: --on-slot-lost recover finds no rows, so it loses the events that the lost slot had not delivered",
             "leave --on-slot-lost out, so that a lost slot stops the relay; or keep rows: "
             f"DROP TRIGGER {table_rows.DELETE_TRIGGER} ON {shape.table.quoted};",
         )
     else:
-        report.ok(check, f"{reported}: what the slot has not delivered is in the WAL alone")
+        report.ok(check, f"{reported}: undelivered events are in the WAL only")
 
 
 def _check_published(
@@ -267,12 +269,12 @@ def _check_published(
         which = "every row" if settings.shard is None else f"every row of shard {settings.shard}"
         report.ok("publication.table", f"publication {name} sends {which} inserted into {table.name}")
     if published is None or report.count("fail") > before:
-        report.not_checked("the table is not published as it must be", "publication.columns")
+        report.not_checked("the publication does not send the table correctly", "publication.columns")
         return
     with report.judging("publication.columns"):
         used = used_columns(settings, [one for one, _ in shape.columns])
         publication.require_columns(published, table.name, used, older_slot=catalog.slot is not None)
-        report.ok("publication.columns", f"of {table.name} none that is used is left out")
+        report.ok("publication.columns", f"every column of {table.name} that records need is published")
 
 
 def _check_first_start(connection: Connection, settings: Settings, report: Report) -> None:
@@ -280,20 +282,22 @@ def _check_first_start(connection: Connection, settings: Settings, report: Repor
     if not settings.create_slot:
         report.fail_with(check, slot.missing(settings.slot))
     elif not settings.tables:
-        report.ok(check, f"there is no slot {settings.slot} yet: a first start makes it; older messages are not sent")
+        report.ok(check, f"there is no slot {settings.slot} yet: a first start creates it; older messages are not sent")
     elif settings.snapshot:
         report.ok(
-            check, f"there is no slot {settings.slot} yet: a first start makes it, after it sent the rows in the table"
+            check, f"there is no slot {settings.slot} yet: a first start sends the rows in the table, then creates it"
         )
     else:
         report.warn(
             check,
-            f"there is no slot {settings.slot} yet, and with --no-snapshot the rows that are in the table are never sent",
-            "leave --no-snapshot out, if anybody waits for them",
+            f"there is no slot {settings.slot} yet, and with --no-snapshot the rows in the table are never sent",
+            "leave --no-snapshot out, if they need to be sent",
         )
     standbys = _standbys(connection)
     if standbys and not settings.failover:
-        _warn_of_failover(connection, f"there are standbys ({standbys}), and the slot would be on none of them", report)
+        _warn_of_failover(
+            connection, f"there are standbys ({standbys}), and the slot would not be synchronized to them", report
+        )
     else:
         report.not_checked("there is no slot yet", "slot.failover")
 
@@ -304,12 +308,12 @@ def _check_kept(info: slot.SlotInfo, catalog: Server, report: Report) -> None:
     safe = "" if info.safe_wal_bytes is None else f", {size_text(info.safe_wal_bytes)} more until it is in danger"
     reported = f"{size_text(kept)} of WAL are kept for it{safe}"
     if info.wal_status == slot.LOST:
-        report.ok(check, "none is kept for it any more")
+        report.ok(check, "no WAL is kept for it any more")
     elif info.wal_status == UNRESERVED:
         report.fail(
             check,
             f"{reported}: it is beyond max_slot_wal_keep_size, and the next checkpoint may lose it",
-            "start the relay now, and see why it does not keep pace; or give it room: "
+            "start the relay now, and find out why it falls behind; or raise the limit: "
             + catalog.platform.set("max_slot_wal_keep_size", 2 * max(kept, MUCH_WAL_BYTES)),
         )
     elif kept < MUCH_WAL_BYTES:
@@ -323,7 +327,7 @@ def _check_kept(info: slot.SlotInfo, catalog: Server, report: Report) -> None:
     else:
         report.warn(
             check,
-            f"{reported}, and nobody streams from it",
+            f"{reported}, and no relay streams from it",
             "cdc-outbox run; or, if it is not needed any more: cdc-outbox slot drop",
         )
 
@@ -338,40 +342,42 @@ def _check_failover(
     elif settings.failover:
         with report.judging(check):
             slot.require_failover(connection)
-            report.ok(check, "the next start has standbys keep a copy of it")
+            report.ok(check, "the next start makes it a failover slot, synchronized to standbys")
     elif standbys:
-        _warn_of_failover(connection, f"there are standbys ({standbys}), and none keeps a copy of the slot", report)
+        _warn_of_failover(
+            connection, f"there are standbys ({standbys}), and the slot is not synchronized to them", report
+        )
     else:
         report.ok(check, "no standby is known to this server")
 
 
 def _check_held_back(connection: Connection, standbys: str, platform: Platform, report: Report) -> None:
-    """Whether the relay is shown only what a standby has, too."""
+    """Check that the relay receives only transactions that a standby has received."""
     row = connection.execute("SELECT pg_catalog.current_setting('synchronized_standby_slots', true)").fetchone()
     if standbys and not (row and row[0]):
         report.warn(
             "slot.failover",
-            "standbys keep a copy of it, and synchronized_standby_slots is empty: after a failover consumers may know of "
-            "events that the new primary does not",
+            "it is synchronized to standbys, but synchronized_standby_slots is empty: after a failover consumers may have "
+            "received events that the new primary does not have",
             f"{platform.set('synchronized_standby_slots', standbys)} (while such a standby is down, no event is sent: "
             "docs/how-to/fail-over.md)",
         )
     else:
-        report.ok("slot.failover", "standbys keep a copy of it")
+        report.ok("slot.failover", "it is synchronized to standbys")
 
 
 def _warn_of_failover(connection: Connection, subject: str, report: Report) -> None:
-    """After a failover there would be no slot: a first start, which sends every row again, and cannot send deleted ones."""
+    """Warn that after a failover there is no slot: a first start sends every row again, and cannot send deleted ones."""
     try:
         slot.require_failover(connection)
     except ConfigurationError as error:
         cure = error.cure.replace("leave --failover out, and ", "")
     else:
-        cure = "cdc-outbox run --failover; and on the servers what docs/how-to/fail-over.md tells"
+        cure = "cdc-outbox run --failover; and configure the servers as in docs/how-to/fail-over.md"
     report.warn("slot.failover", f"{subject}: a failover would lose it", cure)
 
 
 def _standbys(connection: Connection) -> str:
-    """Physical replication slots: standbys have them, and everybody may see them."""
+    """Names of physical replication slots: standbys use them, and every role may see them."""
     query = "SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary ORDER BY 1"
     return ", ".join(str(name) for (name,) in connection.execute(query))

@@ -1,8 +1,8 @@
 """`cdc-outbox`: the commands by name, and the one place where an error becomes a message and an exit code.
 
 In: the command line. Out: the process's exit code (INTERFACE section 3: `errors` says which). stdout is data, stderr is logs.
-Never: the import of a command that was not asked for (`--help` and `healthcheck` are fast), a traceback for an error that
-was foreseen, a secret in what is printed.
+Never: the import of a module that the command does not need (`--help` and `healthcheck` are fast), a traceback for an
+expected error, a secret in the output.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.shutdown import Stopped
 
 COMMANDS: Final = {
-    "run": "Relay events from PostgreSQL to Kafka until told to stop.",
+    "run": "Relay events from PostgreSQL to Kafka until stopped.",
     "sql": "Print (or apply) the SQL of the outbox table, its roles and its publication.",
-    "status": "Tell how the relay and its slot are doing: state, lag, WAL that is kept.",
-    "slot": "Create, drop or look at the replication slot.",
-    "check": "Check everything that run needs, and say how to cure what is missing.",
-    "prune": "Delete rows that are delivered and old.",
-    "replay": "Send rows that are still in the table once more.",
+    "status": "Show the status of the relay and its slot: state, lag, kept WAL.",
+    "slot": "Create, drop, replace or show the replication slot.",
+    "check": "Check everything that run needs, and show how to correct it.",
+    "prune": "Delete old delivered rows.",
+    "replay": "Send rows of the table again.",
     "tail": "Print events as JSON lines, without Kafka and without moving the slot.",
     "emit": "Write one event, for try-outs and smoke tests.",
     "explain": "Explain an error code.",
-    "config": "Show what is configured and where it comes from; print an example file.",
-    "demo": "The whole thing on embedded servers.",
-    "healthcheck": "Ask a running relay whether it is alive: for container health checks.",
+    "config": "Show the configuration and its origins; print an example file.",
+    "demo": "Run a demonstration on embedded servers.",
+    "healthcheck": "Check that a running relay is alive: for container health checks.",
 }
-"""Each command is `command` in the module of its name; what it does is said here, so that help imports none of them."""
+"""Summaries by command. Each command is `command` in the module of its name; with the summaries here, --help imports none."""
 
 ALIASES: Final = {"doctor": "check"}
-"""Other names, which help does not list."""
+"""Aliases, which help does not list."""
 
 INTERRUPTED: Final = 130
 """128 + SIGINT, as shells report it."""
 
 STDOUT_CLOSED: Final = 141
-"""128 + SIGPIPE: what the reader of our output gets from any other tool when it has read enough."""
+"""128 + SIGPIPE: the exit code of other tools when the reader of their output has closed the pipe."""
 
 BUG: Final = 70
 """sysexits EX_SOFTWARE."""
@@ -53,11 +53,11 @@ class Commands(click.Group):
     """The group. A command's module is imported when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Those whose module is there."""
+        """The commands whose module exists."""
         return [name for name in COMMANDS if importlib.util.find_spec(f"{__name__}.{name}") is not None]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import it."""
+        """Import the command's module."""
         cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in self.list_commands(ctx):
             return None
@@ -71,7 +71,7 @@ class Commands(click.Group):
             formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Tell a closed stdout from a broken connection: click would end both in silence."""
+        """Distinguish a closed stdout from a broken connection: click would end both silently."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
@@ -87,7 +87,7 @@ class Commands(click.Group):
 
 
 def exit_code(call: Callable[[], object]) -> int:
-    """Call; report what went wrong on stderr. A command returns None for success, or its exit code."""
+    """Call the function; report its error on stderr. A command returns None for success, or its exit code."""
     try:
         result = call()
     except CdcOutboxError as error:
@@ -114,7 +114,7 @@ def _report(error: CdcOutboxError) -> int:
 
 
 def _report_usage(error: click.ClickException) -> int:
-    """What click says, without a password that was put where it does not belong."""
+    """Print click's message, without a password that was given in the wrong place."""
     from io import StringIO
 
     from cdc_outbox.config.redaction import scrub
@@ -147,7 +147,7 @@ def _log(text: str) -> None:
 
 
 def _stdout_is_closed() -> bool:
-    """Whether nobody reads our stdout any more."""
+    """Whether the reader of stdout has closed it."""
     import select
 
     try:
@@ -206,8 +206,8 @@ def cli() -> None:
 
 
 def _open_missing_streams() -> None:
-    """Started with a closed stdin, stdout or stderr, it is as with /dev/null: else a connection would get that number, and
-    whatever a library prints would go into it.
+    """Replace a closed stdin, stdout or stderr by /dev/null: otherwise a connection would get its descriptor, and a
+    library's output would be written into the connection.
     """
     import os
 

@@ -1,7 +1,7 @@
 """Passwords on the command line, taken out of the process list.
 
 Any user of a machine may read /proc/PID/cmdline and `ps`. On Linux that text is this process's own memory, from arg_start to
-arg_end (proc(5), /proc/pid/stat, fields 48 and 49); the interpreter has long copied it. So the secrets in it are overwritten
+arg_end (proc(5), /proc/pid/stat, fields 48 and 49); the interpreter has already copied it. So the secrets in it are overwritten
 with asterisks, in place: the password of a --dsn, the value of -X sasl.password=….
 
 In: the arguments. Out: nothing; they stay as they are for the program itself.

@@ -1,4 +1,4 @@
-"""`cdc-outbox check` (alias `doctor`): settings in, one line for each check out, and what to type where it is not right.
+"""`cdc-outbox check` (alias `doctor`): settings in, one line for each check out, with commands that correct it.
 
 stdout is data: lines, or one JSON document. No logic: `cdc_outbox.check` has it.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command("check", cls=SettingsCommand, context_settings=CONTEXT)
-@click.option("--offline", is_flag=True, help="Look at the settings only; connect to nothing.")
-@click.option("--strict", is_flag=True, help="What is only warned of counts as a failure, too.")
+@click.option("--offline", is_flag=True, help="Check the settings only, without a connection.")
+@click.option("--strict", is_flag=True, help="Treat warnings as failures.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @all_options
 @click.pass_context
@@ -33,11 +33,11 @@ def command(
     as_json: bool,
     **_options: object,
 ) -> int:
-    """Check everything that `run` needs, and say how to cure what is missing. Takes the options of `run`.
+    """Check everything that `run` needs, and show how to correct it. Takes the options of `run`.
 
-    One line for each thing: ok, warn (it works, and may hurt one day), fail (the relay would not run, or not keep its
-    promises), or - for what could not be checked, with the reason. Under each, what to type: for PostgreSQL itself, or for
-    the service that runs it (Amazon RDS and Aurora, Cloud SQL, Azure, Supabase, Neon). Changes nothing. Exit code 1 when
+    One line for each check: ok, warn (a risk), fail (the relay would not run, or not keep its guarantees), or - for a check
+    that could not be made, with the reason. Below it, the commands to type: for PostgreSQL itself, or for the managed
+    service (Amazon RDS and Aurora, Cloud SQL, Azure, Supabase, Neon). Changes nothing. Exit code 1 when
     something failed, else 0.
 
     To test a running relay with one real event: cdc-outbox emit --wait 10s.
@@ -66,7 +66,7 @@ def _print(report: Report, *, as_json: bool) -> None:
 
 
 def _quiet(ctx: click.Context, log_format: str, log_level: str) -> None:
-    """The findings tell what librdkafka would log meanwhile. Who asks for a log level has both."""
+    """Suppress the log, because the findings include librdkafka's errors; an explicit log level keeps it."""
     import logging
 
     from cdc_outbox.observe import logs

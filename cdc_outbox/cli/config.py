@@ -1,4 +1,4 @@
-"""`cdc-outbox config show | example`: what is set and where it was set; a file to begin with.
+"""`cdc-outbox config show | example`: the configured values and their origins; an example file.
 
 In: the same options, variables and files as `run`. Out: text or JSON on stdout.
 Never: a secret, or a connection.
@@ -26,7 +26,7 @@ EXAMPLE_WIDTH: Final = 100
 
 @click.group(name="config", context_settings=CONTEXT)
 def command() -> None:
-    """Show what is configured and where it comes from; print an example file."""
+    """Show the configuration and its origins; print an example file."""
 
 
 @command.command(cls=SettingsCommand)
@@ -34,7 +34,7 @@ def command() -> None:
 @all_options
 @click.pass_context
 def show(ctx: click.Context, /, as_json: bool, **_options: object) -> None:
-    """Print every option's value and where it comes from, secrets masked.
+    """Print every option's value and its origin, with secrets masked.
 
     Origins: flag, environment (with the variable), file (with its path), preset (--columns), default.
     """
@@ -60,7 +60,7 @@ def show(ctx: click.Context, /, as_json: bool, **_options: object) -> None:
 @command.command()
 def example() -> None:
     """Print a TOML file with every option, its meaning, its variable and its default, all commented out."""
-    lines = ["# cdc-outbox: every option, with its default or an example. Take the # away from what you want to set."]
+    lines = ["# cdc-outbox: every option, with its default or an example. Remove the # from the options to set."]
     lines += ["# Flags win over environment variables, and those over this file: cdc-outbox run --config FILE"]
     section = ""
     for option in OPTIONS.values():

@@ -1,7 +1,7 @@
-"""Asking before something is done that cannot be undone.
+"""Confirmation of an action that cannot be undone.
 
-In: a question, and whether `--yes` answers it already. Out: nothing, when it is to be done.
-Never: a wait for an answer that nobody can give: without a terminal it is a usage error.
+In: a question, and whether `--yes` answers it. Out: nothing, if the answer is yes.
+Never: a wait without a terminal: that is a usage error.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("this is asked on a terminal only: add --yes to do it")
+        raise click.UsageError("confirmation needs a terminal: add --yes to skip it")
     click.confirm(question, abort=True, err=True)

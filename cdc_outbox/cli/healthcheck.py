@@ -21,12 +21,12 @@ TIMEOUT_SECONDS: Final = 3.0
 @click.command(name="healthcheck", context_settings=CONTEXT)
 @option("http")
 def command(http: str) -> int:
-    """Ask a running relay whether it is alive (GET /livez): exit code 0 or 1.
+    """Check that a running relay is alive (GET /livez): exit code 0 or 1.
 
     Made for container health checks: it starts fast and needs nothing but the relay's --http address.
     """
     if http == "off":
-        click.echo("--http is off: there is nobody to ask", err=True)
+        click.echo("--http is off: no relay to query", err=True)
         return 1
     host, port = address_to_ask(http)
     try:

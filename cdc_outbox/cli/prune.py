@@ -1,4 +1,4 @@
-"""`cdc-outbox prune`: rows that are delivered and old, deleted.
+"""`cdc-outbox prune`: delete old delivered rows.
 
 stdout is data: how many rows went, by table. Words and progress go to stderr. No logic: `commands.prune` has it.
 """
@@ -42,9 +42,9 @@ cdc-outbox prune --older-than 7d --dry-run"""
     "--older-than",
     type=ParsedText(SECONDS_OR_ZERO),
     required=True,
-    help="Age of the rows to delete, such as 7d. 0: all that are delivered.",
+    help="Age of the rows to delete, such as 7d. 0: all delivered rows.",
 )
-@click.option("--dry-run", is_flag=True, help="Count only; delete nothing, wait for nothing.")
+@click.option("--dry-run", is_flag=True, help="Count only; delete nothing, and do not wait.")
 @click.option(
     "--batch-size", type=click.IntRange(1, 100_000), default=1000, help="Rows of one transaction.", metavar="N"
 )
@@ -52,13 +52,13 @@ cdc-outbox prune --older-than 7d --dry-run"""
     "--wait",
     type=ParsedText(SECONDS_OR_ZERO),
     default="60s",
-    help="Time for the slot to confirm what was committed before the start, then the end (75), with nothing deleted.",
+    help="Time for the slot to confirm all commits before the start; after that, end with 75, with nothing deleted.",
 )
 @click.option(
     "--also-slot",
     multiple=True,
     metavar="NAME",
-    help="One more slot that must have confirmed the rows; may be repeated. Those of other shards count by themselves.",
+    help="One more slot that must have confirmed the rows; may be repeated. Slots of other shards are included automatically.",
 )
 @dsn_option
 @slot_option
@@ -80,7 +80,7 @@ def command(
     *,
     dry_run: bool,
 ) -> int:
-    """Delete rows that are delivered and older than wanted; never one that is not delivered.
+    """Delete delivered rows that are older than an age; never an undelivered row.
 
     Waits until the slot has confirmed everything that was committed before the command began, so the relay has to run, or
     to have caught up. Then deletes in small transactions. Age is created_at, or the column that --timestamp-column names.
@@ -108,16 +108,16 @@ def command(
         with stop_on_signals() as stop:
             result = _prune(order, stop)
     except Stopped:
-        _log("stopped: what is deleted by now stays deleted, the rest goes next time")
+        _log("stopped: rows deleted so far stay deleted; the next prune deletes the others")
         return 75
     for name, rows in result.rows.items():
         click.echo(f"{name} {rows}")
         if result.held[name]:
             _log(
-                f"{result.held[name]:,} more rows of {name} are old, but a transaction that is open since before they were "
-                "committed keeps us from knowing that they are delivered: they go next time"
+                f"kept {result.held[name]:,} more old rows of {name}: because of a long-running transaction it is not known "
+                "whether they are delivered; the next prune deletes them"
             )
-    for action, partitions in (("dropped", result.dropped), ("made", result.made)):
+    for action, partitions in (("dropped", result.dropped), ("created", result.made)):
         for name in partitions:
             _log(f"{action}: partition {name}")
     _log(f"{'would delete' if dry_run else 'deleted'}: {result.total:,} rows")
@@ -125,7 +125,7 @@ def command(
 
 
 def _prune(order: PruneOrder, stop: Stop) -> Pruned:
-    """With a bar on a terminal, a line now and then elsewhere."""
+    """Shows a progress bar on a terminal, and periodic lines elsewhere."""
     from cdc_outbox.commands.prune import PruneProgress, prune
     from cdc_outbox.lsn import Lsn, format_lsn
 

@@ -1,7 +1,7 @@
-"""`cdc-outbox replay`: rows that are still in the table, sent once more.
+"""`cdc-outbox replay`: send rows of the table again.
 
-stdout is data: how many rows, and with --dry-run what the first of them are. Words, progress and logs go to stderr. No logic:
-`operate.replay` has it.
+stdout is data: the number of rows, and with --dry-run the first ones. Messages, progress and logs go to stderr. No logic:
+see `commands.replay`.
 """
 
 from __future__ import annotations
@@ -58,16 +58,14 @@ _MOMENT: Final = ValueType("TIME", "a time such as 2026-11-23T08:00:00Z (ISO 860
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Rows with this key; may be repeated.")
 @click.option("--since", type=ParsedText(_MOMENT), help="Rows written at this time or later (created_at).")
 @click.option("--until", "before", type=ParsedText(_MOMENT), help="Rows written before this time.")
-@click.option("--from-seq", type=int, metavar="N", help="Rows from this seq on.")
-@click.option("--to-seq", type=int, metavar="N", help="Rows up to this seq, and it.")
+@click.option("--from-seq", type=int, metavar="N", help="Rows from this seq on, inclusive.")
+@click.option("--to-seq", type=int, metavar="N", help="Rows up to this seq, inclusive.")
 @click.option("--all", "everything", is_flag=True, help="Every row of the table.")
+@click.option("--rate", type=ParsedText(COUNT), metavar="N", help="At most N events per second; without it, no limit.")
 @click.option(
-    "--rate", type=ParsedText(COUNT), metavar="N", help="Events a second at most; without it, as fast as it goes."
+    "--dry-run", is_flag=True, help="Show the number of rows and the first ones; send nothing. Needs no Kafka."
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Show how many rows, and the first of them; send nothing. Needs no Kafka."
-)
-@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation.")
 @options(_RECORD_OPTIONS)
 @click.pass_context
 def command(
@@ -86,12 +84,12 @@ def command(
     yes: bool,
     **_options: object,
 ) -> int:
-    """Send rows that are still in the table to Kafka once more, each with the header outbox.replay.
+    """Send rows of the table to Kafka again, each with the header outbox.replay.
 
-    All conditions must hold. Takes the options of `run` that make the records, so that they are the same, ids included:
-    consumers that drop what they know by its id drop a replay too. They come in the order of seq; the order among live events
-    of the same key is NOT kept. The slot is not touched, and the relay may run. Takes SELECT on the table. Ends with 75 when it
-    is interrupted.
+    All conditions must hold. Takes the options of `run` that define the records, so that they are the same, ids included:
+    consumers that drop duplicates by id drop a replay too. Records are sent in the order of seq; their order among live
+    events of the same key is NOT kept. The slot is not touched, and the relay may run. Needs SELECT on the table. Ends with
+    75 if interrupted.
     """
     from cdc_outbox.commands.interrupts import stop_on_signals
     from cdc_outbox.commands.replay import Replay
@@ -133,7 +131,7 @@ def _show(found: Preview, *, rows: bool) -> None:
 
 
 def _send(replay: Replay, rows: int, rate: int | None) -> int:
-    """With a bar on a terminal, a line now and then elsewhere."""
+    """Send with a progress bar on a terminal, and periodic lines elsewhere."""
     if not sys.stderr.isatty():
         return replay.run(rate, lambda sent: _log(f"{sent:,} of {rows:,} rows"), report_seconds=LINE_SECONDS)
     bar: Any

@@ -11,9 +11,9 @@ from cdc_outbox.cli.options import CONTEXT, SettingsCommand, all_options, choose
 @all_options
 @click.pass_context
 def command(ctx: click.Context, /, **_options: object) -> int:
-    """Relay events from PostgreSQL to Kafka until told to stop.
+    """Relay events from PostgreSQL to Kafka until stopped.
 
-    TERM and INT deliver what is in flight, confirm it, and end with 0; a second one ends at once.
+    TERM or INT: deliver the events in flight, confirm them, end with 0. A second signal ends the process at once.
     """
     properties = choose(ctx)["kafka-property"].value
     if isinstance(properties, tuple) and ("list", "") in properties:
@@ -26,7 +26,7 @@ def command(ctx: click.Context, /, **_options: object) -> int:
 
 
 def _print_properties(ctx: click.Context) -> None:
-    """`-X list`: what the producer would be made with, as a properties file, secrets masked."""
+    """`-X list`: print the producer's properties as a properties file, with secrets masked."""
     from cdc_outbox.config.redaction import MASK, is_secret_property
     from cdc_outbox.kafka.properties import effective
 

@@ -1,6 +1,6 @@
-"""`cdc-outbox slot …`: the replication slot made, dropped or looked at by hand.
+"""`cdc-outbox slot …`: create, drop, replace or show the replication slot.
 
-stdout is data: the LSN at which a new slot begins, the status. Words go to stderr. No logic: `operate.slots` has it.
+stdout is data: the LSN at which a new slot begins, the status. Messages go to stderr. No logic: see `commands.slots`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @click.group("slot", context_settings=CONTEXT)
 def command() -> None:
-    """The replication slot, the relay's only state: create, drop, look at it, replace it.
+    """The replication slot, the relay's only state: create, drop, replace or show it.
 
-    `cdc-outbox run` makes its slot by itself; these are for those who want it done apart.
+    `cdc-outbox run` creates its slot; use these commands to manage it separately.
     """
 
 
@@ -43,11 +43,11 @@ def command() -> None:
 @slot_option
 @dsn_option
 def create(dsn: Secret | None, slot: str, publication: str, *, failover: bool) -> int:
-    """Make the slot now, at the present position, and print that position (an LSN).
+    """Create the slot now, at the current position, and print that position (an LSN).
 
-    It streams what is committed from now on. Rows that are in the table already are NOT sent by it: for these, make no
-    slot, and let `cdc-outbox run` do it; a first start sends them first, without a gap. Every transaction that is open
-    has to end before the slot is there. Needs the attribute REPLICATION.
+    It streams commits from now on. Rows already in the table are NOT sent: to have them sent, let `cdc-outbox run` create
+    the slot; a first start sends them first, without a gap. Every open transaction has to end before the slot exists.
+    Needs the attribute REPLICATION.
     """
     from cdc_outbox.commands.interrupts import stop_on_signals
     from cdc_outbox.commands.slots import create_slot
@@ -63,7 +63,7 @@ def create(dsn: Secret | None, slot: str, publication: str, *, failover: bool) -
     click.echo(format_lsn(created.consistent_point))
     _log(
         f"slot {created.name} begins here. Rows already in the table are not sent by it. To have them sent: "
-        f"cdc-outbox slot drop --slot {created.name}, and cdc-outbox run, which makes the slot and sends them first. "
+        f"cdc-outbox slot drop --slot {created.name}, and cdc-outbox run, which creates the slot and sends them first. "
         "From now on the server keeps WAL until a relay has confirmed it: start one soon."
     )
     return 0
@@ -74,9 +74,9 @@ def create(dsn: Secret | None, slot: str, publication: str, *, failover: bool) -
 @slot_option
 @dsn_option
 def drop(dsn: Secret | None, slot: str, *, yes: bool) -> None:
-    """Drop the slot, after a question. Refused while a relay streams from it (75).
+    """Drop the slot, after a confirmation. Refused while a relay streams from it (75).
 
-    How far the relay has come is forgotten with it: the next start sends every row that is still in the table, again.
+    The relay's position is lost with it: the next start sends every row in the table again.
     Needs the attribute REPLICATION.
     """
     from cdc_outbox.commands.slots import drop_slot, read_status, require_droppable, what_dropping_means
@@ -94,15 +94,15 @@ def drop(dsn: Secret | None, slot: str, *, yes: bool) -> None:
 @all_options
 @click.pass_context
 def recover(ctx: click.Context, /, *, yes: bool, **_options: object) -> int:
-    """Replace the slot by a new one, and send every row that is in the table first.
+    """Replace the slot by a new one, and send every row in the table first.
 
     For a slot that is lost, or that skipped rows while the publication was missing. Takes the options of `run`; no relay may
-    stream from the slot meanwhile (75). What was delivered before comes again, with the same ids. Rows that were deleted
-    before they were delivered cannot be sent any more. Stopped half way, the old slot is as it was.
+    stream from the slot meanwhile (75). Delivered events are sent again, with the same ids. Rows that were deleted before
+    they were delivered cannot be sent. If interrupted, the old slot is unchanged.
     """
     settings = settings_of(ctx)
     if not settings.snapshot:
-        raise click.UsageError("recovery is sending the rows that are in the table: leave --no-snapshot out", ctx)
+        raise click.UsageError("a recovery sends the rows in the table: leave --no-snapshot out", ctx)
     _log(_what_recovery_sends(settings))
     confirm(f"Recover slot {settings.slot}?", yes=yes)
     from cdc_outbox.service import recover as recover_slot
@@ -115,9 +115,7 @@ def _what_recovery_sends(settings: Settings) -> str:
     if settings.tables:
         text.append(f"every row in {', '.join(map(str, settings.tables))} is sent, again or not")
     if settings.reads_messages:
-        text.append(
-            "events written as messages are in no table: those that were not delivered by now are LOST with the old slot"
-        )
+        text.append("logical messages are in no table: those that are not delivered yet are LOST with the old slot")
     return "; ".join(text) + "."
 
 
@@ -126,9 +124,9 @@ def _what_recovery_sends(settings: Settings) -> str:
 @slot_option
 @dsn_option
 def status(dsn: Secret | None, slot: str, *, as_json: bool) -> None:
-    """Where the slot stands, and how much WAL the server keeps for it.
+    """Show the slot's position, and the WAL that the server keeps for it.
 
-    Exit code 78 when there is none, and when there is one that cannot be used: lost, or of another plugin or database.
+    Exit code 78 if the slot does not exist or cannot be used: lost, or of another plugin or database.
     Needs no privilege.
     """
     from cdc_outbox.commands.slots import read_status
@@ -144,7 +142,7 @@ def status(dsn: Secret | None, slot: str, *, as_json: bool) -> None:
 
 
 def _lines(found: SlotStatus) -> list[tuple[str, str]]:
-    """Each fact's name and its words."""
+    """Name and text of each line."""
     from cdc_outbox.postgres.slot import LOST
 
     shown = {name: "-" if value is None else str(value) for name, value in found.document().items()}

@@ -1,6 +1,6 @@
-"""`cdc-outbox sql …`: print the SQL that prepares a database, or run it (`--apply`), and tell what is installed.
+"""`cdc-outbox sql …`: print the SQL that prepares a database, or run it (`--apply`); show the installed objects.
 
-stdout is the SQL, to be piped or put into a migration; words go to stderr. No logic: `operate.install` has it.
+stdout is the SQL, to be piped or put into a migration; messages go to stderr. No logic: see `commands.install`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def command() -> None:
 @click.option(
     "--shards",
     type=click.IntRange(2, 64),
-    help="Publications for so many relays besides, each with the rows of its share of the keys (PostgreSQL 15 and later).",
+    help="Number of additional publications, one per relay, each for its share of the keys (PostgreSQL 15 and later).",
 )
-@click.option("--partitioned", is_flag=True, help="Partition the table by day: prune drops whole days then.")
+@click.option("--partitioned", is_flag=True, help="Partition the table by day, so that prune drops whole days.")
 @click.option(
     "--delete-after-insert",
     is_flag=True,
@@ -92,7 +92,7 @@ def install(
     made = "no table" if source == "message" else f"table {table}"
     _log(f"installed: {made}, function {options.emit_function}, publication {publication}")
     if delete_after_insert:
-        _warn("rows are deleted as they are inserted: make the slot before the first event (cdc-outbox slot create)")
+        _warn("rows are deleted as they are inserted: create the slot before the first event (cdc-outbox slot create)")
 
 
 @command.command()
@@ -120,7 +120,7 @@ def roles(dsn: Secret | None, table: TableName, *, apply: bool) -> None:
     envvar="CDC_OUTBOX_INBOX",
     show_envvar=True,
     show_default=True,
-    help="Table of the messages that were consumed.",
+    help="Table of the consumed messages.",
 )
 @dsn_option
 def consumer(dsn: Secret | None, inbox: str, *, apply: bool) -> None:
@@ -157,7 +157,7 @@ def uninstall(
     drop_table: bool,
     drop_roles: bool,
 ) -> None:
-    """Slot first, then publication and function. The table stays unless told. Refused while a relay streams."""
+    """Drop the slot, then publication and function. Keeps the table by default. Refused while a relay streams."""
     from cdc_outbox.commands.install import InstallOptions, apply_uninstall, render_uninstall
 
     options = InstallOptions(table=table, publication=publication, slot=slot)
@@ -174,9 +174,9 @@ def uninstall(
 @table_option
 @dsn_option
 def upgrade(dsn: Secret | None, table: TableName, publication: str, *, apply: bool) -> None:
-    """From the version that the database has to the newest. Keeps rows and grants; nothing to do is fine.
+    """Upgrade the database's objects to the newest version. Keeps rows and grants.
 
-    Asks the database what it has, and prints the script that is missing, if one is. The relay may run meanwhile.
+    Reads the installed version, and prints the upgrade script if one is needed. The relay may run meanwhile.
     """
     from cdc_outbox.commands.install import InstallOptions, apply_install
     from cdc_outbox.commands.upgrade import find_upgrade
@@ -198,7 +198,7 @@ def upgrade(dsn: Secret | None, table: TableName, publication: str, *, apply: bo
 @table_option
 @dsn_option
 def status(dsn: Secret | None, table: TableName, source: str, publication: str, *, as_json: bool) -> int:
-    """What the database has of it, and which version. Exit code 1 when `install` has something to do."""
+    """Show the installed objects and their version. Exit code 1 if `install` would change something."""
     from cdc_outbox.commands.install import InstallOptions
     from cdc_outbox.commands.installation import read_installation
 
@@ -216,10 +216,10 @@ def status(dsn: Secret | None, table: TableName, source: str, publication: str, 
 
 
 def _lines(options: InstallOptions, found: Installation) -> list[tuple[str, str, str]]:
-    """What, its name, its state."""
+    """Kind, name and state of each object."""
     from cdc_outbox.commands.install import ROLES, SQL_VERSION
 
-    version = f"version {found.version} of {SQL_VERSION}" if found.version else "not one of ours yet"
+    version = f"version {found.version} of {SQL_VERSION}" if found.version else "not installed by cdc-outbox"
     publishes = "publishes the table" if found.published else "does not publish the table"
     as_installed = "" if found.options_as_installed else ", options differ"
     if options.source == "message":

@@ -1,6 +1,6 @@
-"""`cdc-outbox status`: the slot, the lag, what it costs, and what the relay says of itself.
+"""`cdc-outbox status`: the slot, the lag, the kept WAL, and the relay's own state.
 
-stdout is the table or the document; words go to stderr. No logic: `operate.status` has it.
+stdout is the table or the document; messages go to stderr. No logic: see `commands.status`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from cdc_outbox.shutdown import Stop
 
 WATCH_SECONDS: Final = 2.0
-"""Between two looks of --watch: two short connections in four seconds are nothing to a server."""
+"""Between two reads of --watch: a short connection every two seconds is no load for a server."""
 
 _HOME: Final = "\x1b[H\x1b[J"
-"""To the terminal's first line, with nothing below it."""
+"""Move to the terminal's first line, and erase everything below it."""
 
 _EXAMPLE: Final = """\b
 cdc-outbox status --max-lag-seconds 60 --max-wal-bytes 10GiB"""
@@ -45,15 +45,13 @@ cdc-outbox status --max-lag-seconds 60 --max-wal-bytes 10GiB"""
 
 @click.command("status", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, on one line (docs/reference/status.md).")
-@click.option("--watch", is_flag=True, help=f"Again every {WATCH_SECONDS:.0f} s, until Ctrl-C or a limit is exceeded.")
+@click.option("--watch", is_flag=True, help=f"Repeat every {WATCH_SECONDS:.0f} s, until Ctrl-C or a limit is exceeded.")
 @click.option(
     "--max-lag-seconds",
     type=ParsedText(SECONDS_OR_ZERO),
-    help="End with 1 when the oldest unacknowledged commit is older, or when nobody knows.",
+    help="End with 1 if the oldest unacknowledged commit is older, or if its age is unknown.",
 )
-@click.option(
-    "--max-wal-bytes", type=ParsedText(SIZE), help="End with 1 when the server keeps more WAL for the slot than this."
-)
+@click.option("--max-wal-bytes", type=ParsedText(SIZE), help="End with 1 if the server keeps more WAL for the slot.")
 @dsn_option
 @slot_option
 @publication_option
@@ -71,11 +69,11 @@ def command(
     max_lag_seconds: float | None,
     max_wal_bytes: int | None,
 ) -> int:
-    """How the relay and its slot are doing: state, lag, and the WAL that the server keeps for it.
+    """Show the status of the relay and its slot: state, lag, and the WAL that the server keeps for it.
 
-    Asks the database, which needs no privilege, and the relay at --http, if it answers: only the relay that streams knows its
-    lag in seconds. Needs no Kafka. Ends with 1 when a limit is exceeded, or when the slot is lost or about to be
-    (wal_status unreserved); with 78 when there is no such slot.
+    Reads from the database, which needs no privilege, and from the relay at --http, if it answers: only the relay that
+    streams knows its lag in seconds. Needs no Kafka. Ends with 1 if a limit is exceeded, or if the slot is lost or about to
+    be (wal_status unreserved); with 78 if the slot does not exist.
     """
     from cdc_outbox.commands.interrupts import stop_on_signals
     from cdc_outbox.commands.status import Limit, StatusQuery, StatusReader
@@ -105,7 +103,7 @@ def _once(reader: StatusReader, limits: list[Limit], *, as_json: bool) -> int:
 
 
 def _watch(reader: StatusReader, stop: Stop, limits: list[Limit], *, as_json: bool) -> int:
-    """Until a stop: whoever does not answer now may do so later."""
+    """Repeat until a stop; a server that does not answer now may answer later."""
     terminal = sys.stdout.isatty()
     while not stop.requested:
         report = reader.read()
@@ -156,11 +154,11 @@ _CONCERNS: Final = {
     "kafka-unreachable": ("Kafka",),
     "slot-unused": ("slot",),
 }
-"""The lines that a reason is about."""
+"""The lines that each reason concerns."""
 
 
 def _line(name: str, text: str, level: str, colors: bool) -> str:
-    """One fact. What is wrong is marked with the level, and on a terminal with its color."""
+    """One line. A problem is marked with its level, and on a terminal with a color."""
     shown = f"{text}  [{level}]" if level else text
     color = _COLORS.get(level or (text.partition(":")[0] if name == "health" else ""))
     return f"{name:<16}\x1b[{color}m{shown}\x1b[0m" if colors and color else f"{name:<16}{shown}"
@@ -176,7 +174,7 @@ def _health(report: StatusReport) -> list[tuple[str, str]]:
 
 
 def _lines(report: StatusReport) -> list[tuple[str, str]]:
-    """Each fact's name and its text."""
+    """Name and text of each line."""
     document = report.document
     use = {True: "in use", False: "not in use", None: "whether it is in use is not known"}[document.slot_active]
     lag = "unknown" if document.lag_seconds is None else f"{document.lag_seconds:,.1f} s"
@@ -240,5 +238,5 @@ def _duration(seconds: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """What others wrote is shown, not obeyed by the terminal."""
+    """Escape control characters in text from other programs."""
     return text if text.isprintable() else ascii(text)

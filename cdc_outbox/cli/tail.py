@@ -1,6 +1,6 @@
 """`cdc-outbox tail`: events as JSON lines, without Kafka and without moving the relay's slot.
 
-stdout is one JSON object a line; words go to stderr. No logic: `operate.tail` has it.
+stdout is one JSON object a line; messages go to stderr. No logic: see `commands.tail`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ cdc-outbox tail --from-now | jq 'select(.headers.type == "OrderPlaced") | .value
 
 @click.command("tail", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N events.")
-@click.option("--from-now", is_flag=True, help="Leave the rows that are in the table; needs no SELECT on it.")
+@click.option("--from-now", is_flag=True, help="Skip the rows in the table; needs no SELECT on it.")
 @dsn_option
 @publication_option
 @tables_option
@@ -47,15 +47,15 @@ cdc-outbox tail --from-now | jq 'select(.headers.type == "OrderPlaced") | .value
 @option("content-type")
 @click.pass_context
 def command(ctx: click.Context, /, limit: int | None, *, from_now: bool, **_options: object) -> None:
-    """Print events as JSON lines, until Ctrl-C: the rows that are in the table, then what is committed from now on.
+    """Print events as JSON lines, until Ctrl-C: the rows in the table, then new commits.
 
     Each line is the record that the relay would send: topic, key, headers, value, timestamp; then lsn (of its commit) and
-    table. `value` is the payload itself where that is JSON, else its text, else base64: `value_format` says which. For rows
-    of the table lsn is null, and so is timestamp, unless --timestamp-column names it: a row does not know its commit. An
-    event that no record can be made of is a line with `error`, and the next one follows.
+    table. `value` is the payload itself if it is JSON, else its text, else base64; `value_format` is the format. For rows
+    of the table lsn is null, because a row has no commit position, and so is timestamp without --timestamp-column. An
+    event that cannot become a record is a line with `error`.
 
     Reads from a temporary slot of its own, which ends with the command: the relay's slot is not touched, and Kafka is not
-    needed. Takes the attribute REPLICATION, and SELECT on the table.
+    needed. Needs the attribute REPLICATION, and SELECT on the table.
     """
     from cdc_outbox.commands.interrupts import stop_on_signals
     from cdc_outbox.commands.tail import Output, Tail

@@ -1,8 +1,8 @@
 """`run --prune-after`: prunes beside a relay, from a thread of its own, over short connections.
 
-In: settings, counters, the wish to stop. Out: rows deleted, counted in `Counters.pruned_rows`; log lines.
-Never: an error that ends the relay, or a prune while another relay has the slot. What the relay itself has acknowledged counts
-besides what the slot says: a slot that was made again behind our back is not believed.
+In: settings, counters, the stop request. Out: rows deleted, counted in `Counters.pruned_rows`; log lines.
+Never: an error that ends the relay, or a prune while another relay has the slot. A row is deleted only if the slot and the
+relay's own acknowledgements both cover it: the slot may have been dropped and created again.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PAUSES_SECONDS: Final = (1.0, 600.0)
 """Between two prunes: a twentieth of the age, within these bounds. Rows are at most 5 % older than wanted, or ten minutes."""
 
 FIRST_SECONDS: Final = 5.0
-"""From the start to the first, at most: a relay that is started often prunes too."""
+"""Longest time from the start to the first prune, so that a relay that restarts often prunes too."""
 
 PROGRESS_SECONDS: Final = 10.0
 """Between two progress lines."""
 
 
 class BackgroundPruner(PruneProgress):
-    """One relay's. `running()` around it."""
+    """The prune thread of one relay. It runs inside `running()`."""
 
     def __init__(self, settings: Settings, counters: Counters, stop: Stop, *, older_than: float) -> None:
         self._counters = counters
@@ -50,7 +50,7 @@ class BackgroundPruner(PruneProgress):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Prune now and then, until the end of the block."""
+        """Prune periodically until the end of the block."""
         threading.Thread(target=self._run, name="prune", daemon=True).start()
         try:
             yield
@@ -58,7 +58,7 @@ class BackgroundPruner(PruneProgress):
             self._over.set()
 
     def stepped(self, table: TableName, rows: int) -> None:
-        """Count, and say so now and then."""
+        """Count the rows, and log the progress periodically."""
         self._counters.pruned_rows += rows
         self._rows += rows
         now = time.monotonic()

@@ -1,7 +1,7 @@
 """One event, written through the emit function of an outbox table, and its confirmation by the relay's slot.
 
 In: a DSN, the table, the event's parts. Out: the event's id, committed; the time until the slot has confirmed its commit.
-Never: an INSERT. The function is all that a writer may execute, so this shows what an application can do.
+Never: an INSERT. A writer has no other privilege than EXECUTE on the function, so emit tests exactly that.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """A record as one line of JSON, for people and for jq. Pure.
 
-In: a `KafkaRecord` as the relay would produce it, or the error that stands in its way. Out: bytes of one line, with its
+In: a `KafkaRecord` as the relay would produce it, or the error that prevents the record. Out: bytes of one line, with its
 line break. Never: a change of a JSON payload beyond line breaks between its tokens.
 
     topic, key, headers     as Kafka would have them; bytes that are no UTF-8 text are {"base64": "…"}; a header that
                             comes more than once has a list
     value, value_format     "json": the payload itself, embedded; "text"; "base64"; null for a tombstone
-    timestamp               ISO 8601, UTC, milliseconds; null where a row of the table does not tell it
+    timestamp               ISO 8601, UTC, milliseconds; null for a row of the table without a time column
     lsn                     of the transaction's commit, known when its first event comes; the relay has delivered the
                             event once its slot's confirmed flush LSN is greater. null for a row read from the table
     table
@@ -43,7 +43,7 @@ def event_line(record: KafkaRecord, table: str, lsn: Lsn | None, *, timed: bool 
 
 
 def poison_line(error: PoisonEvent, table: str, lsn: Lsn | None) -> bytes:
-    """The line for an event that no record can be made of: what is wrong, and what is known of it."""
+    """The line for an event that cannot become a record: the error, and the event's known parts."""
     known = {name: value for name, value in error.where.items() if name != "table"}
     where = {"lsn": None if lsn is None else format_lsn(lsn), "table": table}
     return _line({"error": error.message, **known, **where})

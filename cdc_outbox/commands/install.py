@@ -4,7 +4,7 @@ In: names and a payload type (`InstallOptions`); for applying, a DSN.
 Out: SQL text that any driver runs in one go.
 Never: SQL that is not in `sql/`. The text comes from there, or from `cdc_outbox/_sql` of an installed wheel.
 
-The files are valid SQL for the default names. Each place where a name stands is found by what SQL says around it
+The files are valid SQL for the default names. Each occurrence of a name is found by the SQL around it
 (`_places`): a qualified name, the word after SCHEMA or PUBLICATION, a constant declared at the head of a DO block. All
 places are replaced in one pass, so nothing that was put in is looked at again, and a name put in is always a quoted
 identifier or a quoted literal. Names that no quoting makes safe in both a comment and a dollar-quoted block are refused.
@@ -68,14 +68,14 @@ class InstallOptions:
     slot: str = DEFAULT_NAME
     payload_type: PayloadType = "json"
     source: str = "table"
-    """`message`: without a table, only its name, from which the function has its own. Anything else: with it."""
+    """`message`: no table is created; the function's name is derived from the table's. Otherwise: create the table."""
     message_prefix: str = DEFAULT_PREFIX
     shards: int = 0
-    """So many publications besides, one for each shard of the keys; 0: none."""
+    """Number of additional publications, one for each shard of the keys; 0: none."""
     partitioned: bool = False
-    """By day, over created_at."""
+    """Partition by day, over created_at."""
     delete_after_insert: bool = False
-    """By a trigger, in the same transaction: the table stays empty."""
+    """Delete each row by a trigger in the same transaction: the table stays empty."""
 
     def __post_init__(self) -> None:
         _check_name("schema", self.table.schema)
@@ -124,7 +124,7 @@ def emit_function(table: TableName) -> TableName:
 
 
 def render_install(options: InstallOptions) -> str:
-    """`outbox.sql`: table, emit function, publication; then what is asked for. Or `message.sql`: without the table."""
+    """`outbox.sql`: table, emit function, publication; then the chosen extras. Or `message.sql`: without the table."""
     text = _render("message" if options.source == "message" else "outbox", options)
     if options.partitioned:
         text = _partitioned(text) + _render("partitions", options)
@@ -151,7 +151,7 @@ _OF_PARTS: Final = (
         "CHECK (jsonb_typeof(headers) = 'object'),\n    PRIMARY KEY (seq, created_at)\n) PARTITION BY RANGE (created_at);",
     ),
 )
-"""What is said of the table in `outbox.sql`, and what of one with partitions."""
+"""Texts of `outbox.sql` and their replacements for a partitioned table."""
 
 
 def render_roles(options: InstallOptions) -> str:
@@ -160,7 +160,7 @@ def render_roles(options: InstallOptions) -> str:
 
 
 def render_uninstall(options: InstallOptions, *, drop_table: bool = False, drop_roles: bool = False) -> str:
-    """`uninstall.sql`: slot, publication, function; the table and the roles only if told."""
+    """`uninstall.sql`: slot, publication, function; the table and the roles only on request."""
     return _render("uninstall", options, drop_table=drop_table, drop_roles=drop_roles)
 
 
@@ -183,7 +183,7 @@ def read_sql(name: str) -> str:
 
 
 class _Place(NamedTuple):
-    """Where the files say something that may differ: `default`, with `before` (a pattern, kept) in front of it."""
+    """A replaceable text of the files: `default`, preceded by `before` (a pattern, which is kept)."""
 
     before: str
     default: str
@@ -226,7 +226,7 @@ def _places(options: InstallOptions) -> list[_Place]:
 
 
 def _table_places(default: TableName, table: TableName, *suffixes: str) -> list[_Place]:
-    """Where a table, its schema and its functions (named with `suffixes`) stand."""
+    """Occurrences of a table, its schema and its functions (the table's name and a suffix)."""
     if table == default:
         return []
     schema = quote_identifier(table.schema)
@@ -276,7 +276,7 @@ def _check_name(kind: str, name: str, limit: int = NAME_BYTES) -> None:
 
 
 def apply_install(dsn: str, options: InstallOptions, warn: Callable[[str], None]) -> None:
-    """Run `render_install` in one transaction. `warn` gets the server's warnings. Raises our errors, each with its cure."""
+    """Run `render_install` in one transaction. `warn` gets the server's warnings. Raises CdcOutboxError."""
     database_owner = (
         "run it as the table's owner, who needs CREATE on the database: GRANT CREATE ON DATABASE NAME TO OWNER"
     )
@@ -315,8 +315,8 @@ def apply_uninstall(
     _apply(dsn, render_uninstall(options, drop_table=drop_table, drop_roles=drop_roles), owner, warn)
 
 
-def _apply(dsn: str, text: str, who: str, warn: Callable[[str], None]) -> None:
-    """One round trip, so one transaction. `who` is the cure for a missing privilege."""
+def _apply(dsn: str, text: str, cure: str, warn: Callable[[str], None]) -> None:
+    """Execute in one round trip, so in one transaction. `cure` is for a missing privilege."""
     try:
         with connect.open_connection(dsn) as connection:
             connection.add_notice_handler(
@@ -331,7 +331,7 @@ def _apply(dsn: str, text: str, who: str, warn: Callable[[str], None]) -> None:
         if error.__cause__ is None:  # there was no session yet: the error knows its cure
             raise
         if isinstance(error, AccessRefused):
-            error.cure = who
+            error.cure = cure
         raise
 
 

@@ -1,4 +1,4 @@
-"""What a database has of the SQL objects that `install` makes: looked up in the catalog.
+"""The SQL objects of `install` that a database has, from the catalog.
 
 In: a connection string, the names. Out: `Installation`. Never: a change; a privilege that is needed.
 PostgreSQL manual: 52 System Catalogs.
@@ -38,7 +38,7 @@ SELECT pubinsert AND pubviaroot AND NOT (pubupdate OR pubdelete OR pubtruncate) 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What a database has of the three files. None: the table, or the publication, is not there."""
+    """The installed objects of the three files. None: the table, or the publication, does not exist."""
 
     table: bool
     version: int | None
@@ -49,9 +49,9 @@ class Installation:
     published: bool
     """The publication has the table."""
     delete_after_insert: bool
-    """Rows go in the transaction that inserts them."""
+    """Rows are deleted in the transaction that inserts them."""
     options_as_installed: bool | None
-    """The publication's: insertions only, via the root of a partitioned table."""
+    """The publication publishes insertions only, via the root of a partitioned table."""
     roles: frozenset[str]
     """Those of `ROLES` that exist. A site may have others of its own."""
 
@@ -66,7 +66,7 @@ class Installation:
 
 
 def read_installation(dsn: str, options: InstallOptions) -> Installation:
-    """Look into the catalog, for which no privilege is needed. `options.slot` and `.payload_type` do not matter."""
+    """Read the catalog; needs no privilege. `options.slot` and `.payload_type` do not matter."""
     names = {
         "schema": options.table.schema,
         "table": options.table.name,

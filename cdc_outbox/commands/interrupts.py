@@ -1,7 +1,7 @@
-"""Ctrl-C and TERM for commands that wait: a wish to stop, which every wait of ours notices.
+"""Ctrl-C and TERM in commands that wait: a stop request, which ends every wait.
 
-In: a block of work. Out: a `Stop` that the first INT or TERM requests; a second one ends the process as if nobody had
-listened. Never: work in the handler itself. Only the main thread can use it, as `signal.signal` demands.
+In: a block of work. Out: a `Stop` that the first INT or TERM requests; a second one has the
+signal's default effect. Never: work in the handler itself. Only the main thread can use it, as `signal.signal` demands.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cdc_outbox.shutdown import Stop
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Give a `Stop` for the block; what the signals did before is put back at its end."""
+    """Give a `Stop` for the block; the previous signal handlers are restored at its end."""
     stop = Stop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

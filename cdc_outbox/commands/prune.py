@@ -1,12 +1,12 @@
 """Prune: delete rows of the outbox that are delivered and older than wanted, in small transactions.
 
-In: an order (tables, slot, publication, age), a wish to stop. Out: `Pruned`, what went and what has to wait; our errors.
+In: an order (tables, slot, publication, age), a stop request. Out: `Pruned`: rows deleted and rows kept; CdcOutboxErrors.
 Never: an undelivered row deleted. It takes a fence (`postgres.retention`), waits until the slot's confirmed flush LSN has
 reached it, and deletes what is old and behind it. When the slot does not get there in time, nothing is deleted.
 Never either: a lock that a writer waits for, or a transaction longer than one batch.
 
-Whoever told the relay to leave rows out (`--on-poison skip`, `--no-snapshot`, a slot made by hand) has said that they need
-not be delivered: these go with the others.
+Rows that the relay was configured to skip (`--on-poison skip`, `--no-snapshot`, a slot created by hand) need not be
+delivered; they are deleted like delivered ones.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from cdc_outbox.postgres import connect, partitions, publication, retention, ser
 from cdc_outbox.shutdown import Stop, Stopped
 
 POLL_SECONDS: Final = 0.1
-"""Between two looks at the slot: the confirmed position follows delivery within 0.2 s."""
+"""Between two reads of the slot: the confirmed position follows delivery within 0.2 s."""
 
 LOCK_SECONDS: Final = 5.0
-"""How long a batch waits for somebody else's lock, a migration's: longer, and the rest goes next time."""
+"""How long a batch waits for a lock, such as a migration's. After that, the remaining rows are left to the next prune."""
 
 DROP_TRIES: Final = 5
-"""For partitions, when somebody's lock is in the way: with a pause, in which those who wait behind us get on."""
+"""Attempts to lock a partition. A pause between them lets the sessions that wait behind this one proceed."""
 
 DROP_PAUSE_SECONDS: Final = 2.0
 
 BATCH_ROWS: Final = 1000
-"""Rows of one transaction: some 10 ms, and nobody waits for them."""
+"""Rows of one transaction: about 10 ms, and no writer waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +54,28 @@ class PruneOrder:
     """How long the slot may take to reach the fence. An idle slot moves on every ten seconds."""
     dry_run: bool = False
     also: tuple[str, ...] = ()
-    """More slots that have to have confirmed it. With the slot of a shard, those of the other shards count by themselves."""
+    """More slots that must have confirmed a row. For a shard's slot, those of the other shards are included automatically."""
     partitions_ahead: int | None = None
-    """For a table that is partitioned by time: make the partitions of so many days to come. None: make none."""
+    """For a table that is partitioned by time: number of future days to create partitions for. None: create none."""
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """All that have to have confirmed a row before it goes: a shard's slot says nothing of the other shards' rows."""
+        """All slots that must have confirmed a row before it is deleted: a shard's slot does not cover other shards' rows."""
         return tuple(dict.fromkeys(one for name in (self.slot, *self.also) for one in with_siblings(name)))
 
 
 @dataclass(slots=True)
 class Pruned:
-    """What came of it, so far. In a dry run: what would."""
+    """The result so far. In a dry run: the rows that would be deleted."""
 
     rows: dict[TableName, int] = field(default_factory=dict)
     held: dict[TableName, int] = field(default_factory=dict)
-    """Rows that are old, and written by transactions that were over too late to know that they are delivered."""
+    """Old rows that are kept: their transactions ended too late to know whether they are delivered."""
 
     dropped: list[TableName] = field(default_factory=list)
-    """Partitions that went as a whole; their rows are counted in `rows`."""
+    """Dropped partitions; their rows are counted in `rows`."""
     made: list[TableName] = field(default_factory=list)
-    """Partitions for days to come."""
+    """Created partitions of future days."""
 
     @property
     def total(self) -> int:
@@ -106,7 +106,7 @@ def prune(
     *,
     delivered: Callable[[Lsn], bool] = lambda _lsn: True,
 ) -> Pruned:
-    """Do it. `delivered`: what the caller itself knows of a position, besides the slot.
+    """Prune. `delivered`: the caller's own test of a position, in addition to the slot.
 
     Raises ConfigurationError (no slot, no age, not published), AccessRefused with the GRANT, Undelivered when the slot does not
     reach the fence in time, Unreachable, or Stopped: what is deleted by then stays deleted.
@@ -141,7 +141,7 @@ def prune(
 
 
 def _require_published(connection: connect.Connection, order: PruneOrder) -> list[publication.Table]:
-    """Find the tables. Raises ConfigurationError for one whose rows are not streamed: then the slot tells nothing of them."""
+    """Find the tables. Raises ConfigurationError for one that is not published: the slot does not cover its rows."""
     found = [publication.find_table(connection, name) for name in order.tables]
     published = publication.inspect(connection, order.publication)
     publication.require_published(published, order.publication, found, older_slot=True)
@@ -178,7 +178,7 @@ def _drop_partitions(
     result: Pruned,
     stop: Stop,
 ) -> None:
-    """Whole partitions that are old, where the table is partitioned by the column that tells the age."""
+    """Drop whole old partitions, if the table is partitioned by the column of the row's age."""
     if old.age_column is None or partitions.time_key(connection, old.table) != old.age_column:
         return
     names = partitions.old(connection, old.table, fence.cutoff)

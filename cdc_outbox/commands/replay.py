@@ -1,4 +1,4 @@
-"""Replay: rows that are still in the table, sent to Kafka once more, each with a header that says so.
+"""Replay: rows that are still in the table, sent to Kafka once more, each marked with a header.
 
 In: settings (those of `run`), a selection of rows, a rate. Out: the same records as the relay makes of these rows, in the order
 of `seq`, with the header `outbox.replay`: when the replay began. How many rows there are and what they look like, before.
@@ -35,13 +35,13 @@ from cdc_outbox.relay.snapshot import mapping_of, row_order
 from cdc_outbox.shutdown import Stop
 
 HEADER: Final = "outbox.replay"
-"""Its value: when the replay began, ISO 8601 in UTC. Consumers that want no replay leave records with it."""
+"""Its value: when the replay began, ISO 8601 in UTC. Consumers that do not process replays skip records with it."""
 
 SAMPLE_ROWS: Final = 10
 """Rows that are shown before a replay."""
 
 SLICE_SECONDS: Final = 0.1
-"""With a rate: so much of it is sent in one go."""
+"""With a rate: the share of one second's records that is sent at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""The replication slot by hand: made at the present position, looked at, dropped.
+"""Managing the replication slot by hand: create it at the current position, show it, drop it.
 
-In: a DSN and a slot's name. Out: `SlotStatus`, a slot more or a slot less.
-Never: a slot dropped that somebody uses or that belongs to another database, a slot left behind by a wait that was
-interrupted, a privilege beyond what streaming needs (REPLICATION; none at all for looking).
+In: a DSN and a slot's name. Out: `SlotStatus`; a slot created or dropped.
+Never: a drop of a slot that is in use or belongs to another database, a slot left behind by an interrupted wait, a privilege
+beyond what streaming needs (REPLICATION; none for the status).
 
 PostgreSQL manual: 47.2.3 Replication Slots; 52.20 pg_replication_slots; 54.4 CREATE_REPLICATION_SLOT.
 """
@@ -31,7 +31,7 @@ class SlotStatus:
 
     @property
     def lag_bytes(self) -> int | None:
-        """WAL written since what was confirmed last; None for a slot that confirms nothing."""
+        """WAL written since the last confirmed position; None for a slot without one."""
         return bytes_between(self.slot.confirmed_flush_lsn, self.current_lsn)
 
     @property
@@ -62,7 +62,7 @@ class SlotStatus:
 
 
 def read_status(dsn: str, name: str) -> SlotStatus:
-    """Look the slot up. Raises ConfigurationError when there is none; a slot that nobody can use is no error here."""
+    """Look the slot up. Raises ConfigurationError if it does not exist; an unusable slot is no error here."""
     with connect.open_connection(dsn) as connection:
         info = slot.inspect(connection, name)
         current = server.current_lsn(connection)
@@ -71,8 +71,8 @@ def read_status(dsn: str, name: str) -> SlotStatus:
         raise ConfigurationError(
             f"slot {name} does not exist",
             code="slot-missing",
-            cure="cdc-outbox run makes it by itself, and first sends the rows that are in the table; "
-            f"cdc-outbox slot create makes it now. Slots are those of the server that has database {database}",
+            cure="cdc-outbox run creates it, and first sends the rows in the table; "
+            f"cdc-outbox slot create creates it now. Slots are those of the server that has database {database}",
             slot=name,
         )
     return SlotStatus(info, current)
@@ -81,7 +81,7 @@ def read_status(dsn: str, name: str) -> SlotStatus:
 def create_slot(
     dsn: str, name: str, publication_name: str, stop: Stop, notify: Notify, *, failover: bool = False
 ) -> slot.CreatedSlot:
-    """Make a permanent slot that begins now, `failover`: one that standbys keep. `notify` gets warnings and what it waits for.
+    """Make a permanent slot that begins now, `failover`: synchronized to standbys. `notify` gets warnings and wait messages.
 
     Raises ConfigurationError (the name is taken, wal_level, no slot free, no failover slots before PostgreSQL 17),
     AccessRefused, Unreachable (also on a standby), or Stopped, with no slot left.
@@ -115,7 +115,7 @@ def create_slot(
 def create_patiently(
     session: ReplicationSession, dsn: str, name: str, notify: Notify, *, temporary: bool = False, snapshot: bool = False
 ) -> slot.CreatedSlot:
-    """As `slot.create`, and `notify` hears what it waits for when that takes long. Raises Stopped with no slot left behind."""
+    """Create a slot as `slot.create` does; `notify` gets the reason of a long wait. Raises Stopped, with no slot left."""
 
     def report(waits_for: str, cure: str) -> None:
         notify(f"waiting: {waits_for}" + (f". {cure}" if cure else ""))
@@ -124,7 +124,7 @@ def create_patiently(
 
 
 def require_droppable(status: SlotStatus) -> None:
-    """Raise SlotBusy when somebody streams from it, ConfigurationError when it is another database's."""
+    """Raise SlotBusy if it is in use, ConfigurationError if it belongs to another database."""
     info = status.slot
     slot.require_idle(info)
     if info.database not in {None, info.current_database}:
@@ -137,7 +137,7 @@ def require_droppable(status: SlotStatus) -> None:
 
 
 def what_dropping_means(status: SlotStatus) -> str:
-    """For a person who is about to say yes."""
+    """The consequences of dropping the slot, for the confirmation prompt."""
     info, lag, retained = status.slot, status.lag_bytes, status.retained_wal_bytes
     if info.slot_type != "logical" or info.plugin != slot.PLUGIN:
         kind = f"a logical slot of plugin {info.plugin}" if info.plugin else "a physical slot: a standby may live on it"

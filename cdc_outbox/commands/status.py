@@ -1,8 +1,8 @@
-"""How a relay and its slot are doing, asked from outside: the database, and the relay itself where it answers.
+"""Status of a relay and its slot: read from the database, and from the relay's HTTP server if it answers.
 
 In: a DSN, names, the relay's HTTP address. Out: a `StatusReport`: the status document, its origin, and what is wrong.
-Never: Kafka, a privilege (everybody may look at slots), a value made up. Of the slot the database knows more than the relay;
-what is late in seconds, only the relay that streams knows.
+Never: Kafka, a privilege (every role may read pg_replication_slots), an estimate of an unknown value. The facts about the
+slot come from the database; the lag in seconds is known only to the relay that streams.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from cdc_outbox.shutdown import Stop
 OFF: Final = "off"
 
 HTTP_SECONDS: Final = 3.0
-"""The relay answers from memory, in a millisecond."""
+"""Seconds to wait for the answer. The relay answers from memory, in a millisecond."""
 
 MAX_ANSWER_BYTES: Final = 1 << 20
-"""Whoever answers at that address may be somebody else."""
+"""Limit of the answer: another program may listen on that address."""
 
 SECOND_LOOK_SECONDS: Final = 1.0
-"""Between the first two looks, where the rate of WAL is wanted and nobody has told it: a rate needs two."""
+"""Between the first two reads of the slot, if the relay has not reported the rate of WAL: a rate needs two reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusQuery:
-    """Whom to ask about what. `http`: where the relay listens, or off."""
+    """What to read the status of. `http`: the relay's address, or off."""
 
     dsn: str
     slot: str
@@ -50,19 +50,19 @@ class StatusQuery:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """What was found at one moment."""
+    """The status at one moment."""
 
     document: StatusDocument
     relay: str
-    """Whether the relay itself answered, in words."""
+    """A sentence: whether the relay answered, and its state."""
     answered: bool
     problem: CdcOutboxError | None
-    """Why the database could not tell, or why the slot cannot be streamed from."""
+    """Why the slot could not be read, or why it cannot be streamed from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A threshold: a member of the document, the option's name, and how much is too much."""
+    """A threshold: a member of the document, the option's name, and the largest allowed value."""
 
     member: str
     option: str
@@ -71,14 +71,14 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class RelayAnswer:
-    """What a relay said of itself; None: it did not, and `words` tell why."""
+    """A relay's answer. `members` is None if there is none; `text` has the reason."""
 
     members: dict[str, object] | None
     text: str
 
 
 class StatusReader:
-    """Looks again and again: the rate of WAL comes from one look to the next."""
+    """Reads the status repeatedly; the rate of WAL is computed from consecutive reads."""
 
     def __init__(self, query: StatusQuery, stop: Stop) -> None:
         self._query = query
@@ -86,7 +86,7 @@ class StatusReader:
         self._rate = WalRate()
 
     def read(self) -> StatusReport:
-        """Ask both. Never raises because somebody does not answer: the look says so."""
+        """Read from the database and the relay. Does not raise if one does not answer: the report has the reason."""
         query = self._query
         answer = ask_relay(query.http, query.slot)
         document = _of_relay(query, answer)
@@ -97,7 +97,7 @@ class StatusReader:
             if rate_is_wanted and self._rate.bytes_per_second is None and not self._stop.wait(SECOND_LOOK_SECONDS):
                 found = self._read()
             document = self._with_slot(document, found)
-            require_usable(found.slot, lost_is_fine=True)  # a slot that is lost is the judgement's business
+            require_usable(found.slot, lost_is_fine=True)  # `judged` reports a lost slot
         except CdcOutboxError as error:
             problem = error
         document = judged(document)
@@ -109,7 +109,7 @@ class StatusReader:
         return found
 
     def _with_slot(self, document: StatusDocument, found: SlotStatus) -> StatusDocument:
-        """What the database says of the slot, in place of what the relay said."""
+        """Replace the relay's figures of the slot with the database's."""
         info = found.slot
         reported, rate = document.seconds_until_lost, document.wal_bytes_per_second
         document = with_slot(
@@ -128,7 +128,7 @@ class StatusReader:
         if document.seconds_until_lost is None and document.safe_wal_bytes is not None:
             document = replace(document, seconds_until_lost=reported, wal_bytes_per_second=rate)
         if document.state is None and info.active:
-            document = replace(document, state=State.STREAMING)  # whoever it is
+            document = replace(document, state=State.STREAMING)  # some process streams from it
         return document
 
 
@@ -138,15 +138,13 @@ def unsafe(document: StatusDocument) -> bool:
 
 
 def exceeded(report: StatusReport, limits: Sequence[Limit]) -> list[str]:
-    """A sentence for each limit that is exceeded. One on a value that nobody knows is exceeded too: it is not kept."""
+    """A sentence for each limit that is exceeded. A limit on an unknown value counts as exceeded."""
     members = report.document.members()
     sentences = []
     for limit in limits:
         value = members[limit.member]
         if not isinstance(value, (int, float)):
-            sentences.append(
-                f"{limit.member} is not known, so nobody can say that it is within {limit.option}: {_why(limit, report)}"
-            )
+            sentences.append(f"{limit.member} is not known, so {limit.option} cannot be checked: {_why(limit, report)}")
         elif value > limit.most:
             sentences.append(f"{limit.member} is {value:,}, more than {limit.option} {limit.most:,.10g}")
     return sentences
@@ -161,9 +159,9 @@ def _why(limit: Limit, report: StatusReport) -> str:
 
 
 def ask_relay(address: str, slot: str) -> RelayAnswer:
-    """What the relay that listens on `address` says of itself, if it is one of this slot."""
+    """Read /status of the relay that listens on `address`, if it is a relay of this slot."""
     if address == OFF:
-        return RelayAnswer(None, "it was not asked (--http off)")
+        return RelayAnswer(None, "the relay was not queried (--http off)")
     host, port = address_to_ask(address)
     connection = http.client.HTTPConnection(host, port, timeout=HTTP_SECONDS)
     try:
@@ -171,7 +169,7 @@ def ask_relay(address: str, slot: str) -> RelayAnswer:
         response = connection.getresponse()
         text = response.read(MAX_ANSWER_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        return RelayAnswer(None, f"none answers at {address}: {getattr(error, 'strerror', None) or error}")
+        return RelayAnswer(None, f"no relay answers at {address}: {getattr(error, 'strerror', None) or error}")
     finally:
         connection.close()
     try:
@@ -179,14 +177,14 @@ def ask_relay(address: str, slot: str) -> RelayAnswer:
     except ValueError:
         members = None
     if response.status != http.client.OK or not isinstance(members, dict) or "slot" not in members:
-        return RelayAnswer(None, f"who answers at {address} is no relay")
+        return RelayAnswer(None, f"the service at {address} is not a cdc-outbox relay")
     if members["slot"] != slot:
-        return RelayAnswer(None, f"the one at {address} is that of slot {str(members['slot'])[:63]}")
-    return RelayAnswer(members, f"the one at {address} is {str(members.get('state'))[:20]}")
+        return RelayAnswer(None, f"the relay at {address} is one of slot {str(members['slot'])[:63]}")
+    return RelayAnswer(members, f"the relay at {address} is {str(members.get('state'))[:20]}")
 
 
 def _of_relay(query: StatusQuery, answer: RelayAnswer) -> StatusDocument:
-    """The document as the relay alone would have it; all unknown without an answer."""
+    """The document from the relay's answer alone; without an answer all values are unknown."""
     document = StatusDocument(
         state=None,
         slot=query.slot,
@@ -196,8 +194,8 @@ def _of_relay(query: StatusQuery, answer: RelayAnswer) -> StatusDocument:
     if answer.members is None:
         return document
     known = {name: value for name, value in answer.members.items() if name in document.members()}
-    known.pop("reasons", None)  # they are judged again, with what the database says of the slot
+    known.pop("reasons", None)  # they are computed again, with the database's facts about the slot
     tables = known.pop("tables", None)
     if isinstance(tables, list):
         known["tables"] = tuple(map(str, tables))
-    return replace(document, **known)  # type: ignore[arg-type]  # a relay of ours wrote it
+    return replace(document, **known)  # type: ignore[arg-type]  # written by a cdc-outbox relay

@@ -1,11 +1,11 @@
-"""Events as JSON lines, from a temporary slot of our own: what the relay would send, without Kafka and beside the relay.
+"""Events as JSON lines, from a temporary slot: the records that the relay would send, without Kafka and beside the relay.
 
 In: `Settings` (where to read, and how rows become records), a file descriptor to write to. Out: lines (`event_lines`).
 Never: the relay's slot touched, an event acknowledged before its line is written, a line held back by the ones after it.
 
-The temporary slot goes with our connection, however that ends. It is told what was printed, so that the server need not
-keep WAL for a tail that runs for days. A reader that pauses (`less`) pauses us, and only us: the server still hears that
-we live. What stops the relay, an event that no record can be made of, is a line here.
+The server drops the temporary slot when the connection ends. Printed events are acknowledged to it, so that the server keeps
+no WAL for a tail that runs for days. A reader that pauses (`less`) pauses only the tail: status updates keep the connection
+open. An event that cannot become a record, which stops the relay, is a line here.
 PostgreSQL manual: 54.4 CREATE_REPLICATION_SLOT (TEMPORARY, SNAPSHOT 'export'), START_REPLICATION.
 """
 
@@ -40,20 +40,20 @@ from cdc_outbox.relay.server_shutdown import ServerShutdown
 from cdc_outbox.shutdown import Stop, Stopped
 
 MESSAGES_PER_TURN: Final = 1000
-"""A few milliseconds of work between two looks at the server, the reader and the wish to stop."""
+"""Messages decoded at a time: a few milliseconds of work between two checks of the server, the reader and the stop request."""
 
 WAIT_SECONDS: Final = 0.5
-"""The longest sleep: after it we look whether anybody still reads what we print."""
+"""The longest sleep, after which the tail checks whether its stdout is still open."""
 
 FAREWELL_SECONDS: Final = 1.0
 """For a slow reader to take the rest of the last lines after Ctrl-C."""
 
 SLOT_PREFIX: Final = "cdc_outbox_tail_"
-"""Whoever finds it in pg_replication_slots knows whose it is."""
+"""Identifies the slot in pg_replication_slots."""
 
 
 class Output:
-    """A file descriptor to print to, without waiting for its reader longer than one is willing to."""
+    """A file descriptor to print to, with a limited wait for its reader."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -66,22 +66,22 @@ class Output:
         return not self._pending
 
     def add(self, line: bytes) -> None:
-        """Take a line to be written."""
+        """Queue a line."""
         self._pending += line
 
     def write(self, seconds: float) -> None:
-        """Write what the reader takes within `seconds`. Raises BrokenPipeError when nobody reads any more."""
+        """Write what the reader accepts within `seconds`. Raises BrokenPipeError if the reader has closed the pipe."""
         deadline = time.monotonic() + seconds
         self._poller.register(self._descriptor, select.POLLOUT)
         while self._pending and (ready := self._poller.poll(max(0.0, deadline - time.monotonic()) * 1000)):
             if ready[0][1] & select.POLLERR:
                 raise BrokenPipeError
-            # So much a pipe that is ready takes at once, or a write would block, and with it everything else.
+            # A ready pipe accepts this much without blocking.
             written = os.write(self._descriptor, self._pending[: select.PIPE_BUF])
             del self._pending[:written]
 
     def check_reader(self) -> None:
-        """Raise BrokenPipeError when nobody reads any more, which a pipe tells without a write."""
+        """Raise BrokenPipeError if the reader has closed the pipe; poll() reports this without a write."""
         self._poller.register(self._descriptor, 0)
         if any(event & select.POLLERR for _, event in self._poller.poll(0)):
             raise BrokenPipeError
@@ -93,7 +93,7 @@ class Tail:
     def __init__(
         self, settings: Settings, output: Output, stop: Stop, notify: Notify, *, from_now: bool, limit: int | None
     ) -> None:
-        """`notify` gets what is not data. Raises ConfigurationError for a broken --topic."""
+        """`notify` gets messages other than events. Raises ConfigurationError for a broken --topic."""
         self._settings = settings
         self._output = output
         self._stop = stop
@@ -106,7 +106,7 @@ class Tail:
     def run(self) -> None:
         """Print. Returns after a stop, and after the last event of a limit.
 
-        Raises ConfigurationError, AccessRefused (with the GRANT), Unreachable; BrokenPipeError when nobody reads.
+        Raises ConfigurationError, AccessRefused (with the GRANT), Unreachable; BrokenPipeError if stdout is closed.
         """
         try:
             self._run(self._settings.dsn.reveal())
@@ -139,7 +139,7 @@ class Tail:
             session.close()
 
     def _check(self, dsn: str) -> None:
-        """As the relay does before it streams: from 18 on, a publication that is missing would be silence."""
+        """Check the publication as the relay does: from PostgreSQL 18 on, a missing one causes no error, only silence."""
         with connect.open_connection(dsn) as connection:
             server.require_logical(connection)
             tables = [publication.find_table(connection, table) for table in self._settings.tables]
@@ -192,7 +192,7 @@ class Tail:
             stream.close()
 
     def _turn(self) -> None:
-        """Print what was read, or read some more; then tell the server how far we have come."""
+        """Print what was read, or read more; then send a status update."""
         patience = min(WAIT_SECONDS, max(0.0, self._feedback.due() - time.monotonic()))
         if self._output.empty:
             self._stream.wait(patience)
@@ -215,7 +215,7 @@ class Tail:
     # -- the stream's contents (StreamSink)
 
     def send(self, mapping: RecordMapping[bytes], source: bytes, transaction: InFlight) -> bool:
-        """Print an event; False when enough are printed."""
+        """Print an event; False when the limit is reached."""
         self._print(_line_of(mapping, source, transaction))
         return not self._finished
 
@@ -224,7 +224,7 @@ class Tail:
         return self._ledger.begin(commit_time, lsn)
 
     def commit(self, end_lsn: Lsn) -> bool:
-        """Close it."""
+        """Close the open transaction."""
         self._ledger.commit(end_lsn)
         return not self._finished
 
@@ -234,13 +234,13 @@ class Tail:
         self._feedback.keepalive(keepalive)
 
     def outbox_table(self, relation: Relation) -> TableName | None:
-        """Give the outbox table of the rows of `relation`; None when they are ignored: this is printed once."""
+        """Give the outbox table of the rows of `relation`; None if they are ignored: a message is printed once."""
         table = TableName(relation.schema, relation.name)
         if self._row_mappings.is_outbox(table):
             return table
         if table not in self._ignored:
             self._ignored.add(table)
-            self._notify(f"rows of {table} are left out: no --table names it")
+            self._notify(f"rows of {table} are ignored: no --table names it")
         return None
 
 

@@ -1,7 +1,7 @@
-"""From the version of the SQL objects that a database has to that of this program.
+"""Upgrade of a database's SQL objects to the version of this program.
 
-In: a DSN and names. Out: an `Upgrade`: which version is there, and the script that leads to the newest.
-Never: a second set of scripts. `sql/outbox.sql` leads from any version to its own, and changes nothing where it was run before;
+In: a DSN and names. Out: an `Upgrade`: the installed version, and the script that upgrades it to the newest.
+Never: a second set of scripts. `sql/outbox.sql` upgrades any version to its own, and changes nothing if it was run before;
 this finds the payload type that it has to be rendered for, and whether it is needed. The version is in the table's comment.
 """
 
@@ -20,7 +20,7 @@ UNKNOWN: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """`version` is there; `script` leads to `newest`. None: there is nothing to do."""
+    """`version` is installed; `script` upgrades it to `newest`. None: there is nothing to do."""
 
     version: int
     newest: int
@@ -29,7 +29,7 @@ class Upgrade:
 
 
 def find_upgrade(dsn: str, options: InstallOptions) -> Upgrade:
-    """Look what is installed; `options.payload_type` does not matter.
+    """Find the installed version; `options.payload_type` is ignored.
 
     Raises ConfigurationError when there is no such table, its payload has another type than the script knows, or it was
     installed by a newer program; Unreachable.

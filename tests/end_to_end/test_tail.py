@@ -225,7 +225,7 @@ def test_other_tables_other_columns_and_other_topics(database: Database) -> None
         assert (line["topic"], line["key"], line["headers"]["who"]) == ("acme.orders", "7", "acme")
         assert line["table"] == "public.orders"
         assert line["timestamp"] is not None
-    assert "".join(tail.stderr) == "rows of public.users are left out: no --table names it\n"
+    assert "".join(tail.stderr) == "rows of public.users are ignored: no --table names it\n"
 
 
 def test_it_needs_no_kafka_settings_and_reads_the_relays_configuration_file(installed: Database, tmp_path: Any) -> None:

@@ -326,7 +326,7 @@ def test_a_slot_cannot_be_made_while_a_transaction_is_open_and_it_is_named(bench
 def test_a_server_that_is_a_standby_or_has_one_without_our_slot(pair: Pair, kafka: KafkaCluster) -> None:
     bench = Bench(pair.server.create_database(), kafka)
     bench.create_slot()
-    bench.check().warned("slot.failover", "none keeps a copy", "cdc-outbox run --failover", "fail-over.md")
+    bench.check().warned("slot.failover", "the slot is not synchronized", "cdc-outbox run --failover", "fail-over.md")
     bench.database.execute("SELECT pg_drop_replication_slot(%s)", [bench.settings.slot])
     bench.database.execute(
         "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', failover => true)", [bench.settings.slot]
@@ -567,7 +567,7 @@ def test_a_slot_that_is_lost_and_one_that_keeps_much_wal(
     bench = Bench(server.create_database(), kafka)
     bench.create_slot()
     monkeypatch.setattr("cdc_outbox.check.source.MUCH_WAL_BYTES", 1)
-    bench.check().warned("slot.wal", "nobody streams from it", "cdc-outbox run")
+    bench.check().warned("slot.wal", "no relay streams from it", "cdc-outbox run")
 
     def state() -> object:
         bench.database.execute("SELECT pg_logical_emit_message(false, 'filler', 'x'), pg_switch_wal()")

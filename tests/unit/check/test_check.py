@@ -67,7 +67,7 @@ def test_nothing_is_wrong_with_servers_on_this_machine() -> None:
 @pytest.mark.parametrize(
     ("dsn", "status", "words"),
     [
-        ("host=db.example.com", "warn", "sslmode=prefer does not verify who db.example.com is"),
+        ("host=db.example.com", "warn", "sslmode=prefer does not verify the identity of db.example.com"),
         ("host=db.example.com sslmode=require", "warn", "sslmode=require"),
         ("host=10.0.0.7,db.example.com sslmode=disable", "warn", "10.0.0.7, db.example.com"),
         ("host=db.example.com sslmode=verify-full", "fail", "no CA to verify with"),
@@ -110,7 +110,11 @@ def test_a_dsn_that_cannot_be_parsed_is_told_without_its_password() -> None:
     [
         ({}, "warn", "security.protocol=plaintext to kafka.example.com"),
         ({"security_protocol": "sasl_plaintext", **_LOGIN}, "warn", "the password and every event"),
-        ({"security_protocol": "ssl", "enable_ssl_certificate_verification": "false"}, "warn", "can be the broker"),
+        (
+            {"security_protocol": "ssl", "enable_ssl_certificate_verification": "false"},
+            "warn",
+            "can pose as the broker",
+        ),
         ({"security_protocol": "ssl", "ssl_endpoint_identification_algorithm": "none"}, "warn", "any host"),
     ],
 )

@@ -38,13 +38,13 @@ def test_the_time_until_the_slot_is_lost(wal_status: str, safe: int, rate: float
         wal_bytes_per_second=rate,
     )
 
-    assert dict(_lines(StatusReport(document, "none answers", False, None)))["until lost"] == text
+    assert dict(_lines(StatusReport(document, "no relay answers", False, None)))["until lost"] == text
 
 
 def test_what_somebody_else_wrote_does_not_reach_the_terminal_as_it_is() -> None:
     document = StatusDocument(None, "s", "p", (), last_error="no \x1b[31mred")
 
-    assert dict(_lines(StatusReport(document, "none answers", False, None)))["last error"] == r"'no \x1b[31mred'"
+    assert dict(_lines(StatusReport(document, "no relay answers", False, None)))["last error"] == r"'no \x1b[31mred'"
 
 
 IN_TROUBLE = judged(
@@ -65,7 +65,7 @@ IN_TROUBLE = judged(
 
 
 def shown(document: StatusDocument) -> list[str]:
-    return _shown(StatusReport(document, "the one at :8420 is streaming", True, None), as_json=False).splitlines()
+    return _shown(StatusReport(document, "the relay at :8420 is streaming", True, None), as_json=False).splitlines()
 
 
 def test_what_is_wrong_comes_first_with_its_cure_and_is_marked_by_a_word() -> None:

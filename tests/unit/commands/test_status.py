@@ -127,7 +127,7 @@ def test_the_relay_knows_the_lag_and_the_database_the_slot(database: Callable[..
     assert (document.lag_seconds, document.in_flight_events) == (4.5, 12)
     assert document.lag_bytes == 10 * MIB
     assert document.tables == ("public.outbox", "public.other")
-    assert found.relay == f"the one at {address} is streaming"
+    assert found.relay == f"the relay at {address} is streaming"
 
 
 def test_without_the_database_the_relay_s_own_view_is_shown_with_the_reason(database: Callable[..., None]) -> None:
@@ -187,11 +187,11 @@ def test_a_relay_whose_loop_is_stuck_is_critical(database: Callable[..., None]) 
 @pytest.mark.parametrize(
     ("body", "code", "words"),
     [
-        (b"<html>", 200, "is no relay"),
-        (b"[1]", 200, "is no relay"),
-        (b'{"title": "something else"}', 200, "is no relay"),
-        (json.dumps(STREAMING).encode(), 500, "is no relay"),
-        (json.dumps({**STREAMING, "slot": "billing"}).encode(), 200, "is that of slot billing"),
+        (b"<html>", 200, "is not a cdc-outbox relay"),
+        (b"[1]", 200, "is not a cdc-outbox relay"),
+        (b'{"title": "something else"}', 200, "is not a cdc-outbox relay"),
+        (json.dumps(STREAMING).encode(), 500, "is not a cdc-outbox relay"),
+        (json.dumps({**STREAMING, "slot": "billing"}).encode(), 200, "is one of slot billing"),
     ],
 )
 def test_whoever_else_answers_is_not_believed(body: bytes, code: int, words: str) -> None:
@@ -202,7 +202,7 @@ def test_whoever_else_answers_is_not_believed(body: bytes, code: int, words: str
     assert words in answer.text
 
 
-def seen(relay: str = "none answers", answered: bool = False, **members: Any) -> StatusReport:
+def seen(relay: str = "no relay answers", answered: bool = False, **members: Any) -> StatusReport:
     return StatusReport(StatusDocument(None, "cdc_outbox", "cdc_outbox", (), **members), relay, answered, None)
 
 
@@ -214,21 +214,21 @@ def test_a_limit_is_exceeded_by_more_and_not_by_as_much() -> None:
     ]
 
 
-def test_a_limit_on_what_nobody_knows_is_not_kept_and_says_why() -> None:
+def test_a_limit_on_an_unknown_value_counts_as_exceeded_with_the_reason() -> None:
     [lag, wal] = exceeded(replace(seen(), problem=Unreachable("PostgreSQL cannot be reached")), [LAG, WAL])
 
     assert lag == (
-        "lag_seconds is not known, so nobody can say that it is within --max-lag-seconds: "
-        "only the relay itself knows it, and none answers"
+        "lag_seconds is not known, so --max-lag-seconds cannot be checked: "
+        "only the relay itself knows it, and no relay answers"
     )
-    assert wal.endswith("--max-wal-bytes: PostgreSQL cannot be reached")
+    assert wal.endswith("--max-wal-bytes cannot be checked: PostgreSQL cannot be reached")
 
 
-def test_a_limit_on_the_lag_of_a_standby_says_that_another_one_has_to_be_asked() -> None:
+def test_a_lag_limit_on_a_standby_refers_to_the_relay_that_streams() -> None:
     look_at_standby = replace(
-        seen("the one at :8420 is standby", answered=True),
+        seen("the relay at :8420 is standby", answered=True),
         document=StatusDocument("standby", "cdc_outbox", "cdc_outbox", ()),
     )
 
     [lag] = exceeded(look_at_standby, [LAG])
-    assert lag.endswith("only a relay that streams knows it, and the one at :8420 is standby")
+    assert lag.endswith("only a relay that streams knows it, and the relay at :8420 is standby")
