@@ -1,7 +1,7 @@
-"""Why records wait for Kafka though no error is known: librdkafka tries again by itself, and reports no code meanwhile.
+"""Why records wait for Kafka without a known error: librdkafka retries by itself, and reports no code meanwhile.
 
-In: a topic that records wait for, asked about at the cluster. Out: an error with a cure that can be typed.
-Never: a decision of the relay's. It is for the log and the status only.
+In: the cluster's description of a topic that records wait for. Out: an error with a cure, as commands to run.
+Never: a decision of the relay. The error is for the log and the status only.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from cdc_outbox.kafka.topics import Topic
 
 
 def silent(brokers: str) -> Unreachable:
-    """For brokers that do not answer though a connection is open."""
+    """The error for brokers that do not answer on an open connection."""
     return Unreachable(
         "Kafka does not answer, though connections to it are open: brokers are frozen, overloaded, or behind a broken network",
-        cure=f"see whether they answer anyone: kafka-broker-api-versions.sh --bootstrap-server {brokers}; nothing is lost",
+        cure=f"see whether they answer others: kafka-broker-api-versions.sh --bootstrap-server {brokers}; nothing is lost",
         code="kafka-silent",
     )
 
 
 def not_taken(brokers: str, name: str, topic: Topic | None) -> Unreachable:
-    """For a cluster that answers and confirms no record of a topic. `topic`: as the cluster describes it, if it does."""
+    """The error for a cluster that answers but confirms no record of a topic. `topic`: its description, if there is one."""
     describe = f"kafka-topics.sh --bootstrap-server {brokers} --describe --topic {name}"
     if topic is not None and topic.min_in_sync is not None and topic.in_sync < topic.min_in_sync:
         return Unreachable(

@@ -1,4 +1,4 @@
-"""librdkafka's errors become ours, in one place.
+"""librdkafka's errors translated to those of `cdc_outbox.errors`, in one place.
 
 librdkafka: rdkafka.h, rd_kafka_resp_err_t. Codes below zero are the client's own; the others are Kafka's.
 """
@@ -17,7 +17,7 @@ from cdc_outbox.lsn import Lsn
 NOT_READY: Final = frozenset(
     {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
 )
-"""Nobody answers, for now."""
+"""No broker answers at the moment."""
 
 
 def kafka_error(raised: BaseException) -> KafkaError | None:
@@ -31,7 +31,7 @@ def kafka_error(raised: BaseException) -> KafkaError | None:
 
 
 def final(error: KafkaError, topic: str = "") -> CdcOutboxError | None:
-    """Our error for one that waiting does not heal; None for one that it may. `topic`: where records were to go, if known."""
+    """The CdcOutboxError for an error that a retry does not cure, else None. `topic`: the records' topic, if known."""
     text = error.str()
     for codes, pattern, make, code, summary, cure in _FINAL:
         if (codes is None or error.code() in codes) and (found := re.search(pattern, text)):
@@ -64,7 +64,7 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str, str], ...
         CannotConnect,
         "kafka-tls-handshake",
         "the broker ends the TLS handshake",
-        "it may want a certificate of ours that it trusts: -X ssl.certificate.location=FILE -X ssl.key.location=FILE",
+        "it may require a client certificate that it trusts: -X ssl.certificate.location=FILE -X ssl.key.location=FILE",
     ),
     (
         _TLS,
@@ -151,25 +151,25 @@ _FINAL: Final[tuple[tuple[_Codes, str, type[CdcOutboxError], str, str, str], ...
         "cdc-outbox run -X list shows the effective one",
     ),
 )
-"""Which codes (None: any), and which words in the text; then our error, what it says, and the cure, in which named groups of
-the words may stand. Capitals are for whoever types it to replace. The first row counts."""
+"""Error codes (None: any) and a pattern in the text; then the class, code, summary and cure of the error. The cure may use
+named groups of the pattern; words in capitals are placeholders for the operator. The first row that matches counts."""
 
 
 def describe(error: KafkaError) -> str:
-    """What librdkafka met while it could not reach a broker. Its own text is right about connections, and wrong about
-    time-outs: it takes a broker that is frozen for one before 0.10.
+    """Why librdkafka could not reach a broker. Its own text is right for connections and wrong for time-outs: it reports a
+    frozen broker as one older than 0.10.
     """
     return SILENT if error.code() == KafkaError._TIMED_OUT else error.str().split(": probably ", 1)[0]
 
 
 SILENT: Final = "no answer"
 GONE: Final = "no broker accepts a connection"
-CLOSED: Final = "it closes each connection without a word"
-"""For a broker that librdkafka has nothing to say about but that all are down: what it does to who speaks another protocol."""
+CLOSED: Final = "it closes each connection without an answer"
+"""For brokers of which librdkafka reports only that all are down: a listener closes connections of another protocol so."""
 
 
 def unreachable(brokers: str, text: str) -> Unreachable:
-    """Nobody answers at `brokers`."""
+    """The error for `brokers` that do not answer."""
     if text == CLOSED or re.search("PLAINTEXT broker listener|closed by peer|Send failed|Receive failed", text):
         cure = "-X security.protocol=ssl (or sasl_ssl, sasl_plaintext, plaintext): it must be the listener's"
     else:
@@ -178,7 +178,7 @@ def unreachable(brokers: str, text: str) -> Unreachable:
 
 
 class DeliveryFailure(NamedTuple):
-    """A record that Kafka, or librdkafka, will not take."""
+    """A record that Kafka or librdkafka has refused."""
 
     topic: str
     key: bytes | None
@@ -188,16 +188,16 @@ class DeliveryFailure(NamedTuple):
     lsn: Lsn
     """Commit LSN of its transaction; unset for a row of a snapshot."""
     last_lsn: Lsn
-    """The same; of a group of transactions, any of which it may belong to, that of the last."""
+    """Equal to `lsn`, or the commit LSN of the last transaction of a group, if the record may belong to any of the group."""
 
 
 def reason(error: KafkaError) -> str:
-    """A word for metrics and headers: librdkafka's name for the error, `msg-size-too-large`."""
+    """A slug for metrics and headers, from librdkafka's name of the error: `msg-size-too-large`."""
     return error.name().lower().lstrip("_").replace("_", "-")
 
 
 def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
-    """Our error for a delivery that failed for good: by what the operator has to do."""
+    """The CdcOutboxError for a delivery that failed for good; its class depends on what the operator has to do."""
     error, topic, key = failure.error, failure.topic, shown_key(failure.key)
     refusal = final(error, topic)
     if refusal is not None:
@@ -232,14 +232,14 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
 
 
 def about_cluster(error: KafkaError) -> bool:
-    """Whether the refusal is about the record's topic, and holds until the cluster is changed: the topic or the partition is
-    not known, or may not be written.
+    """Whether the refusal concerns the record's topic and lasts until the cluster is changed: an unknown topic or partition, a
+    missing privilege, or a policy.
     """
     return error.code() in _ABOUT_THE_TOPIC
 
 
 def caused_by_record(failures: Sequence[DeliveryFailure]) -> list[DeliveryFailure]:
-    """Those that a single record, or its topic, may have caused. The others are about the producer or the cluster, or name a
+    """The failures that a single record or its topic may have caused. The others concern the producer or the cluster, or a
     record that was only in the same batch (_INVALID_DIFFERENT_RECORD).
     """
     return [failure for failure in failures if failure.error.code() in _ABOUT_A_RECORD]
@@ -251,7 +251,7 @@ def shown_key(key: bytes | None) -> str | None:
 
 
 _COMPRESSION: Final = frozenset({KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT, KafkaError.UNSUPPORTED_COMPRESSION_TYPE})
-"""Event Hubs refuses lz4 with the first."""
+"""Azure Event Hubs refuses lz4 with the first of them."""
 
 _UNKNOWN_TOPIC: Final = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART})
 
@@ -270,7 +270,7 @@ _POISON: Final[dict[int, str]] = {
     KafkaError.TOPIC_EXCEPTION: f"{_CORRECT}another one of this topic",
     KafkaError._UNKNOWN_PARTITION: "add partitions to the topic, or correct what the application writes as the partition",
 }
-"""Codes with which a record is refused, whoever sends it; and the cure."""
+"""Error codes of a record that any producer would get, each with the cure."""
 
 _ABOUT_THE_TOPIC: Final = _UNKNOWN_TOPIC | {
     KafkaError._UNKNOWN_PARTITION,

@@ -1,10 +1,10 @@
-"""The first records of a producer in each partition: one of a key at a time, until the partition knows the producer.
+"""The first records of a producer in a partition: one per key at a time, until the partition has a record of the producer.
 
-In: keys about to be produced, delivery reports. Out: whether a record may follow the one of its key that is in flight.
-Never: more than a wait of one round trip for a key, or anything for a topic whose partitions all know the producer.
+In: keys about to be produced, delivery reports. Out: whether a record may be sent while one of its key is in flight.
+Never: more than a wait of one round trip per key, or any wait for a topic whose partitions all have a record of the producer.
 
-A broker refuses a batch that follows a refused one by its sequence number, so that no record overtakes those before it. But a
-broker that has nothing of a producer in a partition accepts any first number (KAFKA-15591): the second batch is then accepted
+A broker refuses a batch that follows a refused one, by its sequence number, so that no record overtakes an earlier one. But a
+broker that has no record of a producer in a partition accepts any first number (KAFKA-15591): the second batch is then accepted
 although the first was refused, and its records would come before those that are sent again.
 """
 
@@ -17,12 +17,12 @@ from typing import Final
 from confluent_kafka import KafkaError, Message
 
 MOST_KEYS: Final = 10_000
-"""Keys remembered of one topic: with so many, each of its partitions has long had a record."""
+"""Most keys remembered of one topic: by then, each of its partitions has a record of the producer."""
 
 
 @dataclass(slots=True)
 class FirstRecords:
-    """One topic of one producer, which has `partitions`."""
+    """One topic, with its number of `partitions`, for one producer."""
 
     partitions: int
     _in_flight: set[bytes] = field(default_factory=set)
@@ -31,7 +31,7 @@ class FirstRecords:
 
     @property
     def over(self) -> bool:
-        """Whether all partitions know the producer."""
+        """Whether all partitions have a record of the producer."""
         return len(self._known) >= self.partitions or len(self._delivered) >= MOST_KEYS
 
     def blocks(self, key: bytes | None) -> bool:
@@ -39,14 +39,14 @@ class FirstRecords:
         return key in self._in_flight
 
     def sent(self, key: bytes | None) -> None:
-        """Note that a record of this key is in flight, with the report of `watched`."""
+        """Record that a record of this key is in flight, with the report of `watched`."""
         if key is not None and key not in self._delivered:
             self._in_flight.add(key)
 
     def watched(
         self, key: bytes | None, report: Callable[[KafkaError | None, Message], None]
     ) -> Callable[[KafkaError | None, Message], None]:
-        """The report to give in place of `report` for a record of this key."""
+        """The delivery report to use in place of `report` for a record of this key."""
         if key is None or key in self._delivered:
             return report
 

@@ -1,7 +1,7 @@
-"""librdkafka's own log lines, at debug: what they report is an event of ours, with a cure, once per cause.
+"""librdkafka's own log lines, at level debug: the relay logs what they report itself, once per cause and with a cure.
 
-In: records of the logger that confluent_kafka is given. Out: the same, at debug, but for warnings of its configuration.
-Never: a line dropped that --log-level debug asks for.
+In: log records of the logger passed to confluent_kafka. Out: the same at level debug, except warnings about its configuration.
+Never: a line dropped with --log-level debug.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import logging
 from typing import Final
 
 CONFIGURATION_WARNING: Final = "CONFWARN"
-"""The facility, a line's first word, of what no event of ours reports: a property without effect, or deprecated."""
+"""Facility (a line's first word) of warnings that the relay does not log itself: properties without effect or deprecated."""
 
 OURS: Final = "enable.gapless.guarantee"
-"""A property that the relay sets itself, and librdkafka calls experimental each time."""
+"""A property that the relay sets, and that librdkafka reports as experimental at each start."""
 
 
 class _AtDebug(logging.Filter):

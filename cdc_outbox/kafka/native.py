@@ -1,8 +1,8 @@
-"""The native plane's side of Kafka: whether it can run, and its producer in place of confluent_kafka's.
+"""The Kafka part of the native plane: whether it can run, and its producer in place of confluent_kafka's.
 
-In: `--native`; librdkafka's properties. Out: why it does not run; `NativePublisher`, a `Publisher` in all it does.
-Never: a librdkafka of its own (cdc_outbox_native calls the one that confluent_kafka has loaded), or a promise of its own:
-errors become ours in `Publisher`, whichever way they came.
+In: `--native`; librdkafka's properties. Out: the reason why it does not run; `NativePublisher`, a `Publisher` in all respects.
+Never: a librdkafka of its own (cdc_outbox_native calls the one that confluent_kafka has loaded), or a guarantee of its own:
+`Publisher` translates errors of both planes.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ with contextlib.suppress(ImportError):  # it is an extra
 _QUEUE_FULL: Final = KafkaError._QUEUE_FULL
 
 _LEVELS: Final = (logging.CRITICAL,) * 3 + (logging.ERROR, logging.WARNING, logging.INFO, logging.INFO, logging.DEBUG)
-"""syslog(3)'s severities, 0 to 7, which librdkafka uses, as Python's."""
+"""Python's log levels for the severities 0 to 7 of syslog(3), which librdkafka uses."""
 
 
 class Plane(NamedTuple):
-    """What takes plain rows from the stream to Kafka: native or python."""
+    """The plane that moves plain rows from the stream to Kafka: native or python."""
 
     name: str
     reason: str | None
-    """Why it is Python."""
+    """Why the plane is python."""
 
 
 PYTHON: Final = Plane("python", "--native off")
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 @cache
 def why_not() -> str | None:
-    """Why the native plane cannot run in this process; None when it can. Loads it."""
+    """Load the native plane. Returns why it cannot run in this process; None when it can."""
     if "cdc_outbox_native" not in sys.modules:
         return "the package cdc-outbox-native is not installed"
     postgres = libpq_module()
@@ -67,7 +67,7 @@ def why_not() -> str | None:
 
 
 def choose(settings: Settings) -> Plane:
-    """Choose by --native. Raises ConfigurationError when it is on and the native plane cannot run."""
+    """Choose the plane by --native. Raises ConfigurationError for --native on when the native plane cannot run."""
     if settings.native == "off":
         return PYTHON
     if settings.format != "debezium":
@@ -92,7 +92,7 @@ def version() -> str | None:
 
 
 class NativeProducer:
-    """confluent_kafka's Producer as far as `Publisher` uses it, on librdkafka itself."""
+    """The part of confluent_kafka's Producer that `Publisher` uses, on librdkafka directly."""
 
     def __init__(self, properties: dict[str, str], publisher: NativePublisher) -> None:
         self._on_error = weakly(publisher.on_error)
@@ -120,15 +120,15 @@ class NativeProducer:
         self.plane.purge()
 
     def list_topics(self, topic: str | None = None, *, timeout: float) -> tuple[int, int]:
-        """Ask the brokers. Returns a topic's error code and how many partitions it has. Raises KafkaException."""
+        """Request metadata. Returns a topic's error code and the number of its partitions. Raises KafkaException."""
         return _translated(lambda: self.plane.metadata(topic, timeout))
 
     def set_sasl_credentials(self, username: str, password: str) -> None:
-        """Log in with these from now on. Raises KafkaException."""
+        """Use these credentials for all further logins. Raises KafkaException."""
         _translated(lambda: self.plane.set_sasl_credentials(username, password))
 
     def _look(self) -> None:
-        """Take over what the reports brought. In ordinary life that is one look at three empty lists a turn, and the counts."""
+        """Take over the failures, counts and notices of the delivery reports. Usually failures and notices are empty."""
         for topic, key, size, code, text, lsn, last_lsn in self.plane.failures():
             error = INFERRED if code == INFERRED.code() else KafkaError(code, text)
             self._failures.append(DeliveryFailure(topic, key, size, error, Lsn(lsn), Lsn(last_lsn)))
@@ -159,7 +159,7 @@ class NativePublisher(Publisher):
         _translated(lambda: self._producer.plane.open(self._own_properties()))
 
     def _own_properties(self) -> dict[str, str]:
-        """Without what stops at a refused batch: the plane does not yet take the reports that follow."""
+        """The properties without enable.gapless.guarantee: the plane does not yet handle the reports after a refused batch."""
         return {name: value for name, value in self._properties.items() if name != "enable.gapless.guarantee"}
 
     def _metadata(self, topic: str) -> int | KafkaError:
@@ -170,28 +170,28 @@ class NativePublisher(Publisher):
         return KafkaError(code) if code else partitions
 
     def refused(self, record: KafkaRecord, error: KafkaError) -> None:
-        """As `Publisher.refused`; the plane hands rows of the topic over until one of them was accepted again."""
+        """Handle a refusal, as `Publisher.refused` does. The loop then takes the topic's rows until one is accepted."""
         super().refused(record, error)
         self._producer.plane.close_topic(record.topic)
 
     def abandon(self) -> None:
-        """As `Publisher.abandon`; librdkafka's threads end here, whatever still points to the producer."""
+        """Discard the records in flight, as `Publisher.abandon` does. librdkafka's threads end here in any case."""
         plane = self._producer.plane
         super().abandon()
         plane.close()
 
     @property
     def in_flight_bytes(self) -> int:
-        """What the records in flight occupy."""
+        """Memory of the records in flight."""
         return self._producer.plane.size
 
     @property
     def delivered_bytes(self) -> int:
-        """What the records occupied that Kafka has confirmed."""
+        """Memory that the records confirmed by Kafka occupied."""
         return self._producer.plane.delivered_bytes
 
     def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
-        """Hand one record over, as `Publisher.produce`."""
+        """Hand one record over, as `Publisher.produce` does."""
         topic, key, value, headers, timestamp, partition = record
         if topic not in self._open_topics:
             if not self._admits(topic):
@@ -207,9 +207,9 @@ class NativePublisher(Publisher):
         return self._not_accepted(KafkaException(KafkaError(code)), record)
 
     def native_reader(self, pgconn_ptr: int, isolated: Collection[LsnRange]) -> NativeReader:
-        """Make what takes plain rows from a libpq connection into this producer.
+        """Make a reader that moves plain rows from a libpq connection into this producer.
 
-        Transactions up to the last isolated one are left to the loop: after it, the rejected records are dealt with.
+        Transactions up to the last isolated one are left to the loop; after it, the rejected records are handled.
         """
         until = max((lsns.last for lsns in isolated), default=UNSET)
         return cdc_outbox_native.Reader(self._producer.plane, pgconn_ptr, until)

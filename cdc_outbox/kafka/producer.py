@@ -1,6 +1,6 @@
-"""Records to Kafka: produce with backpressure, serve delivery reports, collect what failed.
+"""Records to Kafka: produce with backpressure, serve delivery reports, collect failed deliveries.
 
-In: `KafkaRecord`s, each with the report to call. Out: calls of the report, and `failures`.
+In: `KafkaRecord`s, each with a delivery report. Out: calls of these reports, and `failures`.
 Never: a wait inside `produce`, an exception out of a delivery report, a record given up that could still be delivered.
 
 librdkafka has its own I/O threads; reports are called inside `serve`, on the caller's thread, so nothing here locks.
@@ -52,28 +52,28 @@ from cdc_outbox.records.router import InFlight, KafkaRecord
 log = structlog.get_logger(__name__)
 
 METADATA_SECONDS: Final = 2.0
-"""One attempt to hear from a broker: long enough for a TLS handshake, short enough to notice a stop."""
+"""One attempt to get metadata from a broker: long enough for a TLS handshake, short enough to notice a stop."""
 
 METADATA_SLICE_SECONDS: Final = 0.25
-"""How often it looks whether a broker has refused us meanwhile: then there is nothing to wait for."""
+"""One metadata request within it. Between two, a refusal by a broker is noticed, which ends the attempt."""
 
 LOOK_SECONDS: Final = 2.0
-"""Between two looks for a broker while none can be reached."""
+"""Between two metadata requests while no broker can be reached."""
 
 METADATA_PAUSE_SECONDS: Final = 0.05
-"""Between two looks, where each fails at once."""
+"""Between two metadata requests that fail at once."""
 
 FLUSH_SECONDS: Final = 0.02
-"""One wait for a record sent alone: a round trip to the broker, and no more than the server waits for a status."""
+"""One flush of a record sent alone: about a round trip to the broker, and short enough not to delay a status update."""
 
 INFERRED: Final = KafkaError(
     KafkaError._INCONSISTENT,
     "the broker took a later one of its partition first, so whether it has this one is not known",
 )
-"""Put in place of a delivery report that says yes and names no offset. librdkafka infers such a success from that of a later
-batch ("implicitly acked"), which is right where the broker checks sequence numbers. But a broker that has nothing of this
-producer in a partition takes any first number (KAFKA-15591; better for new topics since Kafka 4.5): the batch before it,
-refused a moment earlier since the partition's leader was not ready, is then lost, and reported as delivered."""
+"""Used in place of a delivery report that has neither an error nor an offset. librdkafka infers such a success from that of a
+later batch ("implicitly acked"), which is correct if the broker checks sequence numbers. But a broker that has no record of
+this producer in a partition accepts any first number (KAFKA-15591; better for new topics since Kafka 4.5): the batch before
+it, refused a moment earlier because the partition's leader was not ready, is then lost, but reported as delivered."""
 
 _USUAL: Final = RECORD_BYTES + USUAL_BYTES
 
@@ -81,7 +81,7 @@ _BATCH_BYTES: Final = "1000000"
 """librdkafka's default of batch.size."""
 
 _PROPAGATION_MS: Final = "30000"
-"""librdkafka's default of topic.metadata.propagation.max.ms: how long brokers may take to know a new topic."""
+"""librdkafka's default of topic.metadata.propagation.max.ms: how long a new topic may take to be known by all brokers."""
 
 _QUEUE_KIBIBYTES: Final = "1048576"
 """librdkafka's default of queue.buffering.max.kbytes."""
@@ -95,16 +95,16 @@ _TopicReport = Callable[[InFlight, KafkaError | None, Message], None]
 
 
 class NativeReader(PlainReader[LedgerEntry], Protocol):
-    """The native plane's reader: takes plain rows from a connection into its producer."""
+    """The native plane's reader: moves plain rows from a connection into its producer."""
 
     def learn(self, mapping: RowMapping) -> None:
-        """Take the plain rows of this relation from now on, until it is described again. Each counts as received."""
+        """Take the plain rows of this relation, until the stream describes it again. Each row counts as received."""
 
 
 class Publisher:
-    """One producer. `properties` are librdkafka's; `reread` gives the user's as they are now, for a password that has changed.
+    """One producer. `properties` are librdkafka's; `reread` reads the user's again, for a password that has changed.
 
-    Raises ConfigurationError when they make no sense.
+    Raises ConfigurationError when librdkafka refuses them.
     """
 
     def __init__(
@@ -116,17 +116,17 @@ class Publisher:
         self.on_error = self._reachability.on_error
         self._reread = reread
         self._look_at: float | None = None
-        """When to look next for a broker, while none can be reached."""
+        """Time of the next metadata request while no broker can be reached, as of time.monotonic()."""
         self._inquiry: Inquiry | None = None
         self._asked_at: float | None = None
         self.failures: list[DeliveryFailure] = []
-        """Deliveries that failed for good, in the order in which librdkafka told."""
+        """Deliveries that failed for good, in the order of their reports."""
         self._fatal = False
         self._largest = int(properties.get("message.max.bytes", "1000000"))
         self._properties = properties
         self._topic = ""
         self.new_transaction: Callable[[int, Lsn], LedgerEntry] = Transaction
-        """Makes what records are counted on, from a commit time in Unix milliseconds and a commit LSN."""
+        """Makes the object on which records are counted, from a commit time in Unix milliseconds and a commit LSN."""
         try:
             self._producer = self._open()
         except KafkaException as raised:
@@ -142,11 +142,11 @@ class Publisher:
             unknown_seconds=int(properties.get("topic.metadata.propagation.max.ms", _PROPAGATION_MS)) / 1000,
         )
         self._first: dict[str, FirstRecords] = {}
-        """Topics with partitions in which this producer has delivered nothing yet."""
+        """Topics with partitions in which this producer has delivered no record yet."""
         self._open_topics: set[str] = set()
-        """Topics that may be written to, with batches that each of them takes."""
+        """Topics that records may be produced to, with batches no larger than each topic accepts."""
         self._known_names: set[str] = set()
-        """Header names that librdkafka can take, and that are short."""
+        """Short header names that librdkafka accepts."""
         self._transaction: InFlight | None = None
         self._report: Report | None = None
         self._reports: dict[str, _TopicReport] = {}
@@ -159,17 +159,17 @@ class Publisher:
 
     @property
     def in_flight(self) -> int:
-        """Records handed over whose report has not been served."""
+        """Records handed over whose delivery report has not been served."""
         return len(self._producer)
 
     @property
     def broken(self) -> bool:
-        """Whether this producer has a gap, or will take nothing more: only a new one can go on."""
+        """Whether this producer has a gap or a fatal error, so that it must be replaced."""
         return self._fatal or bool(self.failures)
 
     @property
     def in_flight_bytes(self) -> int:
-        """What those records occupy: keys, values, headers, and what librdkafka keeps for each."""
+        """Memory of the records in flight: keys, values, headers, and librdkafka's own for each."""
         return self._limit - self._free
 
     @property
@@ -179,18 +179,18 @@ class Publisher:
 
     @property
     def delivered_bytes(self) -> int:
-        """What the records occupied that Kafka has confirmed."""
+        """Memory that the records confirmed by Kafka occupied."""
         return self._delivered_bytes
 
     def native_reader(self, pgconn_ptr: int, isolated: Collection[LsnRange]) -> NativeReader | None:  # noqa: ARG002
-        """Make what takes plain rows from a libpq connection into this producer; None: the loop takes them all.
+        """Make a reader that moves plain rows from a libpq connection into this producer; None: the loop reads all rows.
 
-        `isolated`: commit LSNs of transactions that the reader does not take.
+        `isolated`: commit LSNs of transactions that the reader leaves to the loop.
         """
         return None
 
     def reach(self) -> None:
-        """Hear from the cluster once. Raises Unreachable (try again), AccessRefused or ConfigurationError (do not)."""
+        """Get metadata from the cluster once. Raises Unreachable (retry), AccessRefused or ConfigurationError (final)."""
         until = time.monotonic() + METADATA_SECONDS
         while True:
             try:
@@ -200,7 +200,7 @@ class Publisher:
                 self.serve(METADATA_PAUSE_SECONDS)
                 late = time.monotonic() >= until
                 refusal = self._reachability.refusal
-                if refusal is not None and (late or self._reachability.all_down):  # another broker may yet be right
+                if refusal is not None and (late or self._reachability.all_down):  # another broker may accept the login
                     raise refusal from raised
                 error = self._error(raised)
                 if not isinstance(error, Unreachable):
@@ -210,10 +210,10 @@ class Publisher:
         self._reachability.answered()
 
     def _admits(self, topic: str) -> bool:
-        """Whether records of the topic may be produced now; at its first use it is asked for. Raises as `produce` does.
+        """Whether records of the topic may be produced now; looks the topic up at its first use. Raises as `produce` does.
 
-        A topic that takes smaller batches than this producer makes would refuse them, with all records in them: the producer is
-        replaced by one whose batches the topic takes, when nothing is in flight.
+        A topic that accepts only smaller batches than this producer makes would refuse whole batches. Once nothing is in
+        flight, the producer is replaced by one with smaller batches.
         """
         if not self._gate.admits(topic, self._metadata):
             return False
@@ -231,7 +231,7 @@ class Publisher:
         return True
 
     def _may_follow(self, topic: str, key: bytes | None) -> bool:
-        """Whether a record may be produced behind those of its key that are in flight."""
+        """Whether a record may be produced while earlier ones of its key are in flight."""
         first = self._first.get(topic)
         if first is None or first.over:
             self._first.pop(topic, None)
@@ -244,7 +244,7 @@ class Publisher:
         return not first.blocks(key)
 
     def renew(self) -> None:
-        """Replace a producer that takes nothing more, when nothing of it is in flight and its failures are dealt with."""
+        """Replace a producer after a fatal error. Called when it has nothing in flight and its failures are handled."""
         if self._fatal:
             self._replace()
 
@@ -259,7 +259,7 @@ class Publisher:
         self._poll = self._producer.poll
 
     def _metadata(self, topic: str) -> int | KafkaError:
-        """Ask for a topic, and let librdkafka know it; the number of its partitions, or an error."""
+        """Request metadata, which also makes the topic known to librdkafka. Returns its number of partitions, or an error."""
         try:
             found = self._producer.list_topics(topic, timeout=METADATA_SLICE_SECONDS).topics[topic]
         except KafkaException as raised:
@@ -267,14 +267,14 @@ class Publisher:
         return found.error or len(found.partitions)
 
     def refused(self, record: KafkaRecord, error: KafkaError) -> None:
-        """Note that a record was refused for what is about the cluster: its topic is asked for again before the next one."""
+        """Handle a refusal that the cluster caused, not the record: the topic is looked up again before its next record."""
         self._gate.refused(record.topic, error, record.partition)
         self._open_topics.discard(record.topic)
         self._topic = ""
 
     def _new_report(self, transaction: InFlight, topic: str) -> Report:
-        """Make the delivery report for records of one transaction and one topic. A bound method costs a transaction of one row
-        less than a closure, and the garbage collector nothing.
+        """Make the delivery report for records of one transaction and one topic. For a transaction of one row, a bound method
+        costs less than a closure, and it costs the garbage collector nothing.
         """
         delivered = self._reports.get(topic) or self._new_topic(topic)
         report = MethodType(delivered, transaction)
@@ -302,11 +302,11 @@ class Publisher:
             self._reports[topic] = delivered
         return delivered
 
-    def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:  # noqa: C901 - the path of an event: no call
+    def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:  # noqa: C901 - the path of an event: no calls
         """Hand one record over and count it on its transaction; False when there is no room: serve, and try again.
 
         Raises PoisonEvent, ConfigurationError or AccessRefused when librdkafka does not accept this record (too large, text it
-        cannot encode, a topic known to be unknown or not to be written); Unreachable when only a new producer can go on.
+        cannot encode, a topic that does not exist or may not be written to); Unreachable when the producer must be replaced.
         """
         topic, key, value, headers, timestamp, partition = record
         size = _USUAL if value is None else _USUAL + len(value)
@@ -343,8 +343,8 @@ class Publisher:
         return True
 
     def _weigh(self, record: KafkaRecord, transaction: InFlight) -> tuple[int, Report]:
-        """The size and the report of a record that is not counted as usual: with header names that are not known yet, with more
-        than the usual key and headers, or without room for it. Raises PoisonEvent for text that librdkafka cannot take.
+        """The exact size, and the report, of a record with header names that are not known yet, with more than the usual key
+        and headers, or with too little room for it. Raises PoisonEvent for text that librdkafka cannot encode.
         """
         surplus = max(0, extra_bytes(record) - USUAL_BYTES)
         self._remember_names(record)
@@ -367,11 +367,11 @@ class Publisher:
 
     @property
     def waits(self) -> bool:
-        """Whether a topic is waited for."""
+        """Whether a record waits for its topic."""
         return self._gate.waits
 
     def wait(self, seconds: float) -> None:
-        """Wait at most `seconds` for what a held record waits for, and call the reports that are due."""
+        """Wait at most `seconds` for the topic of a held record or for room in the queue, and call the reports that are due."""
         if self._gate.pause(seconds):
             seconds = 0.0
         self.serve(seconds if len(self._producer) or self._gate.waits else 0.0)
@@ -396,7 +396,7 @@ class Publisher:
         return self._reachability.lost
 
     def diagnose(self) -> Unreachable | None:
-        """Find out why nothing is confirmed: None while the cluster is asked, which takes a second; call again."""
+        """Find out why nothing is confirmed. None while a query of the cluster runs, which takes a second: call again."""
         if self._reachability.lost:
             return self._reachability.error
         topic = self._topic or next(iter(self._open_topics), "")
@@ -413,7 +413,9 @@ class Publisher:
             return not_taken(self._brokers, topic, None) if answers else silent(self._brokers)
 
     def _look(self) -> None:
-        """While no broker can be reached, see from time to time whether one is again: nothing else may be in flight to tell."""
+        """While no broker can be reached, request metadata every LOOK_SECONDS: without records in flight, nothing else shows
+        that a broker can be reached again.
+        """
         now = time.monotonic()
         if self._look_at is None:
             self._look_at, self._delivered_before = now + LOOK_SECONDS, self.delivered_bytes
@@ -430,8 +432,8 @@ class Publisher:
         self._reachability.answered()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Send what is queued without waiting for more of a batch: `linger.ms` is for others. Serves reports meanwhile, until
-        all are there or `seconds` are over.
+        """Send the queued records at once, without waiting `linger.ms` for more. Serves reports until all are there or
+        `seconds` are over.
         """
         try:
             self._producer.flush(seconds)
@@ -439,14 +441,14 @@ class Publisher:
             self._raise_fatal(raised)
 
     def _raise_fatal(self, raised: BaseException) -> None:
-        """Raise our error for a fatal one; but one that follows a refused batch is dealt with by the batch's own reports."""
+        """Raise a fatal error as CdcOutboxError, except the one after a refused batch: its reports already have the cause."""
         error = self._error(raised)
         known = kafka_error(raised)
         if known is None or known.code() != KafkaError._GAPLESS_GUARANTEE:
             raise error from raised
 
     def topic_limit(self, topic: str) -> int | str:
-        """The topic's max.message.bytes, where that is known; for a message, never for a decision."""
+        """The topic's max.message.bytes if it is known. For messages only, never for a decision."""
         return self._gate.limits.get(topic) or "the topic's max.message.bytes"
 
     def drain(self, until: float, stopped: Callable[[], bool] = lambda: False) -> bool:
@@ -458,29 +460,31 @@ class Publisher:
         return not self.failures
 
     def abandon(self) -> None:
-        """Forget what is in flight, so that nothing waits for a broker that is gone. Never raises."""
+        """Discard the records in flight, so that nothing waits for an unreachable broker. Never raises."""
         producer = self._producer
-        for _ in range(2):  # a fatal error is raised by the first poll; the reports, which hold us, come with the next
+        for _ in range(
+            2
+        ):  # the first poll raises a fatal error; the next calls the reports, which refer to this object
             try:
                 producer.purge()
                 producer.poll(0)
             except (KafkaException, SystemError) as raised:
                 log.debug("producer.abandoned", error=str(raised))
-        self._report = None  # reports hold us as we hold them: librdkafka's threads end when nobody holds its producer
+        self._report = None  # a reference cycle: librdkafka's threads end once its producer has no reference
         self._reports.clear()
         self._gate.close()
         self._inquiry = None
-        self._producer = _GivenUp()  # type: ignore[assignment]  # its threads end now, not with this object
+        self._producer = _GivenUp()  # type: ignore[assignment]  # the threads end now, not when this object is freed
         self._poll = self._producer.poll
         self.__dict__.pop("_produce", None)
 
     def _not_accepted(self, raised: Exception, record: KafkaRecord) -> bool:
-        """Raise what librdkafka or its binding has against a record; False if it is about its topic: ask again."""
+        """Raise the error of librdkafka or its binding for a record; False if the topic is the cause: try again."""
         if not isinstance(raised, KafkaException):  # UnicodeError is a ValueError
             raise unfit(record, raised) from raised
         error = kafka_error(raised)
         if error is not None and error.code() == KafkaError._FATAL and (len(self._producer) or self.failures):
-            self._fatal = True  # why, the reports have
+            self._fatal = True  # the reports have the cause
             return False
         if error is None or not about_cluster(error):
             raise self._refused(raised, record) from raised
@@ -514,9 +518,9 @@ class Publisher:
         return final(error, self._topic) or Unreachable(f"Kafka: {error.str()}", code="kafka-error")
 
     def _take_new_login(self) -> None:
-        """A password that was good may have been changed: take the present one for librdkafka's next attempt.
+        """Read the password again, since it may have been changed, for librdkafka's next attempt.
 
-        Never from a callback: the binding aborts the process when a method of the producer is called from there.
+        Never called from a callback: the binding aborts the process when a callback calls a method of the producer.
         """
         try:
             fresh = self._reread()
@@ -530,7 +534,7 @@ class Publisher:
 
 
 class _GivenUp:
-    """In place of a producer that was given up."""
+    """Stands in for an abandoned producer."""
 
     def __len__(self) -> int:
         return 0

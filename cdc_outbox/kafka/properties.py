@@ -1,7 +1,7 @@
-"""librdkafka properties: what we set, what the user may set, and what would break a promise.
+"""librdkafka properties: defaults, the user's, and those that are refused because they would break a guarantee.
 
 In: the user's properties and the limits of `Settings`. Out: one dictionary for the producer.
-Never: a property changed in silence. What would break a promise raises ConfigurationError with the reason.
+Never: a property of the user changed silently. One that would break a guarantee raises ConfigurationError with the reason.
 
 librdkafka: CONFIGURATION.md; INTRODUCTION.md, "Idempotent Producer" (gapless, ordered) and "Message reliability".
 """
@@ -32,14 +32,15 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "socket.keepalive.enable": "true",
     "message.max.bytes": str(MESSAGE_MAX_BYTES),
 }
-"""Ours, where the user says nothing. `message.timeout.ms` 0: never give up on a record that could still be delivered.
-`enable.gapless.guarantee`: once a batch is refused for good, nothing behind it is sent, and the relay sends all again in order.
-`linger.ms` in milliseconds; `message.max.bytes` is librdkafka's own default, written down since the queue must hold one."""
+"""Defaults. `message.timeout.ms` 0: never give up on a record that could still be delivered.
+`enable.gapless.guarantee`: once a batch is refused for good, nothing after it is sent, and the relay sends all again in order.
+`linger.ms` in milliseconds; `message.max.bytes` is librdkafka's own default, set explicitly since the queue must hold one such
+record."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A property with a promise behind it: the values that keep it, and what another one would break."""
+    """A property that a guarantee depends on: the values that keep it, and what any other value would break."""
 
     allowed: tuple[str, ...]
     reason: str
@@ -107,11 +108,11 @@ _OBJECTS: Final = frozenset(
     """,
     )
 )
-"""Objects of a program, as are all callbacks: confluent_kafka fails on a text with a TypeError, or accepts it silently."""
+"""Properties with a Python object as value, like all callbacks: confluent_kafka raises TypeError for text, or accepts it."""
 
 
 def is_object(name: str) -> bool:
-    """Whether a property's value is an object of a program."""
+    """Whether a property's value is a Python object."""
     return name in _OBJECTS or name.endswith(("_cb", "_callback"))
 
 
@@ -121,7 +122,7 @@ def librdkafka_version() -> str:
 
 
 def effective(user: Mapping[str, str], settings: Settings) -> dict[str, str]:
-    """Merge the user's properties into ours. Raises ConfigurationError for one that would break a promise."""
+    """Merge the user's properties into the defaults. Raises ConfigurationError for one that would break a guarantee."""
     merged = dict(DEFAULTS)
     for given, value in user.items():
         name = ALIASES.get(given, given)
@@ -142,16 +143,16 @@ def effective(user: Mapping[str, str], settings: Settings) -> dict[str, str]:
 
 
 _CONNECTION: Final = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", "client.id", "broker.", "socket.")
-"""Beginnings of the properties that say how to reach the cluster."""
+"""Prefixes of the properties of the connection to the cluster."""
 
 
 def connection_properties(properties: Mapping[str, str]) -> dict[str, str | int | float | bool]:
-    """Those of a producer's properties that an admin client needs as well."""
+    """The properties of a producer that an admin client needs as well."""
     return {name: value for name, value in properties.items() if name.startswith(_CONNECTION)}
 
 
 def message_max_bytes(user: Mapping[str, str]) -> int:
-    """The largest record, in bytes, that a producer of these properties takes. Raises ConfigurationError for no number."""
+    """The largest record, in bytes, for a producer of these properties. Raises ConfigurationError if it is not a number."""
     given = {ALIASES.get(name, name): value for name, value in user.items()}.get("message.max.bytes")
     try:
         return MESSAGE_MAX_BYTES if given is None else int(given)
@@ -162,12 +163,12 @@ def message_max_bytes(user: Mapping[str, str]) -> int:
 
 
 def _kibibytes(size: int) -> int:
-    """Rounded up: a record that is as large as allowed must find room in an empty queue."""
+    """KiB, rounded up: the largest allowed record must fit into an empty queue."""
     return -(-size // 1024)
 
 
 def _unknown(name: str) -> ConfigurationError:
-    """Without the value, which a misspelt name may not mark as a secret."""
+    """The error for an unknown property. It omits the value: a misspelt name may not be recognized as that of a secret."""
     return ConfigurationError(
         f"Kafka property {name} is refused: its effect is not known",
         code="kafka-property-refused",
@@ -187,7 +188,10 @@ def _refusal(name: str, value: str, rule: _Rule) -> ConfigurationError:
 
 
 def _check_token_source(merged: Mapping[str, str]) -> None:
-    """Without a source of tokens librdkafka never logs in, and reports no error. CONFIGURATION.md, sasl.oauthbearer.*"""
+    """Raise ConfigurationError for OAUTHBEARER without a source of tokens: librdkafka then never logs in, and reports no error.
+
+    CONFIGURATION.md, sasl.oauthbearer.*
+    """
     if merged.get("sasl.mechanisms", "").upper() != "OAUTHBEARER":
         return
     made = merged.get("enable.sasl.oauthbearer.unsecure.jwt", "false").lower() in _TRUE
@@ -202,7 +206,7 @@ def _check_token_source(merged: Mapping[str, str]) -> None:
 
 
 def _check_one_fits(merged: Mapping[str, str], settings: Settings) -> None:
-    """A record larger than the whole queue would never be accepted, and never refused either."""
+    """Raise ConfigurationError when a record may be larger than the whole queue: it would be neither accepted nor refused."""
     largest = message_max_bytes(merged)
     if largest > settings.max_in_flight_bytes:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What librdkafka's error callback reports, made one event per cause: no broker can be reached, and one is reached again.
+"""Errors of librdkafka's error callback, as one log event per cause: no broker can be reached, and one is reached again.
 
 In: errors of librdkafka, confirmations. Out: log events, the counters of the Kafka connection, a refusal for `Publisher.reach`.
 Never: a call of the producer (the binding aborts the process when one is made from a callback), or an exception.
@@ -21,13 +21,13 @@ log = structlog.get_logger(__name__)
 
 
 class Reachability:
-    """What is known of the connection to one cluster."""
+    """The state of the connection to one cluster."""
 
     def __init__(self, brokers: str, counters: Counters) -> None:
         self._brokers = brokers
         self._counters = counters
         self.refusal: CdcOutboxError | None = None
-        """The last error that waiting does not heal."""
+        """The last error that a retry does not cure."""
         self.login_refused = False
         """Whether a login was refused since this was last reset."""
         self.all_down = False
@@ -47,7 +47,7 @@ class Reachability:
         return unreachable(self._brokers, self._detail)
 
     def on_error(self, error: KafkaError) -> None:
-        """Note an error; librdkafka goes on trying by itself."""
+        """Handle an error. librdkafka retries by itself."""
         now = time.time()
         refusal = final(error)
         if refusal is not None:
@@ -70,7 +70,7 @@ class Reachability:
             log.warning("kafka.error", error=error.str(), kafka_error=error.name())
 
     def answered(self) -> None:
-        """Note that a broker has answered."""
+        """Record that a broker has answered."""
         self._counters.kafka_answers(time.time())
         self._detail, self.all_down, self._has_answered = SILENT, False, True
         lost_at, self._lost_at = self._lost_at, None
@@ -85,7 +85,7 @@ class Reachability:
 
 
 def weakly(method: Callable[[KafkaError], None]) -> Callable[[KafkaError], None]:
-    """A callback that does not keep its object alive: a producer and its owner in a circle would never end."""
+    """A callback with a weak reference to its object: a reference cycle would keep a producer and its owner alive."""
     reference = weakref.WeakMethod(method)
 
     def call(error: KafkaError) -> None:

@@ -1,11 +1,11 @@
-"""Whether a topic can be written to at all: asked at its first use, and again while it cannot.
+"""Whether a topic can be written to: looked up at its first use, and again until it can.
 
 In: names of topics. Out: whether records may be produced to it now, and the largest batch that it takes.
-Never: a record. What is about the cluster (a topic or partition that is not known, an ACL) is waited for here, logged with its
-cure, and raised for the caller to decide: it is no property of an event.
+Never: a record. Obstacles in the cluster (an unknown topic or partition, an ACL) are waited for here, logged with their cure,
+and raised for the caller to decide: the event is not their cause.
 
-One topic is waited for at a time, as the record behind it is held. Metadata comes from the producer, which thereby knows the
-topic as well (and a broker that creates topics on demand creates it); limits and privileges from the admin API.
+The gate waits for one topic at a time, since its record is held. Metadata comes from the producer, which makes the topic known
+to it as well (and a broker that creates topics on demand creates it); limits and privileges come from the admin API.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from cdc_outbox.lsn import UNSET
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS: Final = 1.0
-"""For limits and privileges. A cluster that does not answer so soon is not asked again for QUIET_SECONDS."""
+"""For limits and privileges. A cluster that does not answer within this time is not asked again for QUIET_SECONDS."""
 
 QUIET_SECONDS: Final = 60.0
 
 ASK_SECONDS: Final = (0.1, 2.0)
-"""Between two questions for one topic: the first pause, doubled up to the last."""
+"""Between two requests for one topic: the first pause, and the last, up to which it is doubled."""
 
 WARN_SECONDS: Final = 2.0
-"""A topic that is created on demand, or with the event's deployment, is there by then."""
+"""Before the first warning: a topic that is created on demand, or with the event's deployment, exists by then."""
 
 REPEAT_SECONDS: Final = 10.0
 """Between two warnings of one topic."""
 
 PARTITION_SECONDS: Final = 5.0
-"""Brokers know a new partition within a second or two. One that is not known by then is the event's error."""
+"""Brokers know a new partition within a second or two. A partition unknown after this time is an error of the event."""
 
 REMEMBERED_TOPICS: Final = 10_000
-"""Topics that are admitted; beyond it all are asked for again."""
+"""Most topics remembered as admitted; beyond it, all are looked up again."""
 
 
 @dataclass(slots=True)
@@ -73,25 +73,25 @@ class TopicGate:
     catalog: Callable[[], TopicCatalog]
     counters: Counters
     unknown_seconds: float
-    """After which an unknown topic is raised as an error: brokers may take as long to know a new one."""
+    """After this time an unknown topic is raised as an error: a new topic may take as long to be known by all brokers."""
     limits: dict[str, int | None] = field(default_factory=dict)
-    """Topics that may be written to, each with its max.message.bytes where that is known."""
+    """Topics that may be written to, each with its max.message.bytes if that is known."""
     partitions: dict[str, int] = field(default_factory=dict)
-    """Their partitions."""
+    """The numbers of their partitions."""
     _wait: _Wait | None = None
     _catalog: TopicCatalog | None = None
     _quiet_until: float = 0.0
     _waited_for: dict[str, int] = field(default_factory=dict)
-    """Topics whose partitions were waited for in vain, with how many they had: the next event need not wait again."""
+    """Topics whose missing partition did not appear, with their number of partitions: the next event does not wait again."""
 
     @property
     def waits(self) -> bool:
-        """Whether a topic is waited for."""
+        """Whether a record waits for its topic."""
         return self._wait is not None and self._wait.admitted_at is None
 
     @property
     def over(self) -> bool:
-        """Whether a topic that was waited for is admitted, and nothing of it is known to be delivered yet."""
+        """Whether the topic of a held record is admitted, and none of its records is known to be delivered yet."""
         return self._wait is not None and self._wait.admitted_at is not None
 
     def pause(self, seconds: float) -> bool:
@@ -106,8 +106,8 @@ class TopicGate:
         """Whether records may be produced to `topic` now; False: ask again soon. `metadata` asks the producer's brokers for a
         topic, and returns the number of its partitions, or an error.
 
-        Raises, each time, what keeps it: AccessRefused; ConfigurationError once an unknown topic has been asked for long
-        enough; PoisonEvent for a partition that the topic does not have.
+        Raises the obstacle at each call: AccessRefused; ConfigurationError once a topic has been unknown for `unknown_seconds`;
+        PoisonEvent for a partition that the topic does not have.
         """
         if topic in self.limits:
             return True
@@ -120,7 +120,7 @@ class TopicGate:
         return self._asked(wait, metadata, now)
 
     def refused(self, topic: str, error: KafkaError, partition: int) -> None:
-        """Note that librdkafka or the broker refused a record for what is about the cluster: ask again, after a pause."""
+        """Handle a refusal that the cluster caused, not the record: look the topic up again, after a pause."""
         self.limits.pop(topic, None)
         now = time.monotonic()
         wait = self._wait
@@ -131,18 +131,18 @@ class TopicGate:
         self._put_off(wait, error, now)
 
     def ask(self, topic: str) -> Inquiry | None:
-        """Begin to look a topic up, for a message; None where the admin API does not answer."""
+        """Begin to look a topic up, for a diagnosis; None if the admin API does not answer."""
         if time.monotonic() < self._quiet_until:
             return None
         self._catalog = self._catalog or self.catalog()
         return self._catalog.ask(topic, ANSWER_SECONDS)
 
     def close(self) -> None:
-        """Give up the admin client, and what is waited for."""
+        """Drop the admin client, and stop waiting."""
         self._catalog = self._wait = None
 
     def produced(self) -> None:
-        """Note that a record was accepted after a wait: it is over."""
+        """End the wait: a record of the topic was delivered."""
         wait, self._wait = self._wait, None
         if wait is not None and wait.warned_at is not None:
             if self.counters.last_error == str(wait.error):
@@ -150,14 +150,14 @@ class TopicGate:
             log.info("topic.available", topic=wait.topic, seconds=round(time.monotonic() - wait.since, 1))
 
     def _asked(self, wait: _Wait, metadata: Callable[[str], int | KafkaError], now: float) -> bool:
-        """Ask the producer's brokers, then begin to ask for limits and privileges."""
+        """Request metadata from the producer's brokers, then limits and privileges from the admin API."""
         if wait.inquiry is not None:
             return self._answered(wait, wait.inquiry, now)
         partitions = metadata(wait.topic)
         if isinstance(partitions, KafkaError) and partitions.code() in _NO_ANSWER and wait.error is None:
             return self._admit(
                 wait, None, now
-            )  # nothing is known against the topic, and librdkafka waits for brokers itself
+            )  # no error of the topic is known, and librdkafka itself waits for brokers
         if isinstance(partitions, KafkaError):
             self._put_off(wait, partitions, now)
             return self._keeps(wait, now)
@@ -180,7 +180,7 @@ class TopicGate:
             found = inquiry.answer()
         except Unreachable:
             self._quiet_until, self._catalog = now + QUIET_SECONDS, None
-        except CdcOutboxError as error:  # a privilege for the admin API is missing, and the producer was answered
+        except CdcOutboxError as error:  # a privilege for the admin API is missing, but the producer got its metadata
             log.debug("topic.limit.unknown", topic=wait.topic, error=str(error))
         if found is not None and found.may_write is False:
             self._put_off(wait, KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), now)
@@ -195,7 +195,7 @@ class TopicGate:
         return True
 
     def _put_off(self, wait: _Wait, error: KafkaError, now: float) -> None:
-        """Note why the topic cannot be written to, and ask again later."""
+        """Record why the topic cannot be written to, and when to look it up again."""
         if error.code() in _NO_ANSWER:
             wait.next_ask = now + ASK_SECONDS[0]
             return
@@ -211,7 +211,7 @@ class TopicGate:
         return self._keeps(wait, now)
 
     def _keeps(self, wait: _Wait, now: float) -> bool:
-        """Log and raise what keeps the topic; False while that is too early."""
+        """Log and raise the obstacle; False while it is too early for that."""
         error = wait.error
         if error is None:
             return False
@@ -235,4 +235,4 @@ class TopicGate:
 _NO_ANSWER: Final = frozenset(
     {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError.LEADER_NOT_AVAILABLE}
 )
-"""Nothing about the topic: no broker answers, or the topic has no leader at the moment."""
+"""Errors that are not the topic's: no broker answers, or the topic has no leader at the moment."""

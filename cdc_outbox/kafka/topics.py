@@ -1,7 +1,7 @@
-"""Topics as the cluster has them: how many copies, how large a record may be, and whether we may write.
+"""Topics as the cluster describes them: replicas, size limit, and whether the relay may write.
 
-In: the producer's properties, names of topics. Out: `Topic`, None for one that is not there, or our errors.
-Never: a topic made, or a setting changed. What the cluster does not let us see is None.
+In: the producer's properties, names of topics. Out: `Topic`, None for one that does not exist, or CdcOutboxError.
+Never: a topic created, or a setting changed. A value that the principal may not see is None.
 
 Kafka: the admin API's DescribeTopics and DescribeConfigs. A principal that may write to a topic may describe it; its settings,
 and the brokers', need the operation DescribeConfigs.
@@ -31,7 +31,7 @@ from cdc_outbox.kafka.properties import connection_properties
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS: Final = 5.0
-"""For one question. Brokers answer these from memory; a controller's election takes about as long."""
+"""For one request. Brokers answer it from memory; the election of a controller takes about as long."""
 
 _ConfigFuture: TypeAlias = "Future[dict[str, ConfigEntry]]"
 
@@ -40,24 +40,24 @@ _UNKNOWN: Final = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic. None: the cluster does not let us see it."""
+    """One topic. None: the principal may not see the value."""
 
     name: str
     partitions: int
     replicas: int
-    """Copies of the partition that has fewest."""
+    """Replicas of the partition that has the fewest."""
     in_sync: int
-    """Those of them that are in sync, where they are fewest."""
+    """In-sync replicas of the partition that has the fewest."""
     may_write: bool | None
     max_message_bytes: int | None
-    """The largest batch that it takes, after compression; a record alone is a batch."""
+    """The largest batch that the topic accepts, after compression; a single record is a batch."""
     min_in_sync: int | None
-    """`min.insync.replicas`: with fewer in sync it takes no record."""
+    """`min.insync.replicas`: with fewer in sync, the topic accepts no record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a broker does with topics that nobody made."""
+    """A broker's settings for topics that do not exist yet."""
 
     makes_topics: bool
     partitions: int
@@ -65,7 +65,7 @@ class Defaults:
 
 
 class Inquiry:
-    """A topic that is being looked up: its description and its settings, asked for at the same time."""
+    """A topic that is being looked up: its description and its settings, requested at the same time."""
 
     def __init__(self, name: str, described: Future[TopicDescription], config: _ConfigFuture) -> None:
         self._name = name
@@ -78,9 +78,11 @@ class Inquiry:
         return not wait(asked, seconds).not_done
 
     def answer(self, seconds: float = 0.0) -> Topic | None:
-        """What the cluster has; None for a topic that does not exist. Raises AccessRefused or Unreachable."""
+        """The topic; None if it does not exist. Raises AccessRefused or Unreachable."""
         try:
-            raised = self._described.exception(seconds)  # not raised again: its traceback would keep all callers alive
+            raised = self._described.exception(
+                seconds
+            )  # not raised again: its traceback would keep references to all callers
         except FutureTimeout:
             raise Unreachable(f"Kafka: {SILENT}", code="kafka-error") from None
         if raised is not None:
@@ -103,21 +105,21 @@ class Inquiry:
 
 
 class TopicCatalog:
-    """Asks a cluster that has answered before. `properties`: the producer's."""
+    """Queries a cluster that has answered before. `properties`: the producer's."""
 
     def __init__(self, properties: Mapping[str, str]) -> None:
         self._admin = AdminClient(connection_properties(properties), logger=LIBRARY_LOG)
 
     def names(self) -> list[str]:
-        """Topics that we may describe, Kafka's own left out. Raises our errors."""
+        """Topics that the principal may describe, without Kafka's own. Raises CdcOutboxError."""
         return sorted(name for name in self._metadata().topics if not name.startswith("__"))
 
     def brokers(self) -> int:
-        """How many brokers the cluster has. Raises our errors."""
+        """The number of brokers. Raises CdcOutboxError."""
         return len(self._metadata().brokers)
 
     def describe(self, name: str) -> Topic | None:
-        """Look the topic up, which creates none. Raises AccessRefused when it may not be described, or Unreachable."""
+        """Look the topic up, without creating it. Raises Unreachable, or AccessRefused when it may not be described."""
         return self.ask(name).answer(ANSWER_SECONDS)
 
     def ask(self, name: str, seconds: float = ANSWER_SECONDS) -> Inquiry:
@@ -131,7 +133,7 @@ class TopicCatalog:
         )
 
     def defaults(self) -> Defaults | None:
-        """What any one of the brokers says of itself; None when we may not see it. Raises our errors."""
+        """The settings of one broker, any; None when the principal may not see them. Raises CdcOutboxError."""
         broker = next(iter(self._metadata().brokers))
         config = self._settings(ConfigResource(ConfigResource.Type.BROKER, str(broker)))
         if "auto.create.topics.enable" not in config:
@@ -149,7 +151,7 @@ class TopicCatalog:
             raise _translated(raised) from raised
 
     def _settings(self, resource: ConfigResource) -> dict[str, str]:
-        """Its settings; none when we may not see them."""
+        """The settings of `resource`; empty when the principal may not see them."""
         try:
             future = self._admin.describe_configs([resource], request_timeout=ANSWER_SECONDS)[resource]
         except KafkaException as error:
@@ -159,7 +161,7 @@ class TopicCatalog:
 
 
 def _config(future: _ConfigFuture, name: str, seconds: float) -> dict[str, str]:
-    """Settings by name; none when they may not be seen."""
+    """Settings by name; empty when the principal may not see them."""
     try:
         raised = future.exception(seconds)
     except FutureTimeout:

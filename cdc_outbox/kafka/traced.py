@@ -1,4 +1,4 @@
-"""A publisher that reports each delivered record that belongs to a sampled trace; in place of `Publisher` with --otel.
+"""A publisher that reports each delivered record of a sampled trace. With --otel it replaces `Publisher`.
 
 In: records with the header `traceparent`. Out: a `Delivery` for each of them that Kafka has confirmed, on the loop's thread.
 Never: a cost for a record without a sampled trace beyond a look at its headers; an exception out of a delivery report.
@@ -20,7 +20,7 @@ from cdc_outbox.lsn import Lsn
 from cdc_outbox.records.router import InFlight, KafkaRecord
 
 TRACE_HEADERS: Final = ("traceparent", "ce_traceparent")
-"""As records have it, and as --format cloudevents does."""
+"""The header of --format debezium, and that of --format cloudevents."""
 
 SAMPLED: Final = 1
 
@@ -41,7 +41,7 @@ class Delivery(NamedTuple):
 
 
 class TracedPublisher(Publisher):
-    """Calls `on_delivered` with each such record."""
+    """Calls `on_delivered` with each delivered record of a sampled trace."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class TracedPublisher(Publisher):
         self._on_delivered = on_delivered
 
     def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
-        """As `Publisher.produce`. A record of a sampled trace has a report of its own."""
+        """Hand one record over, as `Publisher.produce` does. A record of a sampled trace gets a report of its own."""
         traceparent = sampled_traceparent(record)
         if traceparent is None:
             return super().produce(record, transaction)

@@ -1,6 +1,6 @@
-"""Transactions on their way to Kafka: how many records they became, and how many have no delivery report. Plain data.
+"""Transactions that are being delivered: how many records each has, and how many await their delivery report. Plain data.
 
-In: a commit LSN and time. Out: counts, which the producer moves and the acknowledgement ledger reads.
+In: a commit LSN and time. Out: counts, which the producer updates and the acknowledgement ledger reads.
 Never: a decision. The native plane has a class of its own with these attributes (native/src/producer.h).
 """
 
@@ -16,7 +16,7 @@ class LedgerEntry(InFlight, Protocol):
     """A transaction, or a group of small ones that follow one another."""
 
     end_lsn: Lsn
-    """Of its last Commit. Unset before that: until then it is not delivered, whatever the reports count."""
+    """End LSN of its last Commit. Unset before that Commit: until then it is not delivered, even with 0 outstanding."""
 
     @property
     def last_lsn(self) -> Lsn:
@@ -24,7 +24,7 @@ class LedgerEntry(InFlight, Protocol):
 
     @property
     def transactions(self) -> int:
-        """Those of its transactions that have events."""
+        """The number of its transactions that have events."""
 
 
 class Transaction:
@@ -34,23 +34,23 @@ class Transaction:
 
     def __init__(self, commit_time: int, lsn: Lsn = UNSET) -> None:
         self.lsn = lsn
-        """Its commit LSN, from its Begin: the same in every connection. Identifies it, and is never confirmed."""
+        """Its commit LSN, from its Begin: the same in every connection. It is the identity, and is never confirmed."""
         self.commit_time = commit_time
         """When it was committed, Unix milliseconds."""
         self.end_lsn = UNSET
-        """Unset before its Commit: until then it is not delivered, whatever the reports count."""
+        """Unset before its Commit: until then it is not delivered, even with 0 outstanding."""
         self.events = 0
         """Records handed to Kafka."""
         self.outstanding = 0
-        """Those of them whose delivery is not yet reported."""
+        """Records handed to Kafka whose delivery is not reported yet."""
         self.sequence = 0
-        """The number of its last event that was numbered."""
+        """The number of the last numbered event."""
         self.isolated = False
         """Whether each of its records is produced with nothing else in flight."""
 
     @property
     def last_lsn(self) -> Lsn:
-        """Its commit LSN: it is not a group."""
+        """Its commit LSN, since it is not a group."""
         return self.lsn
 
     @property

@@ -1,7 +1,7 @@
-"""What a record occupies while it is in flight, and whether its text can be handed to librdkafka at all. Pure.
+"""Memory of a record in flight, and the check that its text can be handed to librdkafka. Pure.
 
 In: a `KafkaRecord`. Out: bytes; PoisonEvent for text that must not reach librdkafka.
-Never: an estimate below the truth. librdkafka's own bound counts values only, not keys and headers.
+Never: an estimate that is too low. librdkafka's own bound counts values only, not keys and headers.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ RECORD_BYTES: Final = 512
 """A record without key, value and headers, in librdkafka and as a delivery report: measured, 520 bytes of resident memory."""
 
 HEADER_BYTES: Final = 64
-"""A header beside its name and value: measured, 60 to 70 bytes of resident memory."""
+"""A header without its name and value: measured, 60 to 70 bytes of resident memory."""
 
 USUAL_BYTES: Final = 512
-"""Key, id, type and three or four more headers: nearly all events. Counted as this much: only others are weighed one by one."""
+"""Key, id, type and three or four more headers, enough for nearly all events. Only larger ones are measured individually."""
 
 KNOWN_NAMES: Final = 1000
-"""Header names that were checked and are remembered; names from a JSON object could be any number."""
+"""Most checked header names that are remembered: a JSON object may bring any number of them."""
 
 LONGEST_KNOWN_NAME: Final = 32
-"""Characters of a remembered name. Longer ones are counted and checked each time."""
+"""Most characters of a remembered name. Longer names are measured and checked each time."""
 
 
 def extra_bytes(record: KafkaRecord) -> int:
-    """What a record occupies besides `RECORD_BYTES` and its value.
+    """Bytes of a record besides `RECORD_BYTES` and its value.
 
     Raises PoisonEvent for text that UTF-8 cannot encode, on which librdkafka's binding crashes the process, and for a NUL
     character in a header's name, which would end the name.
@@ -54,7 +54,7 @@ def _content_bytes(content: str | bytes | None) -> int:
 
 
 def unfit(record: KafkaRecord, error: Exception, reason: str = "bad-record") -> PoisonEvent:
-    """An error for a record that cannot be handed to librdkafka, whatever the broker is."""
+    """The error for a record that cannot be handed to librdkafka."""
     return PoisonEvent(
         f"the event cannot be made a Kafka record: {error}",
         cure="correct what the application writes; this event itself has to be skipped or dead-lettered (--on-poison)",
