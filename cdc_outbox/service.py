@@ -3,7 +3,8 @@
 In: `Settings`. Out: an exit code (INTERFACE section 3), lines on stderr, an HTTP address to look at.
 Never: a stage touched. The relay runs in the main thread; what watches it reads counters from threads of its own.
 
-signal(7): TERM and INT drain and stop, a second one stops now; USR1 logs a summary line; HUP says that it is not supported.
+signal(7): TERM and INT drain and stop, a second one stops now; USR1 logs a summary line; HUP stops as TERM does
+when the terminal of the relay has closed; else it is logged as not supported.
 """
 
 from __future__ import annotations
@@ -152,8 +153,14 @@ def _signals(stop: Stop, later: Later, summary: Summary, shutdown_timeout: float
     def on_summary(_number: int, _frame: FrameType | None) -> None:
         later.put(summary.log_now)
 
-    def on_hangup(_number: int, _frame: FrameType | None) -> None:
-        later.put(_hangup)
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup, or a shell's trap '' HUP
+    terminals = set() if ignored else _terminals()
+
+    def on_hangup(number: int, frame: FrameType | None) -> None:
+        if not terminals - _terminals():
+            later.put(_hangup)
+        elif not stop.requested:  # the kernel and the shell both send it when a terminal closes: that is one request
+            on_stop(number, frame)
 
     handlers = {
         signal.SIGTERM: on_stop,
@@ -179,6 +186,11 @@ def _end_late(shutdown_timeout: float) -> None:
     timer = threading.Timer(shutdown_timeout + LATE_SECONDS, end)
     timer.daemon = True
     timer.start()
+
+
+def _terminals() -> set[int]:
+    """Which of stdin, stdout and stderr are terminals that are open: isatty(3) denies it once a terminal has hung up."""
+    return {descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)}
 
 
 def _hangup() -> None:

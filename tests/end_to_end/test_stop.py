@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from cdc_outbox.demo.ports import free_port
+from tests.plugins.command import environment
 from tests.plugins.oracle import judge
 from tests.plugins.outbox import Outbox, ids
 from tests.plugins.waiting import eventually
@@ -212,3 +216,31 @@ def test_usr1_says_where_it_stands_and_hup_that_it_is_not_supported(outbox: Outb
     os.kill(relay.pid, signal.SIGHUP)
     assert relay.wait_for_log("hangup")
     assert relay.running
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_hup_stops_a_relay_only_when_its_terminal_has_closed(outbox: Outbox, *, closed: bool) -> None:
+    outbox.create()
+    outbox.create_slot()
+    ours, theirs = pty.openpty()
+    settings = {"CDC_OUTBOX_DSN": outbox.database.dsn, "CDC_OUTBOX_BROKERS": outbox.kafka.brokers}
+    command = [sys.executable, "-m", "cdc_outbox", "run", "--http", "off", "--topic", outbox.prefix + "{aggregatetype}"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(settings)) as relay:
+        os.close(theirs)
+        try:
+            eventually(lambda: (slot := outbox.slot()) is not None and slot["active"], "it streams")
+            outbox.confirm()
+            if closed:
+                os.close(ours)
+                relay.send_signal(signal.SIGHUP)
+                relay.send_signal(signal.SIGHUP)  # a shell passes on what the kernel has sent already
+                assert relay.wait(20) == 0
+            else:
+                relay.send_signal(signal.SIGHUP)
+                shown = b""
+                while b"hangup" not in shown:
+                    shown += os.read(ours, 4096)
+                assert relay.poll() is None
+                os.close(ours)
+        finally:
+            relay.terminate()
