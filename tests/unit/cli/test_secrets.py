@@ -39,8 +39,8 @@ def process(*command: str) -> Iterator[subprocess.Popen[str]]:
         child.communicate(timeout=DEADLINE_SECONDS)
 
 
-def command_line(child: subprocess.Popen[str]) -> list[str]:
-    return Path(f"/proc/{child.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+def title(child: subprocess.Popen[str]) -> str:
+    return Path(f"/proc/{child.pid}/cmdline").read_bytes().decode().rstrip("\0")
 
 
 @LINUX
@@ -58,13 +58,13 @@ def command_line(child: subprocess.Popen[str]) -> list[str]:
     ],
 )
 def test_the_process_list_does_not_show_it_and_the_program_still_has_it(arguments: list[str]) -> None:
-    """What is in braces is the secret: each of its bytes becomes an asterisk."""
-    seen = [re.sub("{(.*?)}", lambda secret: "*" * len(secret[1].encode()), argument) for argument in arguments]
+    """What is in braces is the secret; it is masked in the title."""
+    seen = " ".join(re.sub("{(.*?)}", "***", argument) for argument in arguments)
     arguments = [re.sub("{(.*?)}", r"\1", argument) for argument in arguments]
     with process(sys.executable, "-c", WAITING, *arguments) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == f"hidden {arguments}\n"
-        assert command_line(child)[3:] == seen
+        assert title(child) == f"cdc-outbox {seen}"
 
 
 @LINUX
@@ -78,21 +78,21 @@ def test_the_real_command_hides_it(command: list[str], tmp_path, open_when_read)
     os.mkfifo(pipe)
     with process(*command, *arguments, f"@{pipe}") as child:
         with open_when_read(pipe, child):
-            assert command_line(child)[-5] == "postgresql://u:*******@127.0.0.1:1/x"
+            assert title(child).startswith("cdc-outbox emit --dsn postgresql://u:***@127.0.0.1:1/x --aggregate-type")
         _, errors = child.communicate(timeout=DEADLINE_SECONDS)
     assert "hunter2" not in errors
     assert "cure: " in errors
 
 
-def test_where_it_cannot_be_hidden_a_warning_names_the_cure(monkeypatch, caplog, tmp_path) -> None:
-    monkeypatch.setattr("cdc_outbox.cli.argv._PROC", tmp_path)
+def test_where_it_cannot_be_hidden_a_warning_names_the_cure(monkeypatch, caplog) -> None:
+    monkeypatch.setitem(sys.modules, "setproctitle", None)  # as where it is not installed
     hide_secrets(["cdc-outbox", "run", "--dsn", "password=hunter2"])
     assert "CDC_OUTBOX_DSN_FILE" in caplog.text
     assert "hunter2" not in caplog.text
 
 
-def test_without_a_secret_nothing_is_touched_and_nothing_said(monkeypatch, caplog, tmp_path) -> None:
-    monkeypatch.setattr("cdc_outbox.cli.argv._PROC", tmp_path)
+def test_without_a_secret_the_title_stays(monkeypatch, caplog) -> None:
+    monkeypatch.setitem(sys.modules, "setproctitle", None)  # a title that is replaced would warn
     hide_secrets(["cdc-outbox", "run", "--dsn", "host=db user=u", "-b", "x:1", "--key-column", "password_hash"])
     assert caplog.text == ""
 
