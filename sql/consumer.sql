@@ -1,7 +1,7 @@
 -- The inbox of cdc-outbox: what a consumer has done already, so that a message that comes twice takes effect once.
 --
--- Runs on PostgreSQL 14 to 18, through psql, any driver or any migration tool, as often as you like: what is there
--- already stays as it is. Run it in the database that the consumer writes to, which need not be the one that has the
+-- Runs on PostgreSQL 14 to 18, through psql, any driver or any migration tool, as often as you like: existing objects
+-- stay as they are. Run it in the database that the consumer writes to, which need not be the one that has the
 -- outbox, as the role that owns the table, or will. With psql:
 --   psql -v ON_ERROR_STOP=1 -f consumer.sql
 --
@@ -60,8 +60,8 @@ $body$;
 
 -- One row is one message that one consumer has dealt with.
 --
---   consumer    who: each that does something of its own with a message has a name of its own, as with consumer groups.
---   message_id  which: the header id of the record.
+--   consumer    name of the consumer: each effect of a message has a name of its own, as with consumer groups.
+--   message_id  the header id of the record.
 --   claimed_at  when, for pruning. It has no index: one would cost every claim, and pruning reads a table that it keeps
 --               small.
 CREATE TABLE IF NOT EXISTS public.inbox (
@@ -121,7 +121,7 @@ AS $body$
 $body$;
 
 -- Deletes claims that are older, and returns how many. A message that comes again after its claim was deleted takes
--- effect again: keep claims for longer than the topic keeps records, or than anybody would go back in it.
+-- effect again: keep claims for longer than the topic keeps records, or than a consumer would be set back.
 --   SELECT public.inbox_prune('30 days')
 CREATE OR REPLACE FUNCTION public.inbox_prune(older_than interval) RETURNS bigint
 LANGUAGE sql

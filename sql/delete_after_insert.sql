@@ -55,7 +55,7 @@ BEGIN
 END
 $body$;
 
--- It runs with the rights of its owner, so that whoever may insert needs no privilege to delete. The delete is not
+-- It runs with the rights of its owner, so that a role that may insert needs no privilege to delete. The delete is not
 -- published: the publication has insertions alone.
 CREATE OR REPLACE FUNCTION public.outbox_delete() RETURNS trigger
 LANGUAGE plpgsql

@@ -70,8 +70,8 @@ $body$;
 -- All of it is UTF-8, whatever the encoding of the database, since the server sends messages as they are. A payload of
 -- NULL is a member of the object, as null: a tombstone.
 --
--- It runs with the rights of its owner: whoever may EXECUTE it can add events. PostgreSQL lets everybody execute
--- pg_logical_emit_message, too, and so write such messages past this function. Where that matters, a superuser takes
+-- It runs with the rights of its owner: a role with EXECUTE can add events. By default every role may also execute
+-- pg_logical_emit_message, and so write such messages past this function. Where that matters, a superuser takes
 -- both of its forms (text and bytea) from PUBLIC, and grants them to the owner of this function.
 CREATE OR REPLACE FUNCTION public.outbox_emit(
     aggregatetype text,
@@ -134,7 +134,7 @@ END
 $body$;
 
 -- The parameters are part of what a function is. One that is left from before, for another payload type or without
--- the id, has to go: with both of them, calls would be ambiguous. Whoever could execute it can execute the new one.
+-- the id, has to go: with both of them, calls would be ambiguous. Roles that could execute it can execute the new one.
 DO $body$
 DECLARE
     payload_type  constant regtype := 'json';
@@ -168,7 +168,7 @@ $body$;
 
 COMMENT ON FUNCTION public.outbox_emit IS 'Writes one event into the write-ahead log and returns its id.';
 
--- PostgreSQL lets everybody execute a new function. Here only those who are granted it, in roles.sql.
+-- By default every role may execute a new function. Here only roles with a GRANT may, see roles.sql.
 REVOKE ALL ON FUNCTION public.outbox_emit FROM PUBLIC;
 
 -- A slot cannot be streamed from without a publication. It need not have a table: messages pass it by. One that was

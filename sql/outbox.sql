@@ -1,7 +1,7 @@
 -- The transactional outbox of cdc-outbox: table, emit function, publication.
 --
--- Runs on PostgreSQL 14 to 18, through psql, any driver or any migration tool, as often as you like: what is there
--- already stays as it is. Run it as the role that owns the table, or will. That role needs CREATE on the database, for
+-- Runs on PostgreSQL 14 to 18, through psql, any driver or any migration tool, as often as you like: existing objects
+-- stay as they are. Run it as the role that owns the table, or will. That role needs CREATE on the database, for
 -- the publication. With psql:
 --   psql -v ON_ERROR_STOP=1 -f outbox.sql
 --
@@ -9,7 +9,7 @@
 --   1. outbox.sql       this file, in your migrations, like any other table
 --   2. roles.sql        after it, once, by an administrator
 --   3. cdc-outbox run   creates the replication slot by itself. A slot has no place in a migration: it cannot be
---                       created in a transaction that has written, and one that nobody reads keeps WAL until the
+--                       created in a transaction that has written, and one without a reader keeps WAL until the
 --                       disk is full.
 -- uninstall.sql takes all of it away again.
 --
@@ -102,7 +102,7 @@ CREATE TABLE IF NOT EXISTS public.outbox (
 -- A table that was there before must have what the relay and the function need. Two things may change here. The
 -- default of id, if there is none (an event without an id would stop the relay), or if it is still the one from above
 -- and the server has uuidv7(), whose values sort by time (18 and later). And the comment of the table, which keeps the
--- version of this file, as cdc-outbox:3, after whatever else it says.
+-- version of this file, as cdc-outbox:3, after any other text in it.
 DO $body$
 DECLARE
     outbox_table  constant regclass := 'public.outbox';
@@ -165,9 +165,9 @@ $body$;
 
 -- Writes one event and returns its id. One call from any language, in the transaction that makes the business change:
 --   SELECT public.outbox_emit('order', '42', 'OrderPlaced', '{"total": 99}')
--- It runs with the rights of its owner: whoever may EXECUTE it can add events, and needs no privilege on the table. The
--- search path is pinned, as it must be in a function that runs with rights its caller does not have. Who wants to know
--- the id beforehand makes it, and hands it over as the last argument. Else it is the default of the column.
+-- It runs with the rights of its owner: a role with EXECUTE can add events, and needs no privilege on the table. The
+-- search path is pinned, as it must be in a function that runs with rights its caller does not have. A caller that
+-- needs the id beforehand makes it, and passes it as the last argument. Else it is the default of the column.
 CREATE OR REPLACE FUNCTION public.outbox_emit(
     aggregatetype text,
     aggregateid text,
@@ -202,7 +202,7 @@ END
 $body$;
 
 -- The parameters are part of what a function is. One that is left from before, for another payload type or without
--- the id, has to go: with both of them, calls would be ambiguous. Whoever could execute it can execute the new one.
+-- the id, has to go: with both of them, calls would be ambiguous. Roles that could execute it can execute the new one.
 DO $body$
 DECLARE
     payload_type  constant regtype := 'json';
@@ -235,10 +235,10 @@ $body$;
 
 COMMENT ON FUNCTION public.outbox_emit IS 'Writes one event into the transactional outbox and returns its id.';
 
--- PostgreSQL lets everybody execute a new function. Here only those who are granted it, in roles.sql.
+-- By default every role may execute a new function. Here only roles with a GRANT may, see roles.sql.
 REVOKE ALL ON FUNCTION public.outbox_emit FROM PUBLIC;
 
--- The publication says what the relay receives: insertions into this table. Of a partitioned table they arrive under
+-- The publication defines what the relay receives: insertions into this table. Of a partitioned table they arrive under
 -- the name of its root. A publication that was there before gets the table added, and keeps the others that it has. Its
 -- options are corrected, unless other tables depend on them.
 DO $body$

@@ -1,5 +1,5 @@
 -- Takes away what outbox.sql and roles.sql made, and the replication slot, in the order that does no harm: the slot
--- first, because a slot that nobody reads keeps WAL until the disk is full. The table and its rows stay, and so do the
+-- first, because a slot without a reader keeps WAL until the disk is full. The table and its rows stay, and so do the
 -- roles, unless the two switches below are true. Set them by hand, or have this file printed with them set:
 --   cdc-outbox sql uninstall --drop-table --drop-roles
 --

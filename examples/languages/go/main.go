@@ -1,4 +1,4 @@
-// Registers a customer and says so, in one transaction: DATABASE_URL=… go run . 42 Ada
+// Registers a customer and emits the event, in one transaction: DATABASE_URL=… go run . 42 Ada
 package main
 
 import (

@@ -3,7 +3,7 @@ import java.sql.DriverManager;
 import java.sql.PreparedStatement;
 import java.sql.SQLException;
 
-/** Registers a customer and says so, in one transaction: DATABASE_URL=jdbc:postgresql:… java Register.java 42 Ada */
+/** Registers a customer and emits the event, in one transaction: DATABASE_URL=jdbc:postgresql:… java Register.java 42 Ada */
 public final class Register {
     static void register(Connection db, String id, String name) throws SQLException {
         db.setAutoCommit(false);

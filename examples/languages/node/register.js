@@ -1,4 +1,4 @@
-// Registers a customer and says so, in one transaction: DATABASE_URL=… node register.js 42 Ada
+// Registers a customer and emits the event, in one transaction: DATABASE_URL=… node register.js 42 Ada
 import pg from "pg";
 
 async function register(client, id, name) {
