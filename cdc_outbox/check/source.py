@@ -6,7 +6,7 @@ Never: a change; a rule of its own: the checks call the functions that `run` cal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from cdc_outbox.check.database import MUCH_WAL_BYTES, Server
@@ -16,11 +16,9 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.config.value_types import size_text
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError
 from cdc_outbox.identifiers import quote_identifier
-from cdc_outbox.postgres import publication, slot, table_rows
+from cdc_outbox.postgres import publication, published_columns, slot, table_rows
 from cdc_outbox.postgres.connect import Connection
-from cdc_outbox.records.events import TRACE_COLUMNS
-from cdc_outbox.records.mapping import Mappings
-from cdc_outbox.records.templates import PLACEHOLDER, TopicTemplate
+from cdc_outbox.records.mapping import Mappings, used_columns
 
 _TABLE_CHECKS: Final = (
     "table.columns",
@@ -62,7 +60,7 @@ def check_tables(
             _check_function(connection, shape, report)
         with report.judging("table.rows"):
             _check_rows(connection, settings, shape, catalog, report)
-        _check_published(settings, table, shape, published, catalog, report)
+        _check_published(connection, settings, table, published, catalog, report)
     if not settings.tables:
         with report.judging("publication.table"):
             publication.require_published(published, settings.publication, [])
@@ -111,19 +109,6 @@ def check_slot(connection: Connection, settings: Settings, catalog: Server, repo
         report.ok(check, f"{info.name}, no relay streams from it")
     _check_kept(info, catalog, report)
     _check_failover(connection, settings, info, catalog, report)
-
-
-def used_columns(settings: Settings, names: Sequence[str]) -> list[str]:
-    """The columns of `names` that become part of a record, in the table's order."""
-    columns = settings.columns
-    several = (columns.id, columns.key, columns.type, columns.payload, columns.headers)
-    chosen = {next((name for name in wanted if name in names), None) for wanted in several}
-    chosen |= {columns.timestamp, columns.partition, *TopicTemplate(settings.topic).columns, *TRACE_COLUMNS}
-    chosen |= {header.column for header in settings.headers}
-    chosen |= {columns.span_context, *PLACEHOLDER.findall(settings.ce_source or "")}
-    if settings.format != "debezium":
-        chosen |= set(PLACEHOLDER.findall(settings.content_type))
-    return [name for name in names if name in chosen]
 
 
 def _inspect(connection: Connection, settings: Settings, report: Report) -> publication.Publication | None:
@@ -253,9 +238,9 @@ def _check_rows(
 
 
 def _check_published(
+    connection: Connection,
     settings: Settings,
     table: publication.Table,
-    shape: table_rows.TableShape,
     published: publication.Publication | None,
     catalog: Server,
     report: Report,
@@ -272,8 +257,9 @@ def _check_published(
         report.not_checked("the publication does not send the table correctly", "publication.columns")
         return
     with report.judging("publication.columns"):
-        used = used_columns(settings, [one for one, _ in shape.columns])
-        publication.require_columns(published, table.name, used, older_slot=catalog.slot is not None)
+        published_columns.require_columns(
+            connection, published, [table], partial(used_columns, settings), older_slot=catalog.slot is not None
+        )
         report.ok("publication.columns", f"every column of {table.name} that records need is published")
 
 

@@ -15,6 +15,7 @@ import os
 import secrets
 import select
 import time
+from functools import partial
 from typing import Final
 
 from cdc_outbox.commands.event_lines import event_line, poison_line
@@ -26,12 +27,12 @@ from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.properties import message_max_bytes
 from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.postgres import connect, publication, server, table_rows
+from cdc_outbox.postgres import connect, publication, published_columns, server, table_rows
 from cdc_outbox.postgres.pgoutput import Relation
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.postgres.wire import PrimaryKeepalive
-from cdc_outbox.records.mapping import Mappings, RecordMapping, Source
+from cdc_outbox.records.mapping import Mappings, RecordMapping, Source, used_columns
 from cdc_outbox.records.router import InFlight
 from cdc_outbox.records.stream_reader import StreamReader
 from cdc_outbox.relay.feedback import Feedback
@@ -145,6 +146,7 @@ class Tail:
             tables = [publication.find_table(connection, table) for table in self._settings.tables]
             published = publication.inspect(connection, self._settings.publication)
             publication.require_published(published, self._settings.publication, tables)
+            published_columns.require_columns(connection, published, tables, partial(used_columns, self._settings))
 
     @property
     def _finished(self) -> bool:

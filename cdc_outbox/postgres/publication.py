@@ -26,10 +26,13 @@ LOCK_SECONDS: Final = 5.0
 _FILTERS_SINCE: Final = 150_000
 """Server version from which a publication can have row filters and column lists."""
 
+GENERATED_SINCE: Final = 180_000
+"""Server version from which a publication can send stored generated columns. A virtual one is never sent."""
+
 _HIDDEN: Final = "Rows written before that are not streamed any more: cdc-outbox slot recover sends them from the table"
 
 _TABLES: Final = """
-SELECT p.schemaname, p.tablename, {filter}, {columns}
+SELECT p.schemaname, p.tablename, {filter}, {columns}, {sent}
   FROM pg_catalog.pg_publication_tables p
  WHERE p.pubname = %s
  ORDER BY 1, 2
@@ -44,6 +47,15 @@ _COLUMN_LIST: Final = """
      WHERE b.pubname = p.pubname AND n.nspname = p.schemaname AND c.relname = p.tablename AND r.prattrs IS NOT NULL))
 """
 
+_SENT_BEFORE_18: Final = """
+ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       WHERE n.nspname = p.schemaname AND c.relname = p.tablename AND a.attnum > 0 AND NOT a.attisdropped
+         AND a.attgenerated = '' {listed})
+"""
+"""14 has no attnames, 15 has generated columns among them: no version before 18 sends one."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedTable:
@@ -53,6 +65,8 @@ class PublishedTable:
     row_filter: str | None
     columns: tuple[str, ...] | None = None
     """Its column list, if the publication has one; None: all columns."""
+    sent: tuple[str, ...] = ()
+    """The columns that the stream carries: without generated ones, unless the publication sends them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,8 @@ class Table:
     partitioned: bool
     not_streamed: tuple[str, ...] = ()
     """Relations whose rows are in the table but not in its stream: INHERITS children, unlogged or foreign partitions."""
+    columns: tuple[str, ...] = ()
+    """In the table's order."""
 
 
 def inspect(connection: Connection, name: str) -> Publication | None:
@@ -83,17 +99,22 @@ def inspect(connection: Connection, name: str) -> Publication | None:
     ).fetchone()
     if row is None:
         return None
-    has_filters = connection.info.server_version >= _FILTERS_SINCE
+    version = connection.info.server_version
+    has_filters = version >= _FILTERS_SINCE
+    sent = _SENT_BEFORE_18.format(listed="AND a.attname = ANY(p.attnames)" if has_filters else "")
     query = _TABLES.format(
-        filter="p.rowfilter" if has_filters else "NULL", columns=_COLUMN_LIST if has_filters else "NULL"
+        filter="p.rowfilter" if has_filters else "NULL",
+        columns=_COLUMN_LIST if has_filters else "NULL",
+        sent="p.attnames::text[]" if version >= GENERATED_SINCE else sent,
     )
     tables = tuple(
         PublishedTable(
             TableName(str(schema), str(table)),
             None if condition is None else str(condition),
             tuple(map(str, columns)) if isinstance(columns, list) else None,
+            tuple(map(str, carried)) if isinstance(carried, list) else (),
         )
-        for schema, table, condition, columns in connection.execute(query, (name,))
+        for schema, table, condition, columns, carried in connection.execute(query, (name,))
     )
     return Publication(name, bool(row[0]), bool(row[1]), tables)
 
@@ -106,7 +127,9 @@ def find_table(connection: Connection, name: TableName) -> Table:
         "   UNION ALL"
         "   SELECT t.relid::text FROM pg_catalog.pg_partition_tree(CASE WHEN c.relkind = 'p' THEN c.oid::regclass END) t"
         "     JOIN pg_catalog.pg_class k ON k.oid = t.relid"
-        "    WHERE t.isleaf AND (k.relkind = 'f' OR k.relpersistence <> 'p'))"
+        "    WHERE t.isleaf AND (k.relkind = 'f' OR k.relpersistence <> 'p')),"
+        " ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a"
+        "        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)"
         " FROM pg_catalog.pg_class c"
         " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')",
@@ -119,8 +142,8 @@ def find_table(connection: Connection, name: TableName) -> Table:
             cure=f"create it: {_install(table=name)}; or name the one that exists with --table",
             table=str(name),
         )
-    others = row[2] if isinstance(row[2], list) else []
-    return Table(name, int(str(row[0])), row[1] == "p", tuple(map(str, others)))
+    others, columns = (each if isinstance(each, list) else [] for each in row[2:])
+    return Table(name, int(str(row[0])), row[1] == "p", tuple(map(str, others)), tuple(map(str, columns)))
 
 
 def _install(*options: str, table: TableName = DEFAULT_TABLE, publication: str | None = None) -> str:
@@ -208,7 +231,7 @@ def require_published(
             publication = _without_own_filter(publication, name, own, tables)
         _require_published(publication, name, tables)
     except ConfigurationError as error:
-        raise (_also_hidden(error) if older_slot else error) from None
+        raise (with_hidden_rows(error) if older_slot else error) from None
 
 
 def _require_of_no_shard(publication: Publication | None, name: str) -> None:
@@ -227,7 +250,7 @@ def _require_of_no_shard(publication: Publication | None, name: str) -> None:
         )
 
 
-def _also_hidden(error: ConfigurationError) -> StreamGap:
+def with_hidden_rows(error: ConfigurationError) -> StreamGap:
     """The error as StreamGap, whose cure covers also the rows that an older slot has passed or will pass."""
     return StreamGap(error.message, cure=f"{error.cure}. {_HIDDEN}", code=error.code, **error.where)
 
@@ -310,34 +333,13 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
             raise ConfigurationError(
                 f"publication {name} hides rows of {table.name}: WHERE {published[table.name].row_filter}",
                 code="publication-filter",
-                cure=f"{alter} SET TABLE {_listed(publication, without_filter=table.name)}",
+                cure=f"{alter} SET TABLE {table_list(publication, without_filter=table.name)}",
                 publication=name,
                 table=str(table.name),
             )
 
 
-def require_columns(
-    publication: Publication, name: TableName, used: Sequence[str], *, older_slot: bool = False
-) -> None:
-    """Raise ConfigurationError, with the SQL that cures it, when the publication leaves out columns that are `used`.
-
-    `older_slot`: a slot exists; it will not stream the values that are hidden now even after the cure, so raise StreamGap.
-    """
-    published = next((table.columns for table in publication.tables if table.name == name), None)
-    hidden = [column for column in used if published is not None and column not in published]
-    if hidden:
-        error = ConfigurationError(
-            f"publication {publication.name} leaves out columns of {name}: {', '.join(hidden)}",
-            code="publication-columns",
-            cure=f"ALTER PUBLICATION {quote_identifier(publication.name)} SET TABLE "
-            f"{_listed(publication, without_columns=name)}",
-            publication=publication.name,
-            table=str(name),
-        )
-        raise _also_hidden(error) if older_slot else error
-
-
-def _listed(
+def table_list(
     publication: Publication, *, without_filter: TableName | None = None, without_columns: TableName | None = None
 ) -> str:
     """All its tables, in the syntax of SET TABLE: a table that is left out would not be published any more."""

@@ -17,11 +17,11 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres.pgoutput import LogicalMessage, Relation
 from cdc_outbox.records import cloudevents
-from cdc_outbox.records.events import OutboxEvent, OutboxPlan, Plan, compile_plan
+from cdc_outbox.records.events import TRACE_COLUMNS, OutboxEvent, OutboxPlan, Plan, compile_plan
 from cdc_outbox.records.logical_messages import MessagePlan
 from cdc_outbox.records.plain import PlainLayout, plain_layout
 from cdc_outbox.records.router import InFlight, KafkaRecord, Route, header_names
-from cdc_outbox.records.templates import ContentTypeTemplate, SourceTemplate, TopicTemplate
+from cdc_outbox.records.templates import PLACEHOLDER, ContentTypeTemplate, SourceTemplate, TopicTemplate
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +111,19 @@ class MessageMapping(RecordMapping[bytes]):
             self._logged.add((reason, message.prefix))
             log.warning("message.ignored", error=error, prefix=message.prefix, reason=reason, cure=cure)
         return False
+
+
+def used_columns(settings: Settings, names: Sequence[str]) -> list[str]:
+    """The columns of `names` that become part of a record, in the table's order."""
+    columns = settings.columns
+    several = (columns.id, columns.key, columns.type, columns.payload, columns.headers)
+    chosen = {next((name for name in wanted if name in names), None) for wanted in several}
+    chosen |= {columns.timestamp, columns.partition, *TopicTemplate(settings.topic).columns, *TRACE_COLUMNS}
+    chosen |= {header.column for header in settings.headers}
+    chosen |= {columns.span_context, *PLACEHOLDER.findall(settings.ce_source or "")}
+    if settings.format != "debezium":
+        chosen |= set(PLACEHOLDER.findall(settings.content_type))
+    return [name for name in names if name in chosen]
 
 
 class Mappings:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -18,9 +19,10 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import AccessRefused, ConfigurationError, StreamGap
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn, format_lsn
-from cdc_outbox.postgres import publication, server, slot, table_rows
+from cdc_outbox.postgres import publication, published_columns, server, slot, table_rows
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.postgres.publication_history import PublicationHistory
+from cdc_outbox.records.mapping import used_columns
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +49,9 @@ class Catalog:
         self._history = PublicationHistory()
 
     def look(self, connection: Connection) -> CatalogState:
-        """Raise ConfigurationError unless the publication sends every row of the outbox tables, StreamGap when it did not."""
+        """Raise ConfigurationError unless the publication sends every row of the outbox tables, with every column that is
+        used, StreamGap when it did not.
+        """
         settings = self._settings
         lsn = server.current_lsn(connection)
         found = slot.inspect(connection, settings.slot)
@@ -56,6 +60,9 @@ class Catalog:
             published = publication.inspect(connection, settings.publication)
             publication.require_published(
                 published, settings.publication, tables, older_slot=found is not None, own=settings.shard_filter
+            )
+            published_columns.require_columns(
+                connection, published, tables, partial(used_columns, settings), older_slot=found is not None
             )
         except ConfigurationError as error:
             if found is not None and found.confirmed_flush_lsn is not None:

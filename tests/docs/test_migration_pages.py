@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from cdc_outbox.commands.install import InstallOptions, apply_install
-from tests.docs.pages import block, read
+from tests.docs.pages import ROOT, block, read
 from tests.docs.test_application_pages import url
 from tests.plugins.outbox import insert
 from tests.plugins.waiting import eventually
@@ -31,6 +31,7 @@ BLOCKS: Final = {
         "cdc-outbox run --dsn",
         "cdc-outbox check --dsn",
         "SELECT plugin, active",
+        "ALTER TABLE outboxevent",
     ],
     POLLING: [
         "CREATE TABLE messages",
@@ -87,6 +88,28 @@ def test_a_slot_and_a_publication_of_debezium_are_taken_over(
     assert record.key == b"7"
     assert record.headers == [("id", waiting.encode()), ("eventType", b"OrderPlaced")]
     assert delivered != waiting
+
+
+def test_a_boolean_becomes_a_header_of_words_from_the_first_start_and_from_the_stream(
+    database: Database, kafka: KafkaCluster, shell: Shell
+) -> None:
+    kind = f"m{database.name}"
+    servers = {"DSN": url(database), "BROKERS": kafka.brokers}
+    database.execute(OUTBOXEVENT)
+    database.execute("CREATE PUBLICATION cdc_outbox FOR TABLE outboxevent")
+    database.execute(text_of(DEBEZIUM, "ALTER TABLE outboxevent"))
+    assert "`--header urgent_text:urgent`" in (ROOT / DEBEZIUM).read_text()
+    for urgent in (True, False):
+        with database.connect() as connection:
+            event = {"aggregatetype": kind, "aggregateid": "7", "type": "OrderPlaced", "urgent": urgent}
+            insert(connection, "outboxevent", event)
+        shell(
+            'cdc-outbox run --dsn "$DSN" --brokers "$BROKERS" --table public.outboxevent --header urgent_text:urgent'
+            " --until caught-up",
+            **servers,
+        )
+    found = [dict(record.headers)["urgent"] for record in kafka.consume(f"outbox.event.{kind}", 2)]
+    assert found == [b"true", b"false"]
 
 
 def test_the_connector_that_is_shown_is_what_the_options_beside_it_say() -> None:

@@ -14,6 +14,7 @@ import pytest
 from cdc_outbox.demo.postgres import EmbeddedPostgres
 from tests.faults.acts import all_confirmed, confirmed, down, ends_well, judged, recover
 from tests.plugins.absence import absent
+from tests.plugins.command import run_command
 from tests.plugins.oracle import Witness
 from tests.plugins.outbox import Outbox, ended, ids
 from tests.plugins.postgres import PostgresServer
@@ -121,6 +122,10 @@ def test_what_was_committed_before_the_gap_is_delivered_once_before_the_relay_st
         ("ALTER PUBLICATION cdc_outbox DROP TABLE outbox", "does not publish table public.outbox"),
         ("ALTER PUBLICATION cdc_outbox SET TABLE outbox WHERE (seq > 1000)", "hides rows"),
         ("ALTER PUBLICATION cdc_outbox SET (publish = 'update')", "does not publish inserts"),
+        (
+            "ALTER PUBLICATION cdc_outbox SET TABLE outbox (seq, id, aggregatetype, aggregateid, type, payload)",
+            "leaves out columns of public.outbox: headers",
+        ),
     ],
 )
 def test_a_change_that_hides_rows_without_a_word_is_found_at_once_while_kafka_is_down(
@@ -233,3 +238,52 @@ def test_with_on_slot_lost_recover_the_relay_closes_the_gap_itself(ready: Outbox
     relay.terminate()
     assert relay.wait() == 0
     assert hidden in ids(ready.records())
+
+
+GENERATED: Final = "ALTER TABLE outbox ADD COLUMN urgent text GENERATED ALWAYS AS ('application/json') STORED"
+
+
+@pytest.mark.parametrize(
+    ("change", "hidden", "options"),
+    [
+        (GENERATED, "urgent", ("--header", "urgent:urgent")),
+        (GENERATED, "urgent", ("--content-type", "{urgent}", "--format", "cloudevents", "--ce-source", "/shop")),
+        (
+            "ALTER TABLE outbox ADD COLUMN traceparent text GENERATED ALWAYS AS ('application/json') STORED",
+            "traceparent",
+            (),
+        ),
+        (
+            "ALTER PUBLICATION cdc_outbox SET TABLE outbox (seq, id, aggregatetype, aggregateid, type, payload)",
+            "headers",
+            (),
+        ),
+        (
+            "ALTER PUBLICATION cdc_outbox SET TABLE outbox (seq, id, aggregatetype, aggregateid, type, headers)",
+            "payload",
+            (),
+        ),
+    ],
+    ids=["header", "content type", "traceparent", "headers", "payload"],
+)
+def test_columns_that_the_stream_does_not_carry_are_refused_by_a_start_and_by_check_alike(
+    ready: Outbox, change: str, hidden: str, options: tuple[str, ...]
+) -> None:
+    database = ready.database
+    database.execute(change)
+    words = f"publication cdc_outbox leaves out columns of public.outbox: {hidden}"
+    for slot in ("a slot", "no slot"):
+        if slot == "no slot":
+            database.execute("SELECT pg_drop_replication_slot('cdc_outbox')")
+        refused = ended(ready.relay(*options), 78, words, "publication-columns")
+        topic = ("--topic", ready.prefix + "{aggregatetype}")
+        checked = run_command("check", *topic, *options, "--brokers", ready.kafka.brokers, dsn=database.dsn)
+        assert checked.returncode == 1, checked.stdout
+        assert words in checked.stdout
+    database.execute(refused["cure"].partition("; then")[0])
+    filled = {hidden: "application/json"} if "DROP EXPRESSION" in refused["cure"] else {}
+    for _ in ("the first start", "the stream"):
+        ready.add(**filled)
+        ready.drain(*options)
+    first, second = ([name for name, _ in record.headers] for record in ready.records())
+    assert first == second, "the first start and the stream differ"
