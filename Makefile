@@ -98,12 +98,13 @@ test-versions: $(VENV)/ready ## the same on every older version that is supporte
 	  $(MAKE) test-older POSTGRES_BIN="$$($(BIN)/python -m tests.servers.postgres_versions $$version)"; done
 
 .PHONY: check
-check: $(VENV)/ready ## format, lint, types, imports, dependencies
+check: $(VENV)/ready ## format, lint, types, imports, dependencies, words
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+	$(BIN)/python scripts/dialect.py
 
 .PHONY: format
 format: $(VENV)/ready ## rewrite the code as the formatter and the linter want it

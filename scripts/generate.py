@@ -1,10 +1,10 @@
-"""Writes what can be said from the code alone: reference pages, and the Kubernetes form of the alert rules.
+"""Writes the files that are derived from the code alone: reference pages, and the Kubernetes form of the alert rules.
 
     python scripts/generate.py           write
-    python scripts/generate.py --check   write nothing; say what is out of date, and end with 1
+    python scripts/generate.py --check   write nothing; print what is out of date, and end with 1
 
 In: the commands, `settings.OPTIONS`, the errors, deploy/prometheus/rules.yml. Out: the files of `FILES`.
-Never: a sentence that the program itself does not say, apart from each page's first paragraph.
+Never: a sentence that is not in the program, apart from each page's first paragraph.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ NOTE: Final = "<!-- Made by `make reference` from the code; a test compares. -->
 
 
 def exit_codes() -> str:
-    """Each code, what it means, whether a restart helps."""
+    """Each code, its meaning, and whether a restart helps."""
     meaning: dict[int, list[str]] = {
         0: ["Done. For `run`: stopped cleanly, and all that was delivered is confirmed."],
         1: ["A check failed, or a threshold was exceeded; or a question was not answered with yes."],
         2: ["Wrong usage: an unknown option, a value that cannot be read, two options that exclude each other."],
         cli.INTERRUPTED: ["Ctrl-C, in a command other than `run`."],
-        cli.STDOUT_CLOSED: ["Whoever read the output has closed it, as `head` does when it has enough."],
+        cli.STDOUT_CLOSED: ["The reader of the output has closed it, as `head` does."],
     }
     for error in _errors(errors.CdcOutboxError):
         said = " ".join((error.__doc__ or "").split("\n\n")[0].split())
         if error is not errors.CdcOutboxError:
             meaning.setdefault(error.exit_code, []).append(said)
-    meaning[cli.BUG].append("Anything that nobody foresaw: a bug. Please report it with the traceback.")
+    meaning[cli.BUG].append("An unexpected error: a bug. Please report it with the traceback.")
     helps = {69: "yes", 70: "perhaps", 75: "yes"}
     rows = [
         f"| {code} | {' '.join(said)} | {helps.get(code, 'no') if code else ''} |"

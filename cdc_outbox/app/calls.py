@@ -1,11 +1,11 @@
-"""Statements as SQL text for each driver's way of writing parameters.
+"""Statements as SQL text, with parameters in the style of each driver.
 
 In: names, types, values. Out: `Statement`: a call of a function in the database, or rows that are inserted.
 Never: a value in the text of a statement; a name that is not quoted.
 
-A parameter of a function is cast twice: to text (or bytea), which is what is sent, and from there to the function's type. So no
-driver guesses a type, no codec that an application has registered for JSON meets text that is JSON already, and a payload
-column of another type than the configured one is an error of the server, never a payload that is read in another way.
+A parameter of a function is cast twice: to text (or bytea), the type in which it is sent, and from there to the function's
+type. So no driver guesses a type, an application's own JSON codec is not applied to JSON text, and a payload column of another
+type than the configured one is an error of the server, never a misread payload.
 
 PostgreSQL manual: 4.1.1 Identifiers and Key Words, 4.2.9 Type Casts, 10.3 Functions, 9.19 Array Functions (unnest).
 """
@@ -27,7 +27,7 @@ Style: TypeAlias = Callable[[int], str]
 _PART: Final = re.compile(r'"((?:[^"]|"")+)"|([^\W\d][\w$]*)')
 _FOLD: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _DRIVERS_OWN: Final = re.compile(r"[%:?\\\x00-\x1f]")
-"""What a driver may take for a parameter, also inside quotes."""
+"""Text that a driver may interpret as a parameter, also inside quotes."""
 
 
 def percent(_: int) -> str:
@@ -47,14 +47,14 @@ def colon(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with parameters: one stands between each two of `pieces`."""
+    """SQL with parameters, one between every two of `pieces`."""
 
     pieces: tuple[str, ...]
     arguments: tuple[Any, ...]
     relation: str
-    """The function or table that it needs, quoted: for errors."""
+    """The function or table of the statement, quoted: for errors."""
     cure: str
-    """What to do when that does not exist."""
+    """What to do if it does not exist."""
 
     def sql(self, style: Style) -> str:
         """The text, with parameters in a driver's style."""
@@ -92,7 +92,7 @@ def function_call_each(function: str, types: tuple[str, ...], rows: Sequence[Seq
 def claim_each(function: str, consumer: str, message_ids: Sequence[str], cure: str) -> Statement:
     """Claim several messages; the value is a JSON array of the ids that are claimed for the first time.
 
-    `message_ids` in an order that is the same for every process: two that claim the same ones wait, and never block each other.
+    `message_ids` in the same order in every process: two processes that claim the same ids wait, and do not deadlock.
     """
     pieces = (
         f"SELECT CAST(to_json(ARRAY(SELECT c.id FROM (SELECT e.id AS id, {function}(CAST(",  # noqa: S608 - a quoted name
@@ -172,7 +172,7 @@ def parse_table(table: str) -> tuple[str, str]:
 
 
 def column(name: object) -> str:
-    """A column's name, quoted. Raises OutboxUsageError for what cannot be one, or what a driver would take for a parameter."""
+    """A column's name, quoted. Raises OutboxUsageError if it is invalid, or if a driver would interpret it as a parameter."""
     if not isinstance(name, str) or not name or _DRIVERS_OWN.search(name):
         raise OutboxUsageError(f"not a column that can be named here: {name!r}")
     return quoted(name)

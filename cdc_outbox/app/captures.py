@@ -1,6 +1,6 @@
-"""`capture`: what was emitted, for the tests of an application. No Kafka, and no database if the test wants none.
+"""`capture`: the emitted events, for an application's tests. Without Kafka, and optionally without a database.
 
-Captures belong to the process and not to a thread, because test clients like to run an application in a thread of theirs.
+Captures belong to the process and not to a thread, because test clients may run the application in another thread.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .event import Event
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Capture:
-    """One `with capture()` that is open."""
+    """One open `with capture()` block."""
 
     events: list[Event]
     connection: object
-    """Only what is emitted on it; None: on any."""
+    """Captures only events on this connection; None: on any."""
     write: bool
 
 
@@ -32,8 +32,8 @@ _open: Final[list[_Capture]] = []
 def capture(connection: object = None, /, *, write: bool = True) -> Iterator[list[Event]]:
     """Collect the events that are emitted inside the block, in order: `assert [event.type for event in events] == […]`.
 
-    With `connection`, only what is emitted on that very connection or session. An event is in the list once its row was
-    written, and stays there when the transaction is rolled back later: whether it is rolled back only the table can tell.
+    With `connection`, only events emitted on this connection or session. An event is in the list once its row was
+    written, and stays there if the transaction is rolled back later: only the table shows a rollback.
 
     `write=False`: nothing is written, no connection is touched, no transaction asked for, and `emit` takes any object in
     its place: None, a mock, a fake session. It returns an awaitable if the object is one for asyncio, or has an `execute`
@@ -55,7 +55,7 @@ class Recorder:
 
     @property
     def write(self) -> bool:
-        """Whether the event is to be written: no capture says otherwise."""
+        """Whether the event is written: no capture has `write=False`."""
         return all(capture.write for capture in self.captures)
 
     def record(self, events: list[Event]) -> list[UUID]:
@@ -66,7 +66,7 @@ class Recorder:
 
 
 def recorder_for(connection: object) -> Recorder:
-    """Give those that are open, and for this connection or for any."""
+    """The open captures for this connection or for any."""
     if not _open:
         return _NOBODY
     key = identity(connection)

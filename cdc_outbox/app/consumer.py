@@ -35,10 +35,10 @@ T = TypeVar("T")
 log: Final = logging.getLogger(__name__)
 
 BATCH_EVENTS: Final = 500
-"""Events in one transaction: above this the commit is no longer what costs."""
+"""Events in one transaction: with more, the commit no longer dominates the cost."""
 
 ATTEMPTS: Final = 5
-"""Tries of one event before it is given up."""
+"""Attempts of one event before it is given up."""
 
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 30.0
@@ -91,10 +91,10 @@ def consume(
     `attempts`: tries of one event that fails; then it goes to `dead_letter_topic` with the reason in its headers, or
     without one HandlerFailed is raised. While the database cannot be reached nothing counts as a try.
 
-    `stop`: ends the loop after the present batch; without it SIGTERM and SIGINT do, in the main thread. `stats`: counts what is
-    done; `ConsumerStats.openmetrics` shows it to Prometheus.
+    `stop`: ends the loop after the present batch; without it SIGTERM and SIGINT do, in the main thread. `stats`: the
+    counters; `ConsumerStats.openmetrics` shows it to Prometheus.
 
-    Raises HandlerFailed, OutboxUsageError for arguments that make no sense, and Kafka's KafkaException for what ends its
+    Raises HandlerFailed, OutboxUsageError for invalid arguments, and Kafka's KafkaException for a fatal error of its
     client.
     """
     if inspect.iscoroutinefunction(handler):
@@ -163,7 +163,7 @@ def _options(
 
 
 class _Loop:
-    """The turns. All waiting is awaited, so that one text serves threads and asyncio."""
+    """The loop. Every wait is awaited, so that the same code serves threads and asyncio."""
 
     def __init__(self, options: Options, kafka: KafkaConsumer, io: Io, stats: ConsumerStats) -> None:
         self._options = options
@@ -173,7 +173,7 @@ class _Loop:
         self._claim = function_of(options.table, "_claim")
 
     async def run(self) -> None:
-        """Turn until stopped."""
+        """Run until stopped."""
         try:
             while not self._kafka.stopped:
                 events = await self._io.wait(self._kafka.read)
@@ -211,14 +211,14 @@ class _Loop:
                     await self._give_up(event, failed.error)
 
     async def _give_up(self, event: ReceivedEvent, error: Exception) -> None:
-        """Send it to the dead-letter topic, then claim it: killed in between, it is sent there again, with the same id."""
+        """Send the event to the dead-letter topic, then claim it. A kill in between repeats it, with the same id."""
         await self._io.wait(lambda: self._kafka.dead_letter(event, error))
         log.error("event %s (%s) is in %s: %r", event.id, event.type, self._options.dead_letter_topic, error)
         self._stats.dead_lettered += 1
         await self._transaction([event], handled=False)
 
     async def _transaction(self, events: list[ReceivedEvent], *, handled: bool = True) -> None:
-        """Claim and handle. Raises _Failed when the handler did; waits for the database as long as it cannot be reached."""
+        """Claim and handle. Raises _Failed if the handler failed; waits while the database cannot be reached."""
         statement = claim_each(self._claim, self._options.consumer, sorted({event.id for event in events}), _CURE)
         while True:
             connection = await self._connected()
@@ -237,7 +237,7 @@ class _Loop:
                 return
 
     async def _connected(self) -> Any:
-        """The connection, or a new one, tried until it is there or a stop is requested."""
+        """The connection, or a new one, with retries until it is made or a stop is requested."""
         attempt = 0
         while True:
             try:
@@ -257,7 +257,7 @@ class _Loop:
 
 
 class _Failed(Exception):
-    """The transaction failed, and the database is there: it is about the events."""
+    """The transaction failed although the database is reachable, so an event is the cause."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))

@@ -1,4 +1,4 @@
-"""How a consumer waits: Kafka's client, and the handler's connection, in a thread or in asyncio.
+"""Input and output of a consumer: Kafka's client, and the handler's connection, in a thread or in asyncio.
 
 In: the options of `consume`. Out: batches of events, committed offsets, dead letters; a transaction that claims and handles
 a batch. Never: two calls of Kafka's client at the same time.
@@ -27,7 +27,7 @@ T = TypeVar("T")
 log: Final = logging.getLogger("cdc_outbox.app.consumer")
 
 POLL_SECONDS: Final = 0.5
-"""One wait for the first event of a batch: how long a stop waits at most while nothing comes."""
+"""One wait for the first event of a batch: without events, a stop waits this long at most."""
 
 DEAD_LETTER_SECONDS: Final = 30.0
 """For Kafka to confirm a dead letter."""
@@ -79,7 +79,7 @@ class KafkaConsumer:
         return self._stop.is_set()
 
     def read(self) -> list[ReceivedEvent]:
-        """What is there, at most a batch; waits at most POLL_SECONDS for the first."""
+        """Available events, at most a batch; waits at most POLL_SECONDS for the first."""
         messages, self._arrived = self._arrived, []
         if not messages:
             first = self._consumer.poll(POLL_SECONDS)
@@ -112,7 +112,7 @@ class KafkaConsumer:
             log.warning("offsets are not committed, the events come again without effect: %s", error)
 
     def idle(self, seconds: float) -> None:
-        """Wait, and stay a member of the group meanwhile: no further events come. Ends early when a stop is requested."""
+        """Wait without receiving events, and stay a member of the group. Ends early if a stop is requested."""
         until = time.monotonic() + seconds
         while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
             self._consumer.pause(self._consumer.assignment())
@@ -152,13 +152,13 @@ class KafkaConsumer:
 
 
 class Io(Protocol):
-    """How a loop waits, and how it works with a connection: in this thread, or in asyncio."""
+    """Waits and uses a connection, in this thread or in asyncio."""
 
     async def wait(self, blocking: Callable[[], T]) -> T:
-        """Call something that blocks."""
+        """Call a blocking function."""
 
     async def connected(self) -> Any:
-        """The connection; a new one where there is none."""
+        """The connection; a new one if there is none."""
 
     async def disconnect(self) -> None:
         """Close it, if there is one. Never raises."""
@@ -171,7 +171,7 @@ class Io(Protocol):
 
 
 def _new_events(events: list[ReceivedEvent], claimed: str) -> Iterator[ReceivedEvent]:
-    """Those that were claimed, in their order, each once. `claimed`: a JSON array of ids."""
+    """The claimed events, in their order, each once. `claimed`: a JSON array of ids."""
     new = set(json.loads(claimed))
     for event in events:
         if event.id in new:
@@ -180,7 +180,7 @@ def _new_events(events: list[ReceivedEvent], claimed: str) -> Iterator[ReceivedE
 
 
 class Blocking:
-    """In this thread: what is awaited here never waits."""
+    """In this thread: the coroutines block and never suspend."""
 
     def __init__(
         self, handler: Callable[[ReceivedEvent, Any], object], connect: Callable[[], Any], kafka: KafkaConsumer
@@ -224,7 +224,7 @@ class Blocking:
 
 
 class Asyncio:
-    """In asyncio; Kafka's client blocks, in a thread of its own."""
+    """In asyncio; Kafka's client blocks in a separate thread."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""What a driver is: the shape that drivers.py gives to each kind of connection, and the two refusals that all of them share.
+"""The interface of a driver, which drivers.py implements for each kind of connection, and the two errors they share.
 
-In: nothing. Out: `Driver`, `AsyncDriver`, the types of what `emit` and `once` take, and the errors about transactions.
-Never: a word about one driver.
+In: nothing. Out: `Driver`, `AsyncDriver`, the types that `emit` and `once` accept, and the errors about transactions.
+Never: code for a specific driver.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _HasCursor(Protocol):
 
 
 class _ExecutesAsync(Protocol):
-    """The same for asyncio, and asyncpg's connections."""
+    """psycopg's and SQLAlchemy's classes for asyncio, and asyncpg's connections."""
 
     def execute(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Run a statement."""
@@ -49,7 +49,7 @@ class Driver(ABC):
 
     @abstractmethod
     def require_transaction(self) -> None:
-        """Raise OutboxUsageError where a statement would be committed alone."""
+        """Raise OutboxUsageError if a statement would be committed alone."""
 
     @abstractmethod
     def run(self, statement: Statement) -> None:
@@ -76,22 +76,22 @@ class AsyncDriver(ABC):
 
     @abstractmethod
     async def require_transaction(self) -> None:
-        """As of `Driver`."""
+        """Raise OutboxUsageError if a statement would be committed alone."""
 
     @abstractmethod
     async def run(self, statement: Statement) -> None:
-        """As of `Driver`."""
+        """Run the statement."""
 
     @abstractmethod
     async def ask(self, statement: Statement) -> Any:
-        """As of `Driver`."""
+        """Run the statement and return its one value."""
 
     @abstractmethod
     def transaction(self, *, nested: bool) -> AbstractAsyncContextManager[object]:
-        """As of `Driver`."""
+        """Begin, and commit at the end. OutboxUsageError inside a transaction, unless `nested`: a savepoint there."""
 
     def pipeline(self) -> AbstractAsyncContextManager[object]:
-        """As of `Driver`."""
+        """Send the statements of the block without waiting for each, where the driver can. Errors come by its end."""
         return contextlib.nullcontext()
 
 
@@ -101,15 +101,15 @@ def is_a(target: Any, *names: str) -> bool:
 
 
 def outside(cure: str) -> OutboxUsageError:
-    """Make the error for a connection that is in no transaction; `cure` says how to be in one."""
+    """Make the error for a connection outside a transaction; `cure`: how to begin one."""
     return OutboxUsageError(
         f"not in a transaction: the event would be committed alone, whatever becomes of the change. {cure}"
     )
 
 
 def inside() -> OutboxUsageError:
-    """Make the error for one that is in a transaction already, where a block was to begin one."""
+    """Make the error for a connection that is already in a transaction, where a block begins one."""
     return OutboxUsageError(
-        "in a transaction already, which the end of the block would not commit: commit or roll it back first, or say"
+        "in a transaction already, which the end of the block would not commit: commit or roll it back first, or pass"
         " nested=True if it is committed afterwards"
     )

@@ -1,7 +1,7 @@
-"""What `emit` and `once` need of a connection, for each driver: is it in a transaction, call a function, begin and commit.
+"""The operations of `emit` and `once` for each driver: check for a transaction, call a function, begin and commit.
 
 In: an object of the application's, known by the module and name of its class. Out: a `Driver` or an `AsyncDriver` around it.
-Never: an import of a driver. Its classes are taken from `sys.modules`, where they are if the object is one of theirs.
+Never: an import of a driver. Its classes are taken from `sys.modules`: a module with instances is loaded.
 
 What counts as a transaction, where it can be seen:
 
@@ -29,7 +29,7 @@ _IDLE: Final = 0
 """psycopg.pq.TransactionStatus.IDLE: not in a transaction."""
 
 _ACTIVE: Final = 1
-"""psycopg.pq.TransactionStatus.ACTIVE: what was sent is not answered yet."""
+"""psycopg.pq.TransactionStatus.ACTIVE: a command is in progress."""
 
 _BLOCK: Final = "Put it into `with connection.transaction():`, together with the change."
 
@@ -156,9 +156,9 @@ def _text_of(statement: Statement) -> tuple[Any, dict[str, Any]]:
 
 
 def _require_ours(connection: Any, raw: Any) -> None:
-    """PostgreSQL, and (`raw` is the pool's connection) not in autocommit."""
+    """Require PostgreSQL, and a connection (`raw` is the pool's) that is not in autocommit."""
     if connection.dialect.name != "postgresql":
-        raise OutboxUsageError(f"this is a database of {connection.dialect.name}, and the outbox is PostgreSQL's")
+        raise OutboxUsageError(f"this is a database of {connection.dialect.name}; the outbox needs PostgreSQL")
     if getattr(raw.dbapi_connection, "autocommit", False):
         raise outside("Use an engine, or a connection, without isolation_level AUTOCOMMIT.")
 

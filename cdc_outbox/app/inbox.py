@@ -59,14 +59,14 @@ def once(
             if first:
                 ...  # on the same connection
 
-    When the block has ended, claim and effect are committed; only then tell Kafka that the message is consumed. An
+    When the block has ended, claim and effect are committed; commit the offset to Kafka only then. An
     exception in the block rolls both back, and the message may come again. With a connection for asyncio: `async with`.
 
     `connection`: as for `emit`. `consumer`: each that does something of its own with a message has a name of its own.
     `message_id`: the header `id` of the record. `table`: that of `cdc-outbox sql consumer`.
 
     A connection that is in a transaction already is refused, since the end of the block would commit nothing. With
-    `nested=True` it is taken: the block is a savepoint then, and whoever began the transaction has to commit it.
+    `nested=True` it is taken: the block is a savepoint then, and the transaction must be committed by its owner.
 
     Raises OutboxUsageError for that, and for a name or an id that is none.
     """

@@ -28,7 +28,7 @@ from .registry import Registry, described
 Presets: TypeAlias = Literal["debezium", "snake"]
 
 _PARTS: Final = ("aggregate_type", "aggregate_id", "type", "payload", "headers", "id")
-"""Of an event, in the order of the emit function's parameters."""
+"""Parts of an event, in the order of the emit function's parameters."""
 
 _PRESETS: Final[dict[str, dict[str, str]]] = {
     "debezium": dict(zip(_PARTS, ("aggregatetype", "aggregateid", "type", "payload", "headers", "id"), strict=True)),
@@ -39,7 +39,7 @@ _PRESETS: Final[dict[str, dict[str, str]]] = {
 """Column names by part, as `cdc-outbox run --columns` has them."""
 
 _PARAMETERS: Final = 30_000
-"""Of one INSERT; the protocol's limit is 65,535 (PostgreSQL manual, 55.7, Bind)."""
+"""Parameters of one INSERT; the protocol's limit is 65,535 (PostgreSQL manual, 55.7, Bind)."""
 
 _CURE: Final = (
     "Run `cdc-outbox sql install --apply` (`cdc-outbox sql status` shows the installed objects), and give payload_type= if the"
@@ -164,7 +164,7 @@ class Outbox:
         return _run(driver, statements, events, recorder)
 
     def _statements(self, rows: list[_Row]) -> Iterator[Statement]:
-        """One, unless a single one could not have so many parameters."""
+        """The rows' statements: one, or several if the rows exceed the limit of parameters."""
         if self._calls_function and not any(row.columns for row in rows):
             arguments = [_arguments(row.event) for row in rows]
             if len(rows) == 1:
@@ -251,7 +251,7 @@ def emit(
     text, with UUID, datetime, date, Decimal and Enum inside; None is a tombstone. `default`: a function for other values,
     as of `json.dumps`; `encoder`: a function from the payload to bytes, for another format. `headers`: each a header of the
     record; values that are not str become their text. The current span of OpenTelemetry is added as `traceparent` and
-    `tracestate`, unless a `traceparent` is given. `id`: an id of the caller's, where a retry must give the same one.
+    `tracestate`, unless a `traceparent` is given. `id`: the event's id, if a retry must use the same one.
     `columns`: values of further columns of the table. `table` and `payload_type` are those of `cdc-outbox sql install`;
     `Outbox` names them once.
 
@@ -282,7 +282,7 @@ def emit_many(
 
 
 def _outbox_of(event: object) -> Outbox:
-    """The outbox that an event's class is registered at. Raises OutboxUsageError when it is not."""
+    """The outbox at which an event's class is registered. Raises OutboxUsageError if there is none."""
     found = Registry.of(event).outbox
     assert isinstance(found, Outbox)
     return found

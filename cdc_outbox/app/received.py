@@ -1,4 +1,4 @@
-"""An event as a consumer receives it, and what a consumer counts.
+"""An event as a consumer receives it, and the counters of a consumer.
 
 In: a record of Kafka. Out: `ReceivedEvent`; `ConsumerStats`, plain numbers, as text for Prometheus.
 Never: an import of Kafka's client, a payload that is parsed before it is asked for.
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 
 class Record(Protocol):
-    """`confluent_kafka.Message`, as far as it is used here."""
+    """The part of `confluent_kafka.Message` that is used here."""
 
     def topic(self) -> str | None:
         """The topic's name."""

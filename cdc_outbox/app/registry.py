@@ -1,4 +1,4 @@
-"""Registered events: a class says once which aggregate, type and version its instances are.
+"""Registered events: a class defines the aggregate, type and version of its instances.
 
 In: pydantic models and dataclasses. Out: the arguments of `emit` for an instance, after a check of its values.
 Never: an import of pydantic.
@@ -18,14 +18,14 @@ from .schema import mismatch
 C = TypeVar("C", bound=type[Any])
 
 VERSION_HEADER: Final = "event-version"
-"""Of a registered event's record: its `version`, as text."""
+"""Header of a registered event's record: its `version`, as text."""
 
 _ATTRIBUTE: Final = "__outbox_event__"
 
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """What is registered for a class."""
+    """The registration of a class."""
 
     cls: type[Any]
     aggregate_type: str
@@ -52,7 +52,7 @@ class Registry:
         self,
         aggregate_type: str,
         *,
-        type: str | None = None,  # noqa: A002 - the outbox's word for it
+        type: str | None = None,  # noqa: A002 - the outbox's term
         version: int = 1,
         key: str | None = None,
     ) -> Callable[[C], C]:
@@ -85,7 +85,7 @@ class Registry:
 
     @staticmethod
     def of(event: object) -> EventType:
-        """What is registered for the class of an instance. Raises OutboxUsageError when nothing is."""
+        """The registration of an instance's class. Raises OutboxUsageError if there is none."""
         found = getattr(type(event), _ATTRIBUTE, None)
         if not isinstance(found, EventType):
             raise OutboxUsageError(

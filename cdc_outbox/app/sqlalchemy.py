@@ -17,7 +17,7 @@ from .encoding import PayloadType
 from .errors import OutboxUsageError
 
 SQL_VERSION: Final = 3
-"""What `sql/outbox.sql` of this release writes into the comment of the table."""
+"""The version that `sql/outbox.sql` of this release writes into the comment of the table."""
 
 _COMMENT: Final = f"Transactional outbox: every row becomes a Kafka record. cdc-outbox:{SQL_VERSION}"
 
@@ -27,7 +27,7 @@ def outbox_table(
 ) -> sa.Table:
     """Add the outbox table to `metadata`.
 
-    `schema=None`: the default schema of the connection. `payload`: the type of the column, as `sql install` was told.
+    `schema=None`: the default schema of the connection. `payload`: the type of the column, as given to `sql install`.
     """
     return sa.Table(
         name,

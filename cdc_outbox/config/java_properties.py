@@ -1,9 +1,9 @@
 r"""Text in the format of `java.util.Properties`. Pure.
 
-In: the text, and where it comes from. Out: names and values. Never: a value changed in silence, or shown.
+In: the text, and where it comes from. Out: names and values. Never: a value changed silently, or shown.
 Comments begin with # or !; `=`, `:` or space ends the name; a backslash at the end of a line continues it; \t \n \r \f
 \uXXXX and a backslash before punctuation mean what they mean to Java. Java drops any other backslash; that would change a
-password without a word, so it is refused. java.util.Properties.load, Java SE API.
+password silently, so it is refused. java.util.Properties.load, Java SE API.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The librdkafka properties that somebody chose: -X > CDC_OUTBOX_KAFKA_* > -F file > the TOML file's [kafka].
+"""The configured librdkafka properties: -X > CDC_OUTBOX_KAFKA_* > -F file > the TOML file's [kafka].
 
 In: those four. Out: one mapping with librdkafka's names, each value with where it came from; files are read at each call,
-since secrets rotate. Never: a property that is dropped without a word, or a value in an error.
+since secrets rotate. Never: a property dropped silently, or a value in an error.
 
 `CDC_OUTBOX_KAFKA_SASL_USERNAME` is `sasl.username`: lower case, underscores become dots. `…_FILE` names a file that holds the
 value. Names of one property that librdkafka knows under two become one, so that precedence counts and not their order.
@@ -139,11 +139,11 @@ _NOT_HERE: Final = {
     "ssl.enabled.protocols": "remove it: OpenSSL chooses the newest TLS that both sides know",
     "ssl.truststore.password": "remove it together with the truststore: export the CA as PEM and set ssl.ca.location",
 }
-"""Names that only Java knows and nothing translates to, with what to do."""
+"""Names of the Java clients without a counterpart in librdkafka, with the cure."""
 
 
 def _from_java(properties: dict[str, str], where: str) -> dict[str, str]:
-    """The same with librdkafka's names. Raises ConfigurationError for what it has no name for."""
+    """The properties with librdkafka's names. Raises ConfigurationError for a name without a counterpart."""
     for java, ours in _RENAMED.items():
         if java in properties:
             properties[ours] = properties.pop(java)

@@ -1,6 +1,6 @@
 """Where the secrets are in a text, and the same text without them.
 
-In: connection strings, librdkafka properties, command lines, messages that somebody else wrote.
+In: connection strings, librdkafka properties, command lines, messages of libraries.
 Out: positions of secrets, or the text with `***` in their place.
 Never: libpq itself (this must work before psycopg is imported), and never a guess in favour of showing: what cannot be
 parsed is a secret as a whole, and a keyword's value is shown only if the keyword is known to hold none.
@@ -51,7 +51,7 @@ NAMES_OF_SECRETS: Final = (
 """Pattern, in any case, of names whose values are secrets: of librdkafka, the Java clients, libpq, and log fields."""
 
 _SHORTEST: Final = 4
-"""Characters. Shorter pieces are no secrets worth the name, and removing them would make messages unreadable."""
+"""Characters. Shorter pieces are too weak to be secrets, and removing them would make messages unreadable."""
 
 _known: set[str] = set()
 
@@ -112,7 +112,7 @@ def remember_dsn(dsn: str) -> None:
 
 
 def scrub(text: str) -> str:
-    """`text` without any secret that was remembered. For what others wrote: tracebacks, a parser's complaints."""
+    """`text` without any secret that was remembered. For text of libraries: tracebacks, a parser's messages."""
     for secret in sorted(_known, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
     return text

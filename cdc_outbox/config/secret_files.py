@@ -22,7 +22,7 @@ class SecretFile:
 
     @classmethod
     def named_by(cls, variable: str, environ: Mapping[str, str]) -> SecretFile | None:
-        """The file that `<variable>_FILE` names; None when it is not set. Both set: nobody can say which one is meant."""
+        """The file that `<variable>_FILE` names; None if it is not set. Raises an error if both are set."""
         path = environ.get(f"{variable}_FILE")
         if not path:
             return None

@@ -1,4 +1,4 @@
-"""A shard of an outbox: which rows are its own, and what its slot and its publication are called.
+"""A shard of an outbox: the condition of its rows, and the names of its slot and publication.
 
 In: `0/2`, the first of two. Out: names, and the condition on the key that is the same in the publication's row filter and in
 the query of a first start, so that stream and snapshot agree.
@@ -38,7 +38,7 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def name(self, base: str) -> str:
-        """What its slot or its publication is called: `cdc_outbox_0_of_2`. Raises ConfigurationError when that is too long."""
+        """The name of its slot or publication: `cdc_outbox_0_of_2`. Raises ConfigurationError when that is too long."""
         name = f"{base}_{self.index}_of_{self.count}"
         if len(name.encode()) > NAME_BYTES:
             raise ConfigurationError(
@@ -91,7 +91,7 @@ class ShardFilter:
         return _bare(row_filter) in {_bare(self.shard.condition(key)) for key in self.keys}
 
     def condition(self, columns: Iterable[str]) -> str | None:
-        """The condition for a table that has these columns; None where none of them is the key: who reads rows will say so."""
+        """The condition for a table that has these columns; None if none is the key: the reader of the rows reports it."""
         there = set(columns)
         key = next((name for name in self.keys if name in there), None)
         return None if key is None else self.shard.condition(key)

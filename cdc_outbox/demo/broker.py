@@ -6,7 +6,7 @@ four partitions when one is first named. Everything is in memory; a partition fo
 no TLS, SASL or ACLs, no admin requests, and it does not hide the records of an aborted transaction.
 
 Any librdkafka client becomes such a cluster by the property `test.mock.num.brokers`; its metadata name the address. The child
-lives until its stdin ends, which also happens when its parent dies, however it dies.
+runs until its stdin ends, which also happens at any end of its parent.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from confluent_kafka import Producer
 from cdc_outbox.errors import ConfigurationError
 
 START_SECONDS: Final = 20.0
-"""It takes a third of a second; longer than this means that something is wrong."""
+"""The start takes a third of a second; after this time it has failed."""
 
 STOP_SECONDS: Final = 5.0
 """From end of stdin to SIGKILL."""
 
 _SILENT: Final = logging.getLogger("cdc_outbox.demo.broker.silent")
 _SILENT.disabled = True
-"""For clients of a server that comes and goes: connections that end are no news."""
+"""For clients of a server that stops and starts: closed connections are not logged."""
 
 
 class EmbeddedBroker:
@@ -69,7 +69,7 @@ class EmbeddedBroker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C in our terminal is for us
+            start_new_session=True,  # Ctrl-C on the terminal must not reach it
         )
         assert process.stdout is not None
         poller = select.poll()
@@ -79,13 +79,13 @@ class EmbeddedBroker:
             process.kill()
             _, text = process.communicate()
             raise ConfigurationError(
-                f"the embedded Kafka did not start: {text.strip() or 'it said nothing'}",
+                f"the embedded Kafka did not start: {text.strip() or 'no output'}",
                 code="demo",
                 cure="pip install --upgrade confluent-kafka",
             )
 
     def close(self) -> None:
-        """End it. Harmless when it has ended."""
+        """End the process. Has no effect if it has ended."""
         process = self._process
         if process is None:
             return

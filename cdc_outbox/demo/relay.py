@@ -1,6 +1,6 @@
 """The relay as users run it: `cdc-outbox run` in a process of its own, which can be killed.
 
-In: a connection string and brokers. Out: a process that relays, until it is stopped, killed, or dies with us.
+In: a connection string and brokers. Out: a relay process, until it is stopped or killed, or this process ends.
 Never: a password in its arguments, or a setting of the user's own environment in it.
 """
 
@@ -25,19 +25,19 @@ STOP_SECONDS: Final = 30.0
 KILLED: Final = "KILLED"
 
 LAST_LINES: Final = 5
-"""Of its log, shown when it ended by itself."""
+"""Lines of its log that are shown if it ended by itself."""
 
 
 class RelayProcess:
-    """One relay at a time, started as often as one likes, always on the same slot."""
+    """One relay at a time, on the same slot at each start."""
 
     def __init__(self, dsn: str, brokers: str) -> None:
         self.http = f"127.0.0.1:{free_port()}"
-        """Where it serves /metrics, /status, /livez and /readyz."""
+        """The address of /metrics, /status, /livez and /readyz."""
         self.arguments = ["run", "--brokers", brokers, "--http", self.http, "--log-format", "json"]
         self._environment = {**_clean_environment(), "CDC_OUTBOX_DSN": dsn}
         self.state = "not started"
-        """In a word or two."""
+        """Its state, for the view."""
         self._process: subprocess.Popen[bytes] | None = None
         self._reaper: ProcessReaper | None = None
         self._log: IO[bytes] | None = None
@@ -56,7 +56,7 @@ class RelayProcess:
             stdout=subprocess.DEVNULL,
             stderr=self._log,
             env=self._environment,
-            start_new_session=True,  # Ctrl-C in our terminal is for us
+            start_new_session=True,  # Ctrl-C on the terminal must not reach it
         )
         self._reaper = ProcessReaper(self._process.pid, by=signal.SIGKILL)
         self.state = f"(pid {self._process.pid})"
@@ -81,7 +81,7 @@ class RelayProcess:
             raise CdcOutboxError(f"the relay did not stop cleanly, its exit code is {code}:\n{text}")
 
     def close(self) -> None:
-        """End it, however."""
+        """End the process, by SIGKILL if necessary."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> tuple[int, str]:
@@ -124,5 +124,5 @@ def _for_people(line: str) -> str:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Without what the user has set for a relay or a database of their own."""
+    """The environment without the user's own settings of a relay or a database."""
     return {name: value for name, value in os.environ.items() if not re.match(r"CDC_OUTBOX_|PG[A-Z]", name)}

@@ -1,6 +1,6 @@
-"""The book that the verdict is computed from: what was committed, what was rolled back, what arrived.
+"""The record from which the verdict is computed: events committed, rolled back and received.
 
-In: events as the shop wrote them, records as the consumer got them, each noted at once by whoever did it.
+In: events as the shop wrote them, records as the consumer got them, each noted at once by its thread.
 Out: the lists, in order, and a few numbers for the view. Never: a judgement; that is `verdict`'s.
 
 Writers and consumer are threads. Each list has appends only, and a reader may see it one entry short, never torn.
@@ -25,12 +25,12 @@ class Event:
 
 
 def digest_of(payload: bytes) -> bytes:
-    """16 bytes that no other payload has."""
+    """A 16-byte digest of the payload."""
     return blake2b(payload, digest_size=16).digest()
 
 
 class Tally:
-    """Everything that happened to events, in the order in which it happened."""
+    """Everything that happened to events, in order."""
 
     def __init__(self) -> None:
         self.committed: list[Event] = []
@@ -55,7 +55,7 @@ class Tally:
         self.rolled_back += events
 
     def note_arrival(self, event: Event) -> None:
-        """The consumer got it."""
+        """The consumer received the event."""
         self.received.append(event)
         if event.id not in self._seen:
             self._seen.add(event.id)

@@ -29,7 +29,7 @@ class Verdict:
     leaked: int
     """Rolled back, and received all the same."""
     unknown: int
-    """Arrivals under an id that nobody wrote."""
+    """Arrivals with an id that was never written."""
 
     @property
     def good(self) -> bool:
@@ -82,5 +82,5 @@ def in_words(verdict: Verdict) -> list[str]:
     )
     lines = [f"  {name:<14}{number:>8,}   {meaning}" for name, number, meaning in rows]
     if verdict.unknown:
-        lines.append(f"  {'unknown':<14}{verdict.unknown:>8,}   records came with an id that nobody wrote")
+        lines.append(f"  {'unknown':<14}{verdict.unknown:>8,}   records came with an id that was never written")
     return lines

@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: a live picture on a terminal, plain lines anywhere else.
+"""The display of the demo: a live picture on a terminal, plain lines anywhere else.
 
 In: `Picture`s of the moment, and sentences about what happens. Out: the screen.
 Never: a figure of its own, or a picture on something that is no terminal.
@@ -33,7 +33,7 @@ ACTS: Final = 7
 
 GRAPH_CELLS: Final = 48
 GRAPH_SECONDS: Final = 0.5
-"""One cell of the graph: the whole demo fits."""
+"""Seconds of one cell of the graph: the whole demo fits."""
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 _ASCII_BARS: Final = " .:|#"
@@ -47,9 +47,9 @@ class Picture:
     delivered: int
     waiting: int
     oldest: float
-    """Age of the oldest event that waits."""
+    """Age of the oldest event that has not arrived."""
     rate: float
-    """Deliveries a second, of late."""
+    """Recent deliveries per second."""
     duplicates: int
     rolled_back: int
     confirmed: Lsn | None
@@ -73,14 +73,14 @@ class View(Protocol):
     ) -> None: ...
 
     def log(self, text: str) -> None:
-        """Something happens now."""
+        """Show a message about the present step."""
 
     def show(self, picture: Picture) -> None:
         """Call it often."""
 
 
 def open_view() -> View:
-    """The one that suits stdout."""
+    """The view for stdout: live on a terminal, else plain."""
     console = Console()
     return LiveView(console) if console.is_terminal and not console.is_dumb_terminal else PlainView()
 

@@ -28,7 +28,7 @@ DECLINED: Final = 0.08
 """Fraction of orders whose payment is declined at the last moment."""
 
 OPEN_ORDERS: Final = 20
-"""So many orders of a clerk are on their way from placed to shipped at most."""
+"""A clerk's orders between placed and shipped, at most."""
 
 _NAMES: Final = ("Ada", "Edsger", "Grace", "Barbara", "Jürgen", "Zoë", "李娜", "Øyvind")
 
@@ -39,7 +39,7 @@ _TOPIC: Final = TopicTemplate("outbox.event.{aggregatetype}")
 Row = tuple[object, ...]
 
 Done = Callable[[], object]
-"""What a clerk remembers of a transaction once it is committed."""
+"""Called after a transaction is committed: updates the clerk's list of orders."""
 
 
 class CardDeclined(Exception):
@@ -55,7 +55,7 @@ class Shop:
 
     @property
     def error(self) -> Exception | None:
-        """What ended a clerk's work early."""
+        """The error that ended a clerk's thread early."""
         return next((clerk.error for clerk in self._clerks if clerk.error), None)
 
     def open(self) -> None:
@@ -99,7 +99,7 @@ class _Clerk(threading.Thread):
             self.error = error
 
     def _serve(self, shop: psycopg.Connection[Row]) -> None:
-        """One transaction, and its events noted for what became of them."""
+        """Run one transaction, and note its events as committed or rolled back."""
         self._written = []
         try:
             with shop.transaction():

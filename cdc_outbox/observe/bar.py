@@ -1,7 +1,7 @@
-"""How far long work of a relay has come: a first start that sends rows, a stop that drains.
+"""Progress of a relay's long operations: a first start that sends rows, a stop that drains.
 
-In: `Counters`. Out: on a terminal a bar below the log; elsewhere, for a drain, a line now and then (a first start has its own).
-Never: a thread or a timer of its own; whoever owns the process calls `tick` about once a second.
+In: `Counters`. Out: on a terminal a bar below the log; elsewhere, for a drain, periodic lines (a first start has its own).
+Never: a thread or a timer of its own; the owner of the process calls `tick` about once a second.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from cdc_outbox.counters import Counters, State
 from cdc_outbox.observe import logs
 
 LINE_SECONDS: Final = 5.0
-"""Between two lines of a drain: it takes 25 s at most, unless somebody grants more."""
+"""Between two lines of a drain: it takes at most --shutdown-timeout, 25 s by default."""
 
 BAR_CHARACTERS: Final = 30
-"""Of the bar itself: with its words it fits into the narrowest of usual terminals, 80 columns."""
+"""Columns of the bar itself: with its text it fits into 80 columns, the narrowest usual terminal."""
 
 SNAPSHOT_STATES: Final = (State.STARTING, State.RECONNECTING)
-"""In which rows of the table are sent: at a first start, and when a lost slot is replaced (`--on-slot-lost recover`)."""
+"""States in which rows of the table are sent: a first start, or the recovery of a lost slot (`--on-slot-lost recover`)."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Something that takes long: so many events of so many."""
+    """A long operation: number of events done, and total number."""
 
     name: str
     done: int
@@ -36,7 +36,7 @@ class Work:
 
 
 class Bar:
-    """One relay's."""
+    """The progress bar of one relay."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
@@ -45,7 +45,7 @@ class Bar:
         self._line_at: float | None = None
 
     def tick(self, now: float) -> None:
-        """Bring it up to date. `now` is the monotonic clock's, in seconds."""
+        """Update the bar. `now` is the monotonic clock's, in seconds."""
         work = self._work()
         shown = logs.draw("" if work is None else drawn(work))
         if work is None or shown or work.name != "drain":

@@ -1,4 +1,4 @@
-"""What the relay knows of itself: alive, ready, the status document. And the judgement of health, which every screen shows.
+"""Liveness, readiness and the status document of a relay, and the judgement of health that every view shows.
 
 In: `Counters`, `Settings`, and the clocks as arguments. Out: checks, the document, and `Health` of a document.
 Never: SQL, a socket. Liveness depends neither on Kafka nor on PostgreSQL: a restart cures neither, and each one makes
@@ -20,16 +20,16 @@ from cdc_outbox.observe.mask import mask
 from cdc_outbox.observe.status_document import Reason, StatusDocument, with_slot
 
 STUCK_AFTER_SECONDS: Final = 30.0
-"""The loop turns several times a second, also while it waits; half a minute without a turn is a hang, not a pause."""
+"""Seconds. The loop turns several times a second, also while it waits; half a minute without a turn is a hang."""
 
 SLOT_STALE_SECONDS: Final = 90.0
-"""The slot is looked at every 30 s. Three looks that failed: what the last one saw may be wrong by now."""
+"""Seconds. The slot is read every 30 s; after three failed reads the last figures are out of date."""
 
 UNCONFIRMED_SECONDS: Final = 5.0
 """A broker confirms within milliseconds; a leader that changes takes about as long as this."""
 
 ENDANGERED_SECONDS: Final = 3600.0
-"""An hour: time for a person to wake up and to act."""
+"""Seconds: one hour, enough time for an operator to react to a page."""
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -40,14 +40,14 @@ LEVELS: Final = (OK, WARNING, CRITICAL)
 READY_STATES: Final = (State.STREAMING, State.STANDBY)
 
 _SERVING_STATES: Final = (State.STARTING, State.STREAMING, State.DRAINING)
-"""In which delivery reports are served."""
+"""States in which delivery reports are served."""
 
 _NOTHING_LOST: Final = "events wait in PostgreSQL, none is lost, and the relay goes on by itself"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of `?verbose`. `decides` is False for what is only worth knowing."""
+    """One line of `?verbose`. `decides` is False for a line that is shown only."""
 
     name: str
     ok: bool
@@ -56,20 +56,18 @@ class Check:
 
 
 def liveness(counters: Counters, monotonic: float) -> list[Check]:
-    """Whether the loop has turned lately. While none turns, the relay waits for a server, and that may take its time: a slot
-    begins when every transaction that is open is over, and the first of many rows come when they are sorted.
+    """Whether the loop has turned recently. While no loop runs, the relay waits for a server, which may take long: a slot
+    begins when all open transactions have ended, and the rows of a large table are sorted before the first one arrives.
     """
     turned_at = counters.last_turn_monotonic
     if turned_at is None:
-        return [Check("loop", ok=True, says="none turns now: connecting, or waiting for PostgreSQL")]
+        return [Check("loop", ok=True, says="not running: connecting, or waiting for PostgreSQL")]
     age = max(0.0, monotonic - turned_at)
     return [Check("loop", ok=age <= STUCK_AFTER_SECONDS, says=f"turned {age:.1f} s ago")]
 
 
 def readiness(counters: Counters, now: float, monotonic: float) -> list[Check]:
-    """Whether the relay does what it was started for: streams, or stands by for the one that does. Health is shown, and decides
-    nothing.
-    """
+    """Whether the relay streams, or stands by for the one that does. Health is shown, and does not affect the result."""
     state, found = counters.state, health(counters, now, monotonic)
     return [
         Check("state", ok=state in READY_STATES, says=state),
@@ -81,7 +79,7 @@ def readiness(counters: Counters, now: float, monotonic: float) -> list[Check]:
 
 
 def passed(checks: list[Check]) -> bool:
-    """Whether all checks that decide are well."""
+    """Whether all deciding checks are ok."""
     return all(check.ok for check in checks if check.decides)
 
 
@@ -92,17 +90,15 @@ def lag_seconds(counters: Counters, now: float) -> float:
 
 
 def known_lag(counters: Counters, now: float) -> float | None:
-    """The same, to the millisecond, and None where this relay cannot know it: who does not stream knows of no commit, which
-    is not the same as that there is none.
-    """
+    """The lag in seconds, rounded to milliseconds; None if it is unknown: a relay that does not stream sees no commits."""
     knows = _streams(counters) or counters.oldest_unacknowledged_timestamp is not None
     return round(lag_seconds(counters, now), 3) if knows else None
 
 
 def slot_figures(counters: Counters, now: float) -> SlotCounters | None:
-    """What is known of the slot at `now`, as of `time.time()`; None when the last look at it is too old to be told.
+    """What is known of the slot at `now`, as of `time.time()`; None if the last read is out of date.
 
-    Between two looks the stream itself tells how far the server and we are.
+    Between two reads, the positions come from the stream.
     """
     slot = counters.slot
     if slot is None or abs(now - slot.seen_timestamp) > SLOT_STALE_SECONDS:
@@ -116,9 +112,9 @@ def slot_figures(counters: Counters, now: float) -> SlotCounters | None:
 
 
 def status(counters: Counters, settings: Settings, now: float, monotonic: float) -> StatusDocument:
-    """The document of `/status`, judged. None where the relay itself does not know: probes run no SQL.
+    """The document of `/status`, judged. None where the relay has no figure: probes run no SQL.
 
-    `confirmed_flush_lsn` is what this relay last claimed; the server's own is at most one status update behind. `now` as of
+    `confirmed_flush_lsn` is the relay's last acknowledgement; the server's is at most one status update behind. `now` as of
     `time.time()`, `monotonic` as of `time.monotonic()`.
     """
     return judged(
@@ -132,7 +128,7 @@ def status(counters: Counters, settings: Settings, now: float, monotonic: float)
 
 
 def _document(counters: Counters, now: float, monotonic: float) -> StatusDocument:
-    """What the counters know, without the names of the settings and without a judgement."""
+    """The document from the counters alone, without the names of the settings and without a judgement."""
     document = StatusDocument(
         state=counters.state,
         slot="",
@@ -185,7 +181,7 @@ def judged(document: StatusDocument) -> StatusDocument:
 
 
 def judge(document: StatusDocument) -> Health:
-    """The one judgement of health. Everything that is not known is not held against the relay."""
+    """Judge the health. An unknown value is no reason against it."""
     found = [reason for rule in _RULES if (reason := rule(document)) is not None]
     reasons = tuple(sorted(found, key=lambda reason: LEVELS.index(reason.level), reverse=True))
     if reasons:
@@ -201,7 +197,7 @@ _DOING: Final[dict[str, str]] = {
     State.DRAINING: "A stop was requested; what is in flight is being delivered",
     State.STOPPED: "The relay has ended",
 }
-"""What a relay in good health does."""
+"""Headlines of a healthy relay by state."""
 
 
 def _stuck(document: StatusDocument) -> Reason | None:
@@ -234,11 +230,11 @@ def _slot_endangered(document: StatusDocument) -> Reason | None:
 
 
 def _buy_time(document: StatusDocument) -> str:
-    """SQL that doubles what the server may keep for slots."""
+    """SQL that doubles the limit of WAL kept for slots."""
     kept = (document.retained_wal_bytes or 0) + max(0, document.safe_wal_bytes or 0)
     megabytes = max(64, 2 * kept >> 20)
     return (
-        "mend what holds the relay up; this SQL buys time, if the disk has room: "
+        "correct what blocks the relay; this SQL buys time, if the disk has room: "
         f"ALTER SYSTEM SET max_slot_wal_keep_size = '{megabytes}MB'; SELECT pg_reload_conf();"
     )
 
@@ -274,7 +270,7 @@ def _not_streaming(document: StatusDocument) -> Reason | None:
     if document.state == State.STARTING and document.last_error:
         return Reason("not-started", WARNING, f"The relay has not streamed yet{error}", "")
     if document.state == State.STOPPED and document.last_error:
-        return Reason("stopped", CRITICAL, f"The relay has ended{error}", "cdc-outbox run, when that is mended")
+        return Reason("stopped", CRITICAL, f"The relay has ended{error}", "cdc-outbox run, when that is corrected")
     return None
 
 
@@ -282,7 +278,7 @@ def _slot_unused(document: StatusDocument) -> Reason | None:
     if document.state is not None or document.slot_active is not False or document.wal_status == "lost":
         return None
     text = "No relay streams from the slot, and PostgreSQL keeps WAL for it"
-    cure = f"start the relay; if there is to be none: cdc-outbox slot drop --slot {document.slot}"
+    cure = f"start the relay; if none is needed any more: cdc-outbox slot drop --slot {document.slot}"
     return Reason("slot-unused", WARNING, text, cure)
 
 
@@ -296,7 +292,7 @@ _RULES: Final[tuple[Callable[[StatusDocument], Reason | None], ...]] = (
     _kafka_unreachable,
     _slot_unused,
 )
-"""Of equal level the first is the headline: what PostgreSQL does explains what Kafka does not get."""
+"""The first reason of the worst level is the headline. PostgreSQL comes first: its problems cause those of Kafka."""
 
 
 def utc(timestamp: float | None) -> str | None:

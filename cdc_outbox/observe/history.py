@@ -1,6 +1,6 @@
-"""The last ten minutes, for the charts of the status page: whoever opens it at night sees what went before.
+"""The last ten minutes, for the charts of the status page: they show what preceded an incident.
 
-In: `Counters`, looked at every two seconds by whoever calls `tick`. Out: columns of numbers, None where nothing is known.
+In: `Counters`, read at each `tick`, every two seconds. Out: columns of numbers, None where nothing is known.
 Never: a thread or a timer of its own, memory that grows, anything per event.
 """
 
@@ -19,7 +19,7 @@ from cdc_outbox.observe.health import known_lag, slot_figures
 from cdc_outbox.observe.topic_table import TopicTable
 
 SAMPLE_SECONDS: Final = 2.0
-"""Between two points: as often as the page asks."""
+"""Between two points: the interval at which the page polls."""
 
 SAMPLES: Final = 300
 """Ten minutes: about 50 KB, and what fits in a chart of 300 pixels."""
@@ -39,7 +39,7 @@ class Sample:
 
 
 class History:
-    """Remembers points. One thread ticks, others read."""
+    """Stores points. One thread calls `tick`, others read."""
 
     def __init__(
         self,

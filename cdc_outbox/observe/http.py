@@ -32,14 +32,14 @@ from cdc_outbox.observe.http_server import HEAD_SECONDS, HTML, TEXT, Answer, Htt
 OFF: Final = "off"
 
 POLL_SECONDS: Final = 0.5
-"""How often the server's thread looks whether it shall end: a stop waits this long at most."""
+"""How often the server's thread checks for a stop: a stop waits this long at most."""
 
 OPEN_METRICS: Final = "application/openmetrics-text"
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Views:
-    """What each path shows. Knows no socket."""
+    """The answer of each path, without sockets."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Views:
         return _probe(readiness(self._counters, self._wall(), self._monotonic()), query)
 
     def _metrics(self, _query: str, accept: str) -> Answer:
-        # The client's negotiation repeats the version that was asked for; ours is one of two constants.
+        # The client library's content type repeats the requested version; this one is one of two constants.
         encode, content_type = choose_encoder(f"{OPEN_METRICS}; version=1.0.0" if OPEN_METRICS in accept else "")
         return HTTPStatus.OK, content_type, encode(self._registry)
 
@@ -110,7 +110,7 @@ def serve(
     """Serve on `address` (`host:port`, `[v6]:port`, `:port` for all, `off`) until the block ends.
 
     Gives the address in use (port 0 lets the system choose), or None for `off`. `history`: for the page's charts.
-    Raises ConfigurationError when the address is none, is taken, or may not be used.
+    Raises ConfigurationError if the address is invalid, taken, or not permitted.
     """
     if address == OFF:
         yield None

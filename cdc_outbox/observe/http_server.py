@@ -1,4 +1,4 @@
-"""Sockets of the HTTP side: one thread for each connection, limits on size, time, number, and on the names of the host.
+"""HTTP server: one thread for each connection; limits on size, time and number of connections, and on the Host header.
 
 In: GET and HEAD requests. Out: the answers of a function from target and `Accept` to status, type and body.
 Never: another method, anything of the request in an answer, a version in the `Server` header, an answer on loopback to a
@@ -33,13 +33,13 @@ HEAD_BYTES: Final = 8192
 """Request line and headers together. A probe sends 200 bytes, Prometheus about 400, a browser 2,000."""
 
 HEAD_SECONDS: Final = 5.0
-"""In which the whole head has to be here, however it trickles; and in which an answer has to be taken."""
+"""Limit for the client to send the whole head, also byte by byte; and for it to read the answer."""
 
 MAX_CONNECTIONS: Final = 32
-"""At a time. Two probes, two scrapers and a browser need about ten."""
+"""Connections at a time. Two probes, two scrapers and a browser need about ten."""
 
 MAX_CONNECTIONS_PER_PEER: Final = 16
-"""Half of them: one address cannot take the places of all others."""
+"""Connections of one address: half of all, so that one client cannot block all others."""
 
 TEXT: Final = "text/plain; charset=utf-8"
 HTML: Final = "text/html; charset=utf-8"
@@ -50,22 +50,22 @@ Answer: TypeAlias = tuple[HTTPStatus, str, bytes]
 """Status, content type, body."""
 
 View: TypeAlias = Callable[[str, str], Answer]
-"""Takes the target and the `Accept` header, or empty."""
+"""Function of the target and the `Accept` header (empty if there is none)."""
 
 Request: TypeAlias = socket.socket | tuple[bytes, socket.socket]
-"""As socketserver types it; the second form is that of UDP."""
+"""The type in socketserver; the second form is for UDP."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class _Waits(IntEnum):
-    """What a connection waits for, in the order in which connections give way to new ones."""
+    """What a connection waits for; lower values are closed first in favor of new connections."""
 
     HEAD = 0
     TAKING = 1
-    """The client takes the answer."""
+    """For the client to read the answer."""
     NOTHING = 2
-    """The answer is being made: this takes milliseconds."""
+    """For the answer to be computed: milliseconds."""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class _Connection:
 
     @property
     def may_go(self) -> bool:
-        """Whether it waits for the client. A head that has arrived, and that its thread has not read yet, is not late."""
+        """Whether it waits for the client. A head that has arrived but is not read yet does not count as late."""
         if self.waits is not _Waits.HEAD:
             return self.waits is _Waits.TAKING
         poll = select.poll()
@@ -94,7 +94,7 @@ class _Connections:
         self._open: dict[Request, _Connection] = {}
 
     def add(self, request: Request, peer: str) -> bool:
-        """Take one more; where there are enough, another one goes. False when none may go."""
+        """Add a connection; at the limit, close another one. Returns False if none may be closed."""
         assert isinstance(request, socket.socket)
         with self._lock:
             peers = Counter(each.peer for each in self._open.values())
@@ -109,24 +109,24 @@ class _Connections:
             return given
 
     def waits(self, request: Request, what: _Waits) -> None:
-        """Note what a connection waits for now."""
+        """Record what a connection waits for now."""
         with self._lock:
             if request in self._open:
                 self._open[request].waits = what
 
     def remove(self, request: Request) -> None:
-        """Forget one that has ended."""
+        """Remove a connection that has ended."""
         with self._lock:
             self._open.pop(request, None)
 
     def _give_way(self, peer: str) -> bool:
-        """End the connection of `peer` that has waited longest for its head, or else for its answer to be taken."""
+        """Close the connection of `peer` that has waited longest for its head, or else for the client to read the answer."""
         own = sorted((each for each in self._open.values() if each.peer == peer), key=lambda each: each.waits)
         for each in own:
             if each.may_go:
                 del self._open[each.socket]
                 with contextlib.suppress(OSError):
-                    each.socket.shutdown(socket.SHUT_RDWR)  # its thread wakes, and closes it
+                    each.socket.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
                 return True
         return False
 
@@ -140,7 +140,7 @@ class HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_port = False
     request_queue_size = 128
-    """Connections that wait for `accept`: more than come while another thread holds the interpreter."""
+    """Connections that wait for `accept`: more than arrive while another thread holds the interpreter."""
 
     def __init__(
         self, family: socket.AddressFamily, address: tuple[str, int], view: View, *, name: str, policy: str
@@ -155,7 +155,7 @@ class HttpServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Where it listens, as `host:port`."""
+        """The address in use, as `host:port`."""
         host, port = self.server_address[:2]
         return f"[{host!s}]:{port}" if self.address_family == socket.AF_INET6 else f"{host!s}:{port}"
 
@@ -169,29 +169,29 @@ class HttpServer(ThreadingHTTPServer):
         return name in {"localhost", self._name} or name.endswith(".localhost") or _is_loopback(name)
 
     def server_bind(self) -> None:
-        """Bind, without the look-up of our own name that http.server does: a slow DNS must not delay a start."""
+        """Bind without http.server's look-up of the host's name: a slow DNS must not delay a start."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "cdc-outbox", self.server_address[1]
 
     def process_request(self, request: Request, client_address: tuple[str, int]) -> None:
-        """Answer in a thread. Where there are enough of them, the oldest connection without a head goes."""
+        """Answer in a thread. At the limit, close the oldest connection without a head."""
         if not self.connections.add(request, _peer(client_address[0])):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Request) -> None:
-        """End a connection; after this its place is free, and its descriptor may be another's."""
+        """Close a connection. Afterwards its descriptor may belong to another one."""
         self.connections.remove(request)
         super().shutdown_request(request)
 
     def handle_error(self, _request: object, _client_address: object) -> None:
-        """A client that went away is no news; anything else is a bug of ours."""
+        """Ignore a disconnected client; log anything else as a bug."""
         log.error("http.failed", exc_info=sys.exception())
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request: read its head within limits, check method and host, show the view."""
+    """One request: read its head within limits, check method and host, send the answer."""
 
     server: HttpServer
     request_version = "HTTP/1.0"
@@ -200,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = HEAD_SECONDS
 
     def handle(self) -> None:
-        """Read the head at once, so that http.server parses memory and never waits."""
+        """Read the whole head first, so that http.server parses memory and never waits."""
         try:
             head = self._read_head()
             self.server.connections.waits(self.connection, _Waits.NOTHING)
@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def parse_request(self) -> bool:
-        """Refuse every other method, also one that nobody has heard of, and every other host."""
+        """Refuse every other method, unknown ones included, and every other host."""
         if not super().parse_request():
             return False
         if self.command not in METHODS:
@@ -226,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def do_GET(self) -> None:
-        """Show what the path stands for."""
+        """Answer a GET."""
         try:
             answer = self.server.view(self.path, self.headers.get("Accept", ""))
         except Exception:
@@ -238,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the name that http.server chose
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """Say the code's own phrase. http.server would quote the request."""
+        """Send the status code's standard phrase; http.server's own text would quote the request."""
         self.close_connection = True
         known = HTTPStatus(code)
         self._send(known, TEXT, f"{known.phrase}\n".encode())
@@ -248,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "cdc-outbox"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server chose
-        """Nothing: a probe every few seconds is no event."""
+        """Log nothing: probes arrive every few seconds."""
 
     def _send(self, code: HTTPStatus, content_type: str, body: bytes) -> None:
         self.server.connections.waits(self.connection, _Waits.TAKING)
@@ -299,7 +299,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _peer(host: str) -> str:
-    """The address of a client; for IPv6 its network of 64 bits, all of which one machine may have."""
+    """The address of a client; for IPv6 its /64 network, which one machine may own."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv4Address):
         return host

@@ -1,9 +1,9 @@
-"""Logs: one event a line on stderr, JSON or for a terminal, ours and the libraries' alike.
+"""Logs: one event a line on stderr, as JSON or for a terminal, from this package and from libraries.
 
 In: `structlog.get_logger().info("streaming", slot=…, lsn=…)` from any module; the stdlib records of psycopg and
 confluent_kafka. Out: lines that begin with `timestamp`, `level`, `event` (docs/reference/logs.md lists the events).
-An error is logged as `error=` (the exception itself) or by `log.exception`: one of ours gives its words, its cure and
-its place; any other gives a traceback, without the values of variables.
+An error is logged as `error=` (the exception itself) or by `log.exception`: a CdcOutboxError becomes its message, cure and
+place; any other becomes a traceback, without the values of variables.
 Never: a secret (`mask`), a payload, a value of more than a kilobyte, the same warning twice in ten seconds.
 """
 
@@ -36,28 +36,28 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("auto", "console", "json")
 
 REPEAT_SECONDS: Final = 10.0
-"""A warning that repeats is shown this often: an operator sees that it lasts, and a disk does not fill up."""
+"""Interval at which a repeated warning is logged: often enough to show that it lasts, without filling the disk."""
 
 REMEMBERED_REPEATS: Final = 1000
-"""Different warnings remembered at a time; texts that never repeat must not become a leak."""
+"""Different warnings remembered at a time; the limit prevents a memory leak by texts that never repeat."""
 
 MAX_VALUE_CHARACTERS: Final = 1000
-"""Of one field: keys and a server's messages may be of any length."""
+"""Characters of one field: keys and a server's messages may be of any length."""
 
 MAX_TRACEBACK_CHARACTERS: Final = 20_000
-"""Of a traceback, its end: a recursion gone wrong has a thousand frames, and the error stands below them."""
+"""Characters of a traceback, from its end: an endless recursion has a thousand frames, with the error below them."""
 
 _LIMITED_LEVELS: Final = ("warning", "error", "critical")
 
 
 RECENT: Final = RecentWarnings()
-"""What this process has warned of lately, as its log is this process's."""
+"""The latest warnings of this process."""
 
 
 def configure(log_format: str, log_level: str, *, stream: TextIO | None = None) -> None:
     """Send every log line of this process to `stream` (stderr).
 
-    May be called again: the later call counts, for loggers that are in use as well.
+    May be called again: the last call applies, also to existing loggers.
     Raises ConfigurationError for an unknown format or level.
     """
     if log_format not in FORMATS or log_level not in LEVELS:
@@ -108,15 +108,15 @@ def started_fields(settings: Settings, versions: Versions) -> dict[str, object]:
 
 
 _SPENT: Final = re.compile(r"after \d+ms")
-"""What differs between two equal errors of librdkafka."""
+"""Parts that vary between equal errors of librdkafka."""
 
 
 class RepeatFilter(logging.Filter):
-    """Lets the first of equal warnings through, then one in `REPEAT_SECONDS`, which says how many were `suppressed`.
+    """Lets the first of equal warnings through, then one in `REPEAT_SECONDS`, with the number of `suppressed` lines.
 
-    Equal: same event, level, error and topic, however many milliseconds librdkafka says that it took. A line about one
-    outbox event (it has an `id`) is never a repeat: what was skipped has to be on record. Two threads may both let a line
-    through; that costs a line, a lock would cost more.
+    Equal: same event, level, error and topic, apart from the milliseconds in librdkafka's messages. A line about one
+    outbox event (it has an `id`) is never a repeat: each skipped event must be on record. Two threads may both log a
+    repeat; a lock would cost more than this line.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -125,7 +125,7 @@ class RepeatFilter(logging.Filter):
         self._seen: dict[tuple[str, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether `record` is shown; notes `suppressed` in it when it stands for others."""
+        """Whether `record` is shown; sets its `suppressed` if lines before it were suppressed."""
         fields: Mapping[str, object] = record.msg if isinstance(record.msg, dict) else {}
         if record.levelname.lower() not in _LIMITED_LEVELS or "id" in fields:
             return True
@@ -152,7 +152,7 @@ class RepeatFilter(logging.Filter):
 
 
 def describe_error(_logger: object, _method: str, fields: EventDict) -> EventDict:
-    """Put an exception into words: `error`; for ours `cure` and the place, for a caught other one `exception`."""
+    """Convert an exception to fields: `error`; for a CdcOutboxError `cure` and place, for any other caught one `exception`."""
     exc_info = fields.pop("exc_info", None)
     error = fields.get("error")
     caught = _caught(exc_info)
@@ -176,7 +176,7 @@ def describe_error(_logger: object, _method: str, fields: EventDict) -> EventDic
 def draw(text: str) -> bool:
     """Show a line below the log, where that is a terminal, until the next call; an empty one takes it away.
 
-    False where there is no terminal, or nobody to show it to.
+    False without a terminal or without a configured log.
     """
     drawing = [
         handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler) and handler.draw(text)
@@ -185,11 +185,11 @@ def draw(text: str) -> bool:
 
 
 _CLEAR: Final = "\r\x1b[K"
-"""To the line's beginning, with nothing behind it (ECMA-48: EL)."""
+"""Return to the beginning of the line and erase it (ECMA-48: EL)."""
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours among the root logger's handlers."""
+    """This module's handler of the root logger."""
 
     def __init__(self, stream: TextIO, *, terminal: bool) -> None:
         super().__init__(stream)
@@ -219,7 +219,7 @@ class _Handler(logging.StreamHandler[TextIO]):
         self._put(self._below)
 
     def _put(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone ends no relay
+        with contextlib.suppress(OSError, ValueError):  # a closed terminal must not end the relay
             self.stream.write(text)
             self.flush()
 
@@ -246,7 +246,7 @@ def _note_suppressed(record: logging.LogRecord, count: int) -> None:
 
 
 def _library_line(_logger: object, _method: str, fields: EventDict) -> EventDict:
-    """A record of somebody else's: its text is a message, not the stable name of an event."""
+    """Convert a library's record: its text is a message, not the stable name of an event."""
     record: logging.LogRecord = fields["_record"]
     fields["message"] = fields["event"]
     fields["event"] = "library"
@@ -272,7 +272,7 @@ def _renderers(log_format: str, stream: TextIO) -> list[Processor]:
 
 
 def _tidy(_logger: object, _method: str, fields: EventDict) -> EventDict:
-    """`timestamp`, `level`, `event` first; plain, short values; no secret, and no field that says nothing."""
+    """`timestamp`, `level`, `event` first; plain, short values; no secret, and no empty field."""
     ordered = {name: _plain(name, fields.pop(name, None)) for name in ("timestamp", "level", "event")}
     exception = fields.pop("exception", None)
     ordered.update((name, _field(name, value)) for name, value in fields.items() if value is not None)
@@ -282,13 +282,13 @@ def _tidy(_logger: object, _method: str, fields: EventDict) -> EventDict:
 
 
 def _remember(_logger: object, _method: str, fields: EventDict) -> EventDict:
-    """Behind the filter of repeats, and masked: what is kept is what was shown."""
+    """Keep a warning for the status page: after the filter of repeats and the masking, so exactly as it was logged."""
     RECENT.note(fields)
     return fields
 
 
 def _plain(name: str, value: object) -> object:
-    """`value` as JSON knows it. An integer called `lsn` or `…_lsn` gets PostgreSQL's notation."""
+    """`value` as a JSON type. An integer called `lsn` or `…_lsn` gets PostgreSQL's notation."""
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -305,7 +305,7 @@ def _field(name: str, value: object) -> object:
 
 
 def _text(text: str) -> str:
-    """Masked before it is cut, since half a secret is not seen to be one; and not all of a huge text is searched."""
+    """Mask before the text is cut, since half a secret is not recognized; of a huge text, search only the beginning."""
     masked = mask(text[: 4 * MAX_VALUE_CHARACTERS])
     if len(text) <= MAX_VALUE_CHARACTERS:
         return masked
@@ -315,12 +315,12 @@ def _text(text: str) -> str:
 def _render_json(_logger: object, _method: str, fields: EventDict) -> str:
     try:
         return orjson.dumps(fields).decode()
-    except orjson.JSONEncodeError:  # half of a surrogate pair, or an integer of more than 64 bits: worth a line as well
+    except orjson.JSONEncodeError:  # half of a surrogate pair, or an integer of more than 64 bits: log it all the same
         return json.dumps(fields)
 
 
 def _printable(_logger: object, _method: str, fields: EventDict) -> EventDict:
-    """On a terminal, a key with an escape sequence in it is shown, not obeyed."""
+    """Escape control characters, so that a key cannot send escape sequences to the terminal."""
     return {
         name: value if name == "exception" or not isinstance(value, str) or value.isprintable() else ascii(value)
         for name, value in fields.items()

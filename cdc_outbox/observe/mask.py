@@ -1,9 +1,9 @@
 """The last defence against a secret in a log line or an HTTP answer.
 
-In: any text that is about to be shown. Out: the same text with passwords replaced by `***`: the ones that `masking` was
-told of, and whatever looks like one.
-Never: the first defence. Settings keep secrets in `config.Secret`, and errors are written without them; this module is
-for the text of a library that quotes what it was given. In doubt it hides too much.
+In: any text that is about to be shown. Out: the same text with passwords replaced by `***`: the ones that
+`redaction` has remembered, and text in the form of a password.
+Never: the first defence. Settings keep secrets in `Secret`, and errors are written without them; this module is for
+messages of libraries that quote their input. In doubt it hides too much.
 
 Forms: PostgreSQL manual 32.1.1 Connection Strings (key=value, quoted or with backslashes; URL), RFC 3986 userinfo,
 librdkafka's property names (`sasl.password`, `ssl.key.password`, …), PEM private keys.
@@ -22,7 +22,7 @@ _USERINFO: Final = re.compile(r"(://)([^\s\"'<>]*)@")
 _ASSIGNMENT: Final = re.compile(
     rf"""(?ix)
     ( (?: {NAMES_OF_SECRETS}
-        | \*{{3}} (?= \s* = ) ) [\w.-]*   # a name that was hidden itself: the word `secret` is somebody's password
+        | \*{{3}} (?= \s* = ) ) [\w.-]*   # a name that was masked itself: the word `secret` may be a password
       ["']? \s* [=:] \s* )
     ( '(?:[^'\\]|\\.)*'? | "(?:[^"\\]|\\.)*"? | (?:\\.|\S)+ )
     """
@@ -33,7 +33,7 @@ _PRIVATE_KEY: Final = re.compile(
 )
 
 _HINTS: Final = re.compile(r"(?i)://|pass|secret|scram_|key|jaas|oauthbearer|\*=")
-"""Almost no line holds a secret; this is the cheap way to see that."""
+"""A cheap test: almost no line holds a secret."""
 
 
 def mask(text: str) -> str:

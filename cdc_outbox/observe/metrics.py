@@ -1,4 +1,4 @@
-"""Prometheus metrics: a collector that turns `Counters` into samples when somebody scrapes, and at no other time.
+"""Prometheus metrics: a collector that turns `Counters` into samples at each scrape, and at no other time.
 
 In: `Counters`, written by one other thread meanwhile; each dictionary is copied in one step of the interpreter before it
 is walked. Out: the families of docs/reference/metrics.md, and the client's own `process_*` and `python_gc_*`.
@@ -27,7 +27,7 @@ from cdc_outbox.observe.health import LEVELS, health, lag_seconds, slot_figures,
 PREFIX: Final = "cdc_outbox_"
 
 WAL_STATUSES: Final = ("reserved", "extended", "unreserved", "lost")
-"""pg_replication_slots.wal_status, from well to gone."""
+"""Values of pg_replication_slots.wal_status, from best to worst."""
 
 
 def build_registry(
@@ -37,7 +37,7 @@ def build_registry(
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> CollectorRegistry:
-    """A registry of our own: the relay's metrics, the process's, the garbage collector's. `clock` as `time.time`."""
+    """A separate registry: the relay's metrics, the process's, the garbage collector's. `clock` as `time.time`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RelayCollector(counters, versions, clock, monotonic))
     ProcessCollector(registry=registry)
@@ -76,7 +76,7 @@ class RelayCollector(Collector):
             "libpq": versions.libpq,
             "plane": versions.plane,
         }
-        info = _gauge("build_info", "Always 1; the labels say what is running.", list(build))
+        info = _gauge("build_info", "Always 1; the labels describe the running program.", list(build))
         info.add_metric(list(build.values()), 1)
         yield info
         state = _gauge("state", "1 for the state the relay is in, 0 for the others.", ["state"])
@@ -136,7 +136,7 @@ class RelayCollector(Collector):
             labels = (self._label(topic), error)
             errors[labels] = errors.get(labels, 0) + count
         family = _counter(
-            "delivery_errors_total", "Delivery reports that say no, by librdkafka's name.", ["topic", "error"]
+            "delivery_errors_total", "Negative delivery reports, by librdkafka's name.", ["topic", "error"]
         )
         for labels, count in errors.items():
             family.add_metric(labels, count)
@@ -144,8 +144,12 @@ class RelayCollector(Collector):
 
     def _position(self) -> Iterator[Metric]:
         counters = self._counters
-        yield _known("received_lsn_bytes", "WAL position up to which we have read.", counters.received_lsn or None)
-        yield _known("confirmed_lsn_bytes", "WAL position that we have acknowledged.", counters.confirmed_lsn or None)
+        yield _known(
+            "received_lsn_bytes", "WAL position up to which the relay has read.", counters.received_lsn or None
+        )
+        yield _known(
+            "confirmed_lsn_bytes", "WAL position that the relay has acknowledged.", counters.confirmed_lsn or None
+        )
         yield _known(
             "last_published_timestamp_seconds",
             "When Kafka last confirmed an event, in Unix time.",
@@ -182,7 +186,7 @@ class RelayCollector(Collector):
         )
 
     def _slot(self) -> Iterator[Metric]:
-        """What the server says of the slot. Without samples when the relay has not been able to ask for a while."""
+        """The slot's state on the server. No samples if the last successful read is out of date."""
         slot = slot_figures(self._counters, self._clock())
         yield _known(
             "slot_lag_bytes", "WAL written since what the slot has confirmed.", None if slot is None else slot.lag_bytes
@@ -208,7 +212,7 @@ class RelayCollector(Collector):
         yield _single_counter("pruned_rows_total", "Delivered rows deleted from the table.", self._counters.pruned_rows)
 
     def _label(self, topic: str) -> str:
-        """The label of a topic, for good once it is given. Counters are never taken back, so neither are labels."""
+        """The label of a topic. Once given it is permanent, because counters never disappear."""
         if topic in self._labelled or topic == OTHER_TOPICS:
             return topic
         if len(self._labelled) >= MAX_TOPICS:

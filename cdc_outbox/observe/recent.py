@@ -1,4 +1,4 @@
-"""The last warnings, for the status page: what the log said, kept a while.
+"""The latest warnings of the log, kept for the status page.
 
 In: log lines as they are written, masked and cut, at level warning or above. Out: the latest of them, newest first.
 Never: a key, a payload, more than `KEPT` of them; equal ones are one, with how often it came.
@@ -18,7 +18,7 @@ LEVELS: Final = ("warning", "error", "critical")
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """One warning, as it was said last."""
+    """One warning, as last logged."""
 
     timestamp: str
     level: str
@@ -28,7 +28,7 @@ class Warned:
     code: str
     """The error's stable code; empty where there is none."""
     times: int
-    """Lines that said so, those that were suppressed as repeats included."""
+    """Number of such lines, suppressed repeats included."""
 
 
 class RecentWarnings:

@@ -1,4 +1,4 @@
-"""The log event when the slot comes into danger, and the one when it is out of it.
+"""Log events when the slot becomes endangered, and when it is safe again.
 
 In: `Counters`, judged once a second. Out: `slot.endangered` with the SQL that buys time, and `slot.safe`.
 Never: a judgement of its own (`health` has it), a thread or a timer of its own; the owner of the process calls `tick`.
@@ -19,13 +19,13 @@ from cdc_outbox.observe.health import status
 REASONS: Final = ("slot-lost", "slot-unreserved", "slot-endangered")
 
 CALM_SECONDS: Final = 60.0
-"""Without danger before it is over: the rate of WAL swings from look to look."""
+"""Time without danger before the slot counts as safe: the rate of WAL varies between reads."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class SlotAlarm:
-    """Remembers which danger was logged last, and since when there is none."""
+    """Stores the last logged danger, and the time since which there is none."""
 
     def __init__(self, counters: Counters, settings: Settings, wall: Callable[[], float] = time.time) -> None:
         self._counters = counters
@@ -36,7 +36,7 @@ class SlotAlarm:
         self._calm_since: float | None = None
 
     def tick(self, now: float) -> None:
-        """Log what has changed. `now` is the monotonic clock's, in seconds."""
+        """Log a change. `now` is the monotonic clock's, in seconds."""
         if self._counters.slot is None:  # before the first look at it, or on a standby
             return
         found = status(self._counters, self._settings, self._wall(), now).reasons

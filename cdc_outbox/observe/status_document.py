@@ -1,7 +1,7 @@
-"""The status document: what `/status` answers and `cdc-outbox status --json` prints, one shape for both.
+"""The status document: the answer of `/status` and the output of `cdc-outbox status --json`.
 
-In: what is known of the slot (`SlotCounters`) and of the relay. Out: `StatusDocument`, and its members in their order.
-Never: a value made up. What nobody knows is None.
+In: the facts about the slot (`SlotCounters`) and the relay. Out: `StatusDocument`, and its members in their order.
+Never: an estimate of an unknown value: that is None.
 
 Names, types and meanings are docs/reference/status.md's; a member may be added, none is taken away or changes its meaning.
 """
@@ -25,12 +25,12 @@ class Reason:
     text: str
     """A sentence."""
     cure: str
-    """What to do, or empty where the relay does it by itself."""
+    """What to do; empty if the relay recovers by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusDocument:
-    """One look. Sizes in bytes, times in seconds, LSNs as PostgreSQL writes them; None where it is not known."""
+    """The status at one moment. Sizes in bytes, times in seconds, LSNs as PostgreSQL writes them; None if unknown."""
 
     state: str | None
     slot: str

@@ -1,4 +1,4 @@
-"""The status page at `/`: one file of HTML, and the JSON that it draws.
+"""The status page at `/`: one HTML file, and the JSON that it displays.
 
 In: page.html beside this module; counters, settings, the history, the last warnings. Out: bytes, a policy, a dictionary.
 Never: an external asset, a build step, a style or script that is not the file's own: the policy names their hashes.
@@ -60,7 +60,7 @@ _ENDED_BY: Final = {
 def document(
     counters: Counters, settings: Settings, history: History, warnings: RecentWarnings, monotonic: float, now: float
 ) -> dict[str, object]:
-    """What the page shows. For the page alone: unlike the status document, its members may change."""
+    """The page's data. It is for the page alone: unlike in the status document, members may change."""
     shown = status(counters, settings, now, monotonic)
     codes = [reason.code for reason in shown.reasons]
     return {

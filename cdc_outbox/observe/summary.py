@@ -1,6 +1,6 @@
-"""The line a minute: what a person reads who has the log and nothing else.
+"""One summary line per minute, for operators who have nothing but the log.
 
-In: `Counters`, and the clocks as arguments. Out: `summary` lines. Never: a thread or a timer of its own; whoever owns
+In: `Counters`, and the clocks as arguments. Out: `summary` lines. Never: a thread or a timer of its own; the owner of
 the process calls `tick` about once a second.
 """
 
@@ -16,13 +16,13 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.observe.health import OK, health, lag_seconds
 
 INTERVAL_SECONDS: Final = 60.0
-"""1,440 lines a day: enough to see when something began, little enough to keep."""
+"""1,440 lines a day: enough to date the start of a problem, few enough to keep."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Summary:
-    """Remembers what the last line said, to give rates. Two lines at the same instant cost a wrong rate, no more."""
+    """Stores the figures of the last line, to compute rates. Two lines at the same instant give one wrong rate."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Summary:
             self._log(now)
 
     def log_now(self) -> None:
-        """Log a line because somebody asked (SIGUSR1). The next regular one comes when it would have come."""
+        """Log a line on request (SIGUSR1). The schedule of the regular ones does not change."""
         self._log(self._monotonic())
 
     def _log(self, now: float) -> None:

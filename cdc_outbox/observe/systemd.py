@@ -1,11 +1,11 @@
-"""What systemd is told of a relay: ready, alive, stopping, and one line for `systemctl status`.
+"""Notifications to systemd: ready, alive, stopping, and one line for `systemctl status`.
 
 In: `Counters`, the `Stop`, the two variables that systemd sets, and the monotonic clock as an argument. Out: datagrams
 to the socket that NOTIFY_SOCKET names, a path or an abstract name. Without that variable: nothing at all.
 Never: a wait (a full socket costs the message, which the next tick sends again), a thread of its own, a secret.
 
 sd_notify(3): READY=1, WATCHDOG=1, STOPPING=1, STATUS=…; sd_watchdog_enabled(3): WATCHDOG_USEC, WATCHDOG_PID.
-Alive means here what `/livez` means by it (`health.liveness`): a relay whose loop has stuck sends no WATCHDOG=1 any more.
+Alive has the meaning of `/livez` (`health.liveness`): a relay whose loop is stuck sends no WATCHDOG=1.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from cdc_outbox.observe.mask import mask
 from cdc_outbox.shutdown import Stop
 
 STATUS_SECONDS: Final = 10.0
-"""How often the line is renewed while the state stays the same: each renewal wakes whoever watches the unit."""
+"""How often the line is renewed while the state stays the same: each renewal wakes every process that watches the unit."""
 
 KEEPALIVES_PER_INTERVAL: Final = 3
-"""WATCHDOG=1 goes out so often within WATCHDOG_USEC: the manual asks for two, and our ticks are a second apart."""
+"""Number of WATCHDOG=1 within WATCHDOG_USEC: the manual recommends two; a third allows for ticks of one second."""
 
 MAX_STATUS_CHARACTERS: Final = 300
 """Of an error in the line: `systemctl status` shows one line of a terminal."""
@@ -36,11 +36,11 @@ MAX_STATUS_CHARACTERS: Final = 300
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 Send = Callable[[str], bool]
-"""Sends one message; False when it did not go out."""
+"""Sends one message; returns False if it was not sent."""
 
 
 class Systemd:
-    """Tells what it sees at each tick, about once a second."""
+    """Sends notifications at each tick, about once a second."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Systemd:
             self._send_status(shown, found, now)
 
     def end(self) -> None:
-        """The relay is about to end, whether told to or for an error of its own."""
+        """Notify that the relay is about to end, by a stop or by an error."""
         error = self._counters.last_error
         if not self._stopping:
             self._stopping = self._send("STOPPING=1")
@@ -102,7 +102,7 @@ class Systemd:
 
 
 def from_environment(environ: Mapping[str, str], counters: Counters, stop: Stop) -> Systemd | None:
-    """What tells systemd, or None where nobody asked for it."""
+    """The notifier, or None without NOTIFY_SOCKET."""
     name = environ.get("NOTIFY_SOCKET", "")
     if not name:
         return None
@@ -110,7 +110,7 @@ def from_environment(environ: Mapping[str, str], counters: Counters, stop: Stop)
 
 
 class _Socket:
-    """One datagram a message. What cannot be sent is logged once, not once a second."""
+    """Sends one datagram per message. A failure is logged once, not once a second."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -132,7 +132,7 @@ class _Socket:
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
-    """The interval within which systemd wants a sign of life, if it wants any from this very process."""
+    """The watchdog interval, if systemd has set one for this process."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     with contextlib.suppress(ValueError):

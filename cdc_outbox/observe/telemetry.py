@@ -37,7 +37,7 @@ from cdc_outbox.lsn import format_lsn
 SCOPE: Final = "cdc_outbox"
 
 FLUSH_MILLISECONDS: Final = 2_000
-"""At the end, for a receiver that answers; one that does not must not hold up a stop."""
+"""Time for the last export; a receiver that does not answer must not delay a stop longer."""
 
 _NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 
@@ -48,7 +48,7 @@ class Telemetry:
     def __init__(
         self, settings: Settings, collector: Collector, reader: MetricReader, processor: SpanProcessor
     ) -> None:
-        """`reader` and `processor`: what takes metrics and spans away."""
+        """`reader` and `processor`: the exporters of metrics and spans."""
         attributes = {
             "service.version": __version__,
             "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
@@ -118,7 +118,7 @@ def _callback(collector: Collector, name: str) -> Callable[[CallbackOptions], It
 
 
 def export(settings: Settings, collector: Collector) -> Telemetry:
-    """Begin to export by OTLP over HTTP, to where OpenTelemetry's environment leads (http://localhost:4318)."""
+    """Start the export by OTLP over HTTP, to the endpoint of OpenTelemetry's environment (http://localhost:4318)."""
     return Telemetry(
         settings,
         collector,

@@ -1,7 +1,7 @@
-"""The table of topics on the status page: what flows where, at what rate, and when something was delivered last.
+"""The table of topics on the status page: number of events, rate, and time of the last delivery.
 
-In: `Counters`, looked at every two seconds with the history. Out: a row for each topic, the busiest first.
-Never: anything per event. A delivery is known as of the look that saw it.
+In: `Counters`, read every two seconds with the history. Out: a row for each topic, the busiest first.
+Never: anything per event. A delivery has the time of the read that detected it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class TopicRow:
     delivered_bytes: int
     last_delivery: float | None
     errors: int
-    """Delivery reports that were refusals."""
+    """Failed delivery reports."""
 
 
 class TopicTable:
-    """One thread looks, others read."""
+    """The topics. One thread updates, others read."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._rows: dict[str, TopicRow] = {}
 
     def look(self, elapsed: float, now: float) -> None:
-        """Take the counts. `elapsed` seconds since the last look, `now` as of `time.time()`."""
+        """Read the counters. `elapsed`: seconds since the last read, `now` as of `time.time()`."""
         errors: dict[str, int] = {}
         for (topic, _), count in self._counters.delivery_errors.copy().items():
             errors[topic] = errors.get(topic, 0) + count

@@ -8,7 +8,7 @@ from cdc_outbox.app.django.fields import StoredText
 
 
 class OutboxEvent(models.Model):
-    """One row of `public.outbox`. Not managed: the table is what the migration's SQL makes it."""
+    """One row of `public.outbox`. Not managed: the migration's SQL creates the table."""
 
     seq = models.BigAutoField(primary_key=True)
     id = models.UUIDField()
