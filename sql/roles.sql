@@ -10,7 +10,7 @@
 -- schema are looked up in pg_catalog alone, whatever search_path the session has: a function, operator or type that
 -- another role has created in a schema of that path is never used.
 --
--- Nobody has a password after it. Give one to the relay, so that it is hashed before it is sent and logged (psql has
+-- The roles have no password. Give one to the relay, so that it is hashed before it is sent and logged (psql has
 -- the command password for that, pgAdmin a field), or let it log in with a certificate.
 
 DO $pinned$
