@@ -36,14 +36,14 @@ def exit_codes() -> str:
         cli.STDOUT_CLOSED: ["The reader of the output has closed it, as `head` does."],
     }
     for error in _errors(errors.CdcOutboxError):
-        said = " ".join((error.__doc__ or "").split("\n\n")[0].split())
+        meant = " ".join((error.__doc__ or "").split("\n\n")[0].split())
         if error is not errors.CdcOutboxError:
-            meaning.setdefault(error.exit_code, []).append(said)
+            meaning.setdefault(error.exit_code, []).append(meant)
     meaning[cli.BUG].append("An unexpected error: a bug. Please report it with the traceback.")
     helps = {69: "yes", 70: "perhaps", 75: "yes"}
     rows = [
-        f"| {code} | {' '.join(said)} | {helps.get(code, 'no') if code else ''} |"
-        for code, said in sorted(meaning.items())
+        f"| {code} | {' '.join(meant)} | {helps.get(code, 'no') if code else ''} |"
+        for code, meant in sorted(meaning.items())
     ]
     return _page(
         "Exit codes",

@@ -97,7 +97,7 @@ def _relative(target: str, page: str) -> str:
 
 
 def navigation(names: dict[Path, str]) -> Iterator[str]:
-    """Lines of `nav`: the project, its pages, the sections, what concerns those who change it."""
+    """Lines of `nav`: the project, its pages, the sections, and the contributors' pages."""
     titles = {name: title(path) for path, name in names.items()}
     top = [name for name in titles if "/" not in name and name not in {*FROM_ROOT.values(), INDEX}]
     for name in ["index.md", INDEX, *top]:

@@ -47,7 +47,7 @@ def _commits_each(connection: Any) -> bool:
     """Whether it is in autocommit, and in no transaction.
 
     In a pipeline the status is ACTIVE as soon as anything is sent, whether a transaction was begun or not: then only
-    psycopg's own count of the blocks tells. A BEGIN that was sent as text is not seen there.
+    psycopg's own count of the blocks is reliable. It does not include a BEGIN that was sent as text.
     """
     if not connection.autocommit:
         return False
@@ -257,7 +257,7 @@ class Django(Driver):
 
     @contextlib.contextmanager
     def transaction(self, *, nested: bool) -> Iterator[None]:
-        """`atomic`, durable unless nested: Django's way to ask for it, which knows the transactions of its tests."""
+        """`atomic`, durable unless nested: Django's own check, which recognizes the transactions of its tests."""
         from django.db import transaction  # noqa: PLC0415
 
         if not nested and not self._target.in_atomic_block and not self._target.get_autocommit():
@@ -289,7 +289,7 @@ _DRIVERS: Final[dict[tuple[str, str], Callable[[Any], Driver | AsyncDriver]]] = 
     ("django", "ConnectionProxy"): Django,
     ("builtins", "str"): Django,
 }
-"""By the package and the name of a class, or of one that it is derived from."""
+"""Drivers by package and name of a class or of one of its base classes."""
 
 
 def driver_for(target: object) -> Driver | AsyncDriver:
@@ -305,7 +305,7 @@ def driver_for(target: object) -> Driver | AsyncDriver:
 
 
 def is_async(target: object) -> bool:
-    """Whether `target` is one for asyncio; of an object that is not known: whether its `execute` is a coroutine function."""
+    """Whether `target` is one for asyncio; for an unknown object: whether its `execute` is a coroutine function."""
     make = _find(target)
     if make is None:
         return inspect.iscoroutinefunction(getattr(target, "execute", None))
@@ -313,7 +313,7 @@ def is_async(target: object) -> bool:
 
 
 def identity(target: object) -> object:
-    """What tells one from another: a cursor's connection, the session of a scoped one, the alias of a Django database."""
+    """The identity of a target: a cursor's connection, the session of a scoped one, the alias of a Django database."""
     make = _find(target)
     if make in {Sqlalchemy, SqlalchemyAsync}:
         return _session(target)
@@ -325,7 +325,7 @@ def identity(target: object) -> object:
 
 
 def _find(target: object) -> Callable[[Any], Driver | AsyncDriver] | None:
-    """`__class__` and not `type()`: proxies and mocks of a connection say there what they stand for."""
+    """`__class__` and not `type()`: for proxies and mocks of a connection it is the class that they represent."""
     for kind in target.__class__.__mro__:
         found = _DRIVERS.get((kind.__module__.partition(".")[0], kind.__name__))
         if found is not None:

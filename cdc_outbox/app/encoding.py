@@ -1,6 +1,6 @@
 """Values of an application as payload, header and key: JSON text, plain text, bytes.
 
-In: what applications have: dictionaries, lists, tuples, dataclasses, attrs classes, pydantic models, and in them UUID,
+In: values of applications: dictionaries, lists, tuples, dataclasses, attrs classes, pydantic models, and in them UUID,
 datetime, date, time, Decimal and Enum. Out: text that PostgreSQL stores, or OutboxUsageError with the reason. Never: an
 import of pydantic or attrs, a digit that is lost, NaN or Infinity, which JSON has no text for (RFC 8259, section 6).
 """
@@ -24,13 +24,13 @@ PayloadType: TypeAlias = Literal["json", "jsonb", "text", "bytea"]
 """Types of the payload column (`cdc-outbox sql install --payload-type`)."""
 
 Default: TypeAlias = Callable[[Any], Any]
-"""Turns a value that has no JSON form here into one that has; raises TypeError for others, as `json.dumps` expects."""
+"""Converts a value without a JSON form here to one that has it; raises TypeError for others, as `json.dumps` expects."""
 
 Encoder: TypeAlias = Callable[[Any], bytes | str]
-"""Turns a payload into bytes or text of another format: Avro, Protobuf, JSON by another library."""
+"""Converts a payload to bytes or text of another format: Avro, Protobuf, JSON by another library."""
 
 SEPARATORS: Final = (",", ":")
-"""Of JSON: no spaces, which would travel with every record."""
+"""Separators of JSON: without spaces, which would enlarge every record."""
 
 _MOMENTS: Final = (dt.datetime, dt.date, dt.time)
 
@@ -91,7 +91,7 @@ def encode_payload(
 
 
 def header_text(name: str, value: object) -> str | None:
-    """A header's value as text; None stays None, a null header. Raises OutboxUsageError for what has no plain text."""
+    """A header's value as text; None stays None, a null header. Raises OutboxUsageError for a value without a plain text."""
     if isinstance(value, Enum):
         value = value.value
     if value is None:
@@ -112,7 +112,7 @@ def header_text(name: str, value: object) -> str | None:
 
 def _document(payload: object, default: Default | None) -> str:
     """JSON text of an object or array."""
-    dump_json = getattr(payload, "model_dump_json", None)  # pydantic's own serializers decide about its fields
+    dump_json = getattr(payload, "model_dump_json", None)  # pydantic serializes its own fields
     if callable(dump_json):
         return str(dump_json())
     writer = _Writer(default)

@@ -1,7 +1,7 @@
-"""The one error that is ours. What the database says comes as the driver's own error, with a note that says what to do."""
+"""The library's only error. Errors of the database are raised as the driver's own, with a note that has the cure."""
 
 from __future__ import annotations
 
 
 class OutboxUsageError(Exception):
-    """`emit` or `once` was called in a way that would not do what it says. Nothing was written."""
+    """`emit` or `once` was called with invalid arguments or outside a suitable transaction. Nothing was written."""

@@ -36,11 +36,11 @@ class Event:
     payload: str | bytes | None
     """The record's value: bytes for a bytea column, else text. None is a tombstone."""
     headers: Mapping[str, str | None]
-    """With those of the trace."""
+    """Headers, including those of the trace."""
     table: str
 
     def json(self) -> Any:
-        """The payload, read as JSON: what a consumer gets. Raises ValueError when it is none, TypeError for a tombstone."""
+        """The payload, read as JSON, as a consumer gets it. Raises ValueError when it is none, TypeError for a tombstone."""
         if self.payload is None:
             raise TypeError("a tombstone has no payload")
         return json.loads(self.payload)
@@ -50,7 +50,7 @@ def make_event(
     *,
     aggregate_type: str,
     aggregate_id: str | int | UUID | None,
-    type: str,  # noqa: A002 - the outbox's word for it
+    type: str,  # noqa: A002 - the outbox's term
     payload: Payload,
     headers: Mapping[str, HeaderValue] | None,
     table: str,
@@ -81,14 +81,14 @@ def _event_id(value: object) -> UUID:
 
 
 def _name(what: str, value: object) -> str:
-    """Not every caller has a type checker."""
+    """Check the type at run time: not every caller uses a type checker."""
     if not isinstance(value, str) or not value:
         raise OutboxUsageError(f"{what} must be a text that is not empty, not {value!r}")
     return require_text(what, value)
 
 
 def _aggregate_id(value: object) -> str | None:
-    """As text. Of a member of an Enum its value, as in all the rest, and not its name, which is what `str` would give."""
+    """The id as text. An Enum member becomes its value, as elsewhere, and not its name, which `str` would give."""
     if isinstance(value, Enum) and not isinstance(value, str | int):
         value = value.value
     if value is None:
@@ -104,7 +104,7 @@ def _aggregate_id(value: object) -> str | None:
 
 
 def _with_trace(headers: object) -> dict[str, str | None]:
-    """Those given, and the current span's. A `traceparent` that was given stays, and then neither is added."""
+    """The given headers, and those of the current span. With a `traceparent` given, none is added."""
     if not isinstance(headers, Mapping):
         raise OutboxUsageError(f"headers must be a dict or None, not {kind_of(headers)}")
     given = dict(_header(name, value) for name, value in headers.items())

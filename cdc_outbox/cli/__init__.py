@@ -1,6 +1,6 @@
 """`cdc-outbox`: the commands by name, and the one place where an error becomes a message and an exit code.
 
-In: the command line. Out: the process's exit code (INTERFACE section 3: `errors` says which). stdout is data, stderr is logs.
+In: the command line. Out: the process's exit code (defined in `errors`). stdout is data, stderr is logs.
 Never: the import of a module that the command does not need (`--help` and `healthcheck` are fast), a traceback for an
 expected error, a secret in the output.
 """

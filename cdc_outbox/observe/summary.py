@@ -1,4 +1,4 @@
-"""One summary line per minute, for operators who have nothing but the log.
+"""One summary line per minute, for operators without metrics.
 
 In: `Counters`, and the clocks as arguments. Out: `summary` lines. Never: a thread or a timer of its own; the owner of
 the process calls `tick` about once a second.
