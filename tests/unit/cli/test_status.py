@@ -72,7 +72,7 @@ def test_what_is_wrong_comes_first_with_its_cure_and_is_marked_by_a_word() -> No
     lines = shown(IN_TROUBLE)
 
     assert lines[0].startswith("health          critical: The slot is lost at the next checkpoint")
-    assert lines[1].startswith("                cure: mend what holds the relay up; this SQL buys time")
+    assert lines[1].startswith("                cure: correct what blocks the relay; this SQL buys time")
     assert lines[2].startswith("                warning: Kafka has confirmed nothing for 35 s, with 7 events in flight")
     assert "in flight       7 events, 700 bytes; nothing confirmed for 35 s  [warning]" in lines
     assert "Kafka           connected since 2026-01-05T09:30:00Z; last error: timed out" in lines
