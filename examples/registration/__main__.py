@@ -1,7 +1,7 @@
 """The example, from the first registration to the last duplicate: `python -m examples.registration`.
 
-Prints what is done and what came of it. The exit code is 0 if everybody who has registered got one mail, one profile and
-one credit, and nobody else did.
+Prints what is done and what came of it. The exit code is 0 if each registered user got one mail, one profile and
+one credit, and no other address did.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def say(text: str) -> None:
 
 
 def play(stage: Stage) -> list[str]:
-    """The story. Names of those who have registered."""
+    """Plays the story. Returns the names of the registered users."""
     say("Ada registers.")
     assert stage.register("Ada").status == 201
     stage.wait_for("Ada's mail", lambda: stage.postbox.sent_to(address("Ada")))
@@ -54,7 +54,7 @@ def play(stage: Stage) -> list[str]:
 
 
 def judge(stage: Stage, names: list[str]) -> bool:
-    """Print who has what, and whether it is right."""
+    """Print what each user has, and whether it is right."""
     users = dict(stage.query("web", "SELECT name, id FROM users"))
     profiles = [name for (name,) in stage.query("profiles", "SELECT display_name FROM profiles")]
     points = dict(stage.query("rewards", "SELECT user_id, points FROM accounts"))

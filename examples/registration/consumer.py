@@ -7,7 +7,7 @@ The order of things is the whole trick:
     1. claim the message's id in the inbox     \
     2. do what is to be done                    } one transaction
     3. commit                                  /
-    4. tell Kafka that the message is consumed
+    4. commit the message's offset in Kafka
 
 Killed before 3: nothing has happened, and Kafka hands the message over again. Killed between 3 and 4: Kafka hands it over
 again too, the claim is there, nothing happens twice. Kafka's own automatic commits would do 4 before 3 now and then, and
@@ -118,7 +118,7 @@ def _text(header: str | bytes | None) -> str:
 
 
 def _is_record(message: Message) -> bool:
-    """Not for news about the connection: librdkafka heals it by itself, unless it says that the error is final."""
+    """Not for news about the connection: librdkafka reconnects by itself, unless the error is fatal."""
     error = message.error()
     if error is None:
         return True

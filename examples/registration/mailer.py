@@ -15,13 +15,13 @@ from email.message import EmailMessage
 from examples.registration.consumer import Connection, Event, consume
 
 SMTP_SECONDS = 10.0
-"""A mail server that says nothing for so long has failed."""
+"""Seconds without an answer, after which a mail server counts as failed."""
 
 logger = logging.getLogger(__name__)
 
 
 def welcome(event: Event) -> EmailMessage:
-    """The mail to somebody who has registered."""
+    """The mail to a registered user."""
     mail = EmailMessage()
     mail["Message-ID"] = f"<{event.id}@registration.example>"
     mail["From"] = "hello@registration.example"
@@ -34,7 +34,7 @@ def welcome(event: Event) -> EmailMessage:
 def user_registered(_: Connection, event: Event) -> None:
     """Hand the mail to the server. Raises what smtplib raises when the server does not take it now.
 
-    What it will never take (550, no such mailbox) is logged and left: tried for ever, it would hold up all that come after.
+    A permanent refusal (550, no such mailbox) is logged and skipped: endless attempts would block all later messages.
     """
     host, port = os.environ["SMTP"].split(":")
     try:

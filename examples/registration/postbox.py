@@ -1,4 +1,4 @@
-"""A mail server for the example: takes mails and keeps them, and refuses when it is told to."""
+"""A mail server for the example: accepts and keeps mails, and refuses them on request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Postbox:
         return f"{self._controller.hostname}:{self._controller.port}"
 
     def refuse(self, recipient: str, times: int) -> None:
-        """The next so many mails to this address: 451, try again later."""
+        """Refuse this many further mails to this address: 451, try again later."""
         self._refusals[recipient] = times
 
     def sent_to(self, recipient: str) -> list[EmailMessage]:

@@ -8,7 +8,7 @@ WELCOME_POINTS = 100
 
 
 def user_registered(connection: Connection, event: Event) -> None:
-    """Adding is what must not happen twice: nobody could tell afterwards."""
+    """An addition must not happen twice: afterwards it could not be detected."""
     connection.execute(
         "INSERT INTO accounts (user_id, points) VALUES (%s, %s)"
         " ON CONFLICT (user_id) DO UPDATE SET points = accounts.points + excluded.points",

@@ -74,7 +74,7 @@ class Service:
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """Its output."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 

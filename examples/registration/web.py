@@ -2,7 +2,7 @@
 
     DATABASE_URL=postgresql://… uvicorn examples.registration.web:app
 
-It knows neither Kafka nor who listens.
+It depends neither on Kafka nor on the consumers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """Somebody who has registered. An address registers once."""
+    """A registered user. An address registers once."""
 
     __tablename__ = "users"
 

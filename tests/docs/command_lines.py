@@ -25,7 +25,7 @@ _STANDS_FOR_ANOTHER: Final = re.compile(r"[A-Z$<…*]|^$")
 _IN_PROSE: Final = re.compile(rf"{PROGRAM} [a-z]+(?: [a-z]+)?(?: --?[a-zA-Z][\w-]*(?: [A-Za-z][\w.-]*)?)*")
 
 
-_PROSE: Final = frozenset({"again", "promises", "reads"})
+_PROSE: Final = frozenset({"again", "promises", "reads", "relay"})
 """Words that follow the program's name where it is only spoken of."""
 
 
