@@ -1,7 +1,7 @@
 """Plain integers and floats that the stages write and `observe/` reads.
 
 One thread writes, others read: a reader may see a value that is one event old, never a torn one. Nothing here locks,
-formats or sends; the path of an event pays for an addition and no more. Times are seconds: `time.time()` where the name
+formats or sends; an event costs one addition. Times are seconds: `time.time()` where the name
 ends in `_timestamp`, else durations. INTERFACE names for them are in `observe/metrics.py`.
 """
 
@@ -19,19 +19,19 @@ LATENCY_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 
 MAX_TOPICS: Final = 200
-"""Topics with a count of their own. Topics come from rows: a template over a key would fill memory, and a Prometheus."""
+"""Most topics with a count of their own. Topics come from rows: a template with a key would fill memory, and Prometheus."""
 
 OTHER_TOPICS: Final = "other"
-"""Where all further ones are counted."""
+"""The name under which all further topics are counted."""
 
 
 class State(StrEnum):
-    """What a relay is doing, as metrics, the status document and the status page name it."""
+    """The state of a relay, with its name in metrics, the status document and the status page."""
 
     STARTING = "starting"
     """Connecting for the first time, or sending the rows that the table already has."""
     STANDBY = "standby"
-    """Waiting for the slot, which another relay streams from."""
+    """Waiting for the slot while another relay streams from it."""
     STREAMING = "streaming"
     RECONNECTING = "reconnecting"
     """Has streamed, and connects to PostgreSQL again."""
@@ -42,7 +42,7 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class TopicCounters:
-    """What was delivered to one topic."""
+    """Counts of one topic."""
 
     delivered: int = 0
     delivered_bytes: int = 0
@@ -50,7 +50,7 @@ class TopicCounters:
 
 @dataclass(frozen=True, slots=True)
 class SlotCounters:
-    """The slot as the catalog last showed it; replaced as a whole. LSNs in bytes; None where the catalog has NULL."""
+    """The slot at the last look at the catalog; replaced as a whole. LSNs in bytes; None where the catalog has NULL."""
 
     active: bool
     wal_status: str | None
@@ -60,16 +60,16 @@ class SlotCounters:
     safe_wal_bytes: int | None
     seen_timestamp: float
     wal_bytes_per_second: float | None = None
-    """How fast the server writes WAL; None after one look."""
+    """The rate at which the server writes WAL; None after one look."""
 
     @property
     def lag_bytes(self) -> int | None:
-        """WAL written since what is confirmed; None for a slot that confirms nothing."""
+        """WAL written since the confirmed LSN; None for a slot without one."""
         return bytes_between(self.confirmed_flush_lsn, self.current_lsn)
 
     @property
     def retained_wal_bytes(self) -> int | None:
-        """WAL that the server keeps for the slot; None when it keeps none."""
+        """WAL that the server retains for the slot; None if it retains none."""
         return bytes_between(self.restart_lsn, self.current_lsn)
 
 
@@ -83,9 +83,9 @@ class Counters:
     """Database, host and port of the last connection."""
     kafka_connected: bool = False
     kafka_since_timestamp: float | None = None
-    """Since when Kafka is connected, or not any more; None before the first connection."""
+    """Time of the last change of `kafka_connected`; None before the first connection."""
     kafka_error: str | None = None
-    """What Kafka's client met last; None once Kafka answers again."""
+    """The last error of Kafka's client; None once Kafka answers again."""
     received: dict[str, int] = field(default_factory=dict)
     topics: dict[str, TopicCounters] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Counters:
     in_flight_events: int = 0
     in_flight_bytes: int = 0
     confirmed_bytes: int = 0
-    """Bytes that the present producer's records had when Kafka confirmed them."""
+    """Bytes of the present producer's confirmed records."""
     unconfirmed_since_monotonic: float | None = None
     """When Kafka confirmed a record last while others were in flight, or when the first of them was sent; None when none is."""
     backpressure_seconds: float = 0.0
@@ -110,16 +110,16 @@ class Counters:
     last_published_timestamp: float | None = None
     last_feedback_timestamp: float | None = None
     last_turn_monotonic: float | None = None
-    """When the loop turned last; None while none turns: connecting, or waiting for what PostgreSQL has to give first."""
+    """Time of the loop's last turn; None while no loop runs: while connecting, or waiting for PostgreSQL."""
     snapshot_rows: int = 0
     snapshot_expected: int = 0
-    """Rows that a first start is to send; 0 before there is one."""
+    """Rows that a first start sends; 0 before one."""
     pruned_rows: int = 0
     slot: SlotCounters | None = None
     last_error: str | None = None
 
     def topic(self, name: str) -> TopicCounters:
-        """The counts for a topic: its own for the first `MAX_TOPICS`, then those that all others share."""
+        """The counts of a topic: its own for the first `MAX_TOPICS`, the shared ones for all others."""
         counts = self.topics.get(name)
         if counts is None:
             name = name if len(self.topics) < MAX_TOPICS else OTHER_TOPICS
@@ -127,19 +127,19 @@ class Counters:
         return counts
 
     def kafka_answers(self, now: float) -> None:
-        """Note that Kafka is connected. `now` as of `time.time()`."""
+        """Record that Kafka is connected. `now` as of `time.time()`."""
         self.kafka_error = None
         if not self.kafka_connected:
             self.kafka_connected, self.kafka_since_timestamp = True, now
 
     def kafka_fails(self, error: str, now: float, *, connected: bool = False) -> None:
-        """Note an error of Kafka's client. `now` as of `time.time()`; `connected`: a connection is left."""
+        """Record an error of Kafka's client. `now` as of `time.time()`; `connected`: whether a connection is left."""
         self.kafka_error = error
         if self.kafka_connected and not connected:
             self.kafka_connected, self.kafka_since_timestamp = False, now
 
     def note_in_flight(self, events: int, size: int, confirmed: int, now: float) -> None:
-        """Note the records that Kafka has not confirmed, and their bytes. `now` as of `time.monotonic()`.
+        """Record the unconfirmed records, and their bytes. `now` as of `time.monotonic()`.
 
         `confirmed`: bytes that the producer has delivered; this changes whenever Kafka confirms a record.
         """
@@ -150,7 +150,7 @@ class Counters:
         self.in_flight_events, self.in_flight_bytes, self.confirmed_bytes = events, size, confirmed
 
     def count_delivery_error(self, topic: str, error: str) -> None:
-        """Count a failed delivery, `error` by librdkafka's name for it."""
+        """Count a failed delivery. `error`: librdkafka's name of the error."""
         if topic not in self.topics and len(self.delivery_errors) >= MAX_TOPICS:
             topic = OTHER_TOPICS
         self.delivery_errors[topic, error] = self.delivery_errors.get((topic, error), 0) + 1

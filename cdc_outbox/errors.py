@@ -2,8 +2,8 @@
 
     CdcOutboxError
     ├── ConfigurationError   78  change a setting, the database or the topic; a restart does not help
-    │   ├── CannotConnect    78  one that no connection comes about with: TLS, the database's name
-    │   └── StreamGap        78  rows that the slot cannot give us any more: only the table has them
+    │   ├── CannotConnect    78  a setting with which no connection is possible: TLS, the database's name
+    │   └── StreamGap        78  rows that the slot will not send any more: only the table has them
     ├── AccessRefused        77  a wrong password, or a privilege that is missing
     ├── PoisonEvent          65  one event can never be delivered; the policy is to stop
     ├── Unreachable          69  a server does not answer; waiting helps
@@ -12,9 +12,9 @@
     │   └── NotAccepting     69  it takes no connections: it starts, recovers or shuts down (57P03)
     ├── SlotBusy             75  another process streams from the slot
     ├── Undelivered          75  stopped in time, but with events that will be sent again
-    └── ProtocolError        70  bytes that the manual does not allow: a bug, or a server from the future
+    └── ProtocolError        70  a message that violates the protocol: a bug, or an unsupported server version
 
-An error says what happened, where (`slot`, `lsn`, `topic`, `key`, …), and what to do next (`cure`). None ever holds a
+An error has what happened, where (`slot`, `lsn`, `topic`, `key`, …), and what to do next (`cure`). It never contains a
 secret or a payload. Exit codes are sysexits(3)'s where it has one.
 """
 
@@ -24,7 +24,7 @@ from typing import ClassVar
 
 
 class CdcOutboxError(Exception):
-    """The root. `message` is one sentence, `cure` is what to do next, `where` names the place.
+    """Base class. `message`: one sentence; `cure`: what to do next; `where`: the place.
 
     `code`: a stable slug for logs, scripts and docs/troubleshooting.md; by default the class's.
     """
@@ -45,32 +45,32 @@ class CdcOutboxError(Exception):
 
 
 class ConfigurationError(CdcOutboxError):
-    """A setting, the database, the slot, the publication or a topic is not as it must be. Restarting does not help."""
+    """A setting, the database, the slot, the publication or a topic must be changed. A restart does not help."""
 
     exit_code = 78
     default_code = "configuration"
 
 
 class CannotConnect(ConfigurationError):
-    """No connection comes about as things are set: a certificate that does not verify, a file of a secret that is not readable.
+    """The settings allow no connection: a certificate that does not verify, a secret file that is not readable.
 
-    Final at start. Later it may pass by itself: certificates are renewed, and a failover ends.
+    Final at start. Later it may be temporary: certificates are renewed, and a failover ends.
     """
 
     default_code = "cannot-connect"
 
 
 class StreamGap(ConfigurationError):
-    """Rows were committed that the slot cannot give us any more: it is lost, gone or not the same, or they were not published.
+    """Rows were committed that the slot will not send: it is lost, dropped or not the same, or they were not published.
 
-    What was not delivered can only be read from the table: the cure names `slot recover`.
+    The rows that were not delivered can only be read from the table: the cure names `slot recover`.
     """
 
     default_code = "stream-gap"
 
 
 class AccessRefused(CdcOutboxError):
-    """A server knows us and says no: a wrong password, pg_hba, SASL, or a privilege that is missing."""
+    """A server refuses access: a wrong password, pg_hba, SASL, or a missing privilege."""
 
     exit_code = 77
     default_code = "access-refused"
@@ -84,26 +84,26 @@ class PoisonEvent(CdcOutboxError):
 
 
 class Unreachable(CdcOutboxError):
-    """A server does not answer, or not yet. Trying again is right."""
+    """A server does not answer, or not yet. A retry may help."""
 
     exit_code = 69
     default_code = "unreachable"
 
 
 class ConnectionLost(Unreachable):
-    """A connection that worked has ended. Connect again; what was not confirmed comes again."""
+    """An open connection has ended. Connect again; unconfirmed events are sent again."""
 
     default_code = "connection-lost"
 
 
 class NotAccepting(Unreachable):
-    """A server takes no new connections (57P03): it starts, recovers, or shuts down; the last, while a stream of it is open."""
+    """A server accepts no new connections (57P03): it starts, recovers, or shuts down; while a stream is open, the last."""
 
     default_code = "postgres-not-ready"
 
 
 class CatalogFinding(Unreachable):
-    """The catalog is not as it must be: that ended the session. The preflight of the next one decides what follows."""
+    """A finding of the catalog watch, which ended the session. The preflight of the next one decides."""
 
 
 class SlotBusy(CdcOutboxError):
@@ -121,7 +121,7 @@ class Undelivered(CdcOutboxError):
 
 
 class ProtocolError(CdcOutboxError):
-    """A message that the manual does not allow. Nothing after it is trusted."""
+    """A message that violates the protocol. No message after it is read."""
 
     exit_code = 70
     default_code = "bug"

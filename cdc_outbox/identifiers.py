@@ -1,7 +1,7 @@
-"""Names of PostgreSQL objects: parsed as SQL would, quoted as SQL needs.
+"""Names of PostgreSQL objects: parse them as SQL does, and quote them for SQL.
 
-PostgreSQL manual: 4.1.1 Identifiers and Key Words. Replication commands take no parameters, so what goes into them is
-quoted here, by their grammar: identifiers in double quotes, literals in single quotes, never an E'' string.
+PostgreSQL manual: 4.1.1 Identifiers and Key Words. Replication commands take no parameters, so names and values in them
+are quoted here, by their grammar: identifiers in double quotes, literals in single quotes, never an E'' string.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ NAME_BYTES: Final = 63
 
 _PART: Final = re.compile(r'\s*(?:"((?:[^"]|"")+)"|([^\s".]+))\s*(\.|$)')
 _FOLD: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-"""What the server does to unquoted names: A to Z only, in every encoding of more than one byte."""
+"""The server's case folding of unquoted names: only A to Z, in every multibyte encoding."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class TableName:
-    """A table, by schema and name, exactly as the catalog spells them."""
+    """A table, by schema and name, spelled as in the catalog."""
 
     schema: str
     name: str
@@ -33,7 +33,7 @@ class TableName:
 
     @property
     def quoted(self) -> str:
-        """For SQL text."""
+        """The name in SQL text."""
         return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
 
 
@@ -57,7 +57,7 @@ def parse_table(text: str) -> TableName:
 
 
 def quote_identifier(name: str) -> str:
-    """`name` as a quoted identifier. Raises ConfigurationError for a NUL, which no identifier can hold."""
+    """`name` as a quoted identifier. Raises ConfigurationError for a NUL, which no identifier can contain."""
     if "\0" in name:
         raise ConfigurationError("a name holds a NUL character", code="bad-headers", cure="choose another name")
     return '"' + name.replace('"', '""') + '"'

@@ -1,7 +1,7 @@
 """The log sequence number: a byte position in PostgreSQL's write-ahead log.
 
-An LSN is an unsigned 64-bit integer, written as two hexadecimal halves: `16/B374D848`. `0/0` (`UNSET`) means "no
-statement": as a start position it lets the slot decide, as a flush position it confirms nothing.
+An LSN is an unsigned 64-bit integer, written as two hexadecimal halves: `16/B374D848`. `0/0` (`UNSET`) means
+"none": as a start position, the slot's own; as a flush position, it confirms nothing.
 PostgreSQL manual, 8.20 pg_lsn Type.
 """
 
@@ -44,17 +44,17 @@ class LsnRange(NamedTuple):
 
 
 RATE_SECONDS: Final = 120.0
-"""Over which the rate of WAL is taken: four looks at the catalog, so that one checkpoint's full pages do not make it."""
+"""Period of the WAL rate: four looks at the catalog, so that the full pages of one checkpoint do not determine it."""
 
 
 class WalRate:
-    """How fast a server writes WAL, from positions seen at different times."""
+    """The rate at which a server writes WAL, from its positions at different times."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
     def add(self, at: float, position: int) -> None:
-        """Note where the server was `at` this time, in seconds of any clock. A position that went back begins anew."""
+        """Add the server's position `at` a time, in seconds of any clock. A lower position than the last resets the rate."""
         if self._seen and (position < self._seen[-1][1] or at < self._seen[-1][0]):
             self._seen.clear()
         self._seen.append((at, position))

@@ -1,9 +1,9 @@
 """A relay as a process: signals, observers, exit code.
 
-In: `Settings`. Out: an exit code (INTERFACE section 3), lines on stderr, an HTTP address to look at.
-Never: a stage touched. The relay runs in the main thread; what watches it reads counters from threads of its own.
+In: `Settings`. Out: an exit code (INTERFACE section 3), log lines on stderr, an HTTP listener.
+Never: a call of a stage. The relay runs in the main thread; observers read counters from threads of their own.
 
-signal(7): TERM and INT drain and stop, a second one stops now; USR1 logs a summary line; HUP stops as TERM does
+signal(7): TERM and INT drain and stop, a second one stops at once; USR1 logs a summary line; HUP stops as TERM does
 when the terminal of the relay has closed; else it is logged as not supported.
 """
 
@@ -50,33 +50,33 @@ from cdc_outbox.shutdown import Stop, Stopped
 log = structlog.get_logger(__name__)
 
 TICK_SECONDS: Final = 1.0
-"""How often the observer thread looks whether a minute is over."""
+"""How often the observer thread runs its periodic work."""
 
 COLLECT_AFTER_ALLOCATIONS: Final = 100_000
-"""Containers made and not freed before a young collection: more than what is in flight makes, so that only leaks count."""
+"""Containers allocated and not freed before a young collection: more than events in flight need, so only leaks count."""
 
 HARD_STOP_EXIT_CODE: Final = 75
 """Stopped with events that will be sent again."""
 
 PR_SET_DUMPABLE: Final = 4
-"""Of linux/prctl.h."""
+"""From linux/prctl.h."""
 
 LATE_SECONDS: Final = 1.0
-"""How far beyond --shutdown-timeout a stop may be before the process ends itself, whatever is still waiting."""
+"""Seconds after --shutdown-timeout at which the process ends itself, even if a call still waits."""
 
 
 def versions(plane: native.Plane = native.PYTHON) -> Versions:
-    """What is running."""
+    """The versions of the running components."""
     return Versions(__version__, platform.python_version(), librdkafka_version(), libpq_version(), plane.name)
 
 
 def run(settings: Settings) -> int:
-    """Relay until told to stop. Gives the exit code; logs why."""
+    """Relay until a stop is requested. Logs the reason of the end, and returns the exit code."""
     return _process(settings, Supervisor.run)
 
 
 def recover(settings: Settings) -> int:
-    """Replace the slot by a new one, after sending the rows that are in the table. Gives the exit code; logs why."""
+    """Replace the slot by a new one, after sending the rows of the table. Logs the result, and returns the exit code."""
     return _process(replace(settings, http="off", prune_after=None), Supervisor.recover)
 
 
@@ -125,8 +125,8 @@ Later = queue.SimpleQueue[Callable[[], None]]
 
 
 def _forbid_core_dump() -> None:
-    """Keep the memory, which has passwords in it, out of core files and from other processes of this user (prctl(2)). Where
-    there is no prctl, the limit of a core file's size is 0.
+    """Keep the memory, which contains passwords, out of core files and from other processes of this user (prctl(2)). Without
+    prctl, only the limit of a core file's size is set to 0.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":
@@ -134,7 +134,7 @@ def _forbid_core_dump() -> None:
 
 
 def _calm_collector() -> None:
-    """Keep the garbage collector from walking what is in flight: events hold no cycles, and what is imported by now stays."""
+    """Keep the garbage collector from scanning events in flight: they have no cycles, and imported modules stay in memory."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER_ALLOCATIONS)
@@ -142,7 +142,7 @@ def _calm_collector() -> None:
 
 @contextmanager
 def _signals(stop: Stop, later: Later, summary: Summary, shutdown_timeout: float) -> Iterator[None]:
-    """Install the handlers; put the old ones back at the end."""
+    """Install the signal handlers; restore the old ones at the end."""
 
     def on_stop(_number: int, _frame: FrameType | None) -> None:
         if stop.requested:
@@ -177,7 +177,7 @@ def _signals(stop: Stop, later: Later, summary: Summary, shutdown_timeout: float
 
 
 def _end_late(shutdown_timeout: float) -> None:
-    """Promise that a stop ends in time, even if some library call does not come back."""
+    """Make sure that a stop ends in time, even if a library call does not return."""
 
     def end() -> None:
         log.error("stopped", error="the stop took too long: ended by force", exit_code=HARD_STOP_EXIT_CODE)
@@ -202,7 +202,7 @@ Tick = Callable[[float], None]
 
 
 def _systemd(stack: ExitStack, counters: Counters, stop: Stop) -> list[Tick]:
-    """What keeps systemd informed, where it asked for that; the end is told when `around` ends."""
+    """The work that notifies systemd, if it runs the relay. It is notified of the end when `stack` closes."""
     unit = systemd.from_environment(os.environ, counters, stop)
     if unit is None:
         return []
@@ -213,7 +213,7 @@ def _systemd(stack: ExitStack, counters: Counters, stop: Stop) -> list[Tick]:
 def _publisher(
     stack: ExitStack, settings: Settings, counters: Counters, plane: native.Plane
 ) -> Callable[..., Publisher]:
-    """What makes producers: of the plane, or with --otel those that report deliveries. Begins to export, until `around` ends.
+    """The factory of producers: those of the plane, or with --otel those that report deliveries, exported until `stack` closes.
 
     Raises ConfigurationError without the extra.
     """
@@ -234,7 +234,7 @@ def _publisher(
 
 @contextmanager
 def _ticking(*ticks: Tick) -> Iterator[Later]:
-    """Call each about once a second, and whatever handlers leave, in a thread of its own."""
+    """Call each of `ticks` about once a second, and the work of signal handlers, in a thread of its own."""
     later: Later = queue.SimpleQueue()
     done = threading.Event()
 

@@ -1,7 +1,7 @@
-"""PostgreSQL's built-in types: their OIDs and names, which are the same on every server.
+"""OIDs and names of PostgreSQL's built-in types, which are the same on every server.
 
 In: a name or an OID. Out: the other one. Never: a query, or a type that a database defines for itself.
-Source: pg_type.dat, by way of psycopg's registry.
+Source: pg_type.dat, through psycopg's registry.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from psycopg.postgres import types
 
 
 def oid_of(name: str) -> int | None:
-    """The OID of the built-in type that pg_type calls `name`; None when there is none."""
+    """The OID of the built-in type `name` of pg_type; None if there is none."""
     found = types.get(name)
     return None if found is None else found.oid
 

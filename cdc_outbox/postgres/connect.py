@@ -1,9 +1,9 @@
 """Connections to PostgreSQL.
 
-In: a conninfo string or URL, as libpq takes it; what is left out comes from libpq's own environment (`PGHOST`, …).
-Out: psycopg connections with pinned session settings, so that no default of a role or a database changes what a value
-looks like; errors of `cdc_outbox.errors`, each with its cure. For `sslrootcert=system`: SSL_CERT_FILE in the environment.
-Never: an error of the driver's; `translation` makes them ours.
+In: a conninfo string or URL in libpq's syntax; missing parts come from libpq's own environment (`PGHOST`, …).
+Out: psycopg connections with pinned session settings, so that no default of a role or a database changes the text of a
+value; errors of `cdc_outbox.errors`, each with its cure. For `sslrootcert=system`: SSL_CERT_FILE in the environment.
+Never: an error of the driver; `postgres.errors` translates them.
 
 PostgreSQL manual: 32.1 Database Connection Control Functions.
 """
@@ -33,10 +33,10 @@ from cdc_outbox.shutdown import Stop, Stopped
 Connection: TypeAlias = psycopg.Connection[tuple[object, ...]]
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
-"""Per host. Below half of the 25 s in which a stop must end, above a slow TLS handshake over a WAN."""
+"""Per host. Less than half of the 25 s that a stop may take, more than a slow TLS handshake over a WAN."""
 
 CANCEL_SECONDS: Final = 2.0
-"""For one more connection to a server that has answered us before; a stop must not wait longer."""
+"""For the connection that cancels a query, to a server that has answered before. A stop must not wait longer."""
 
 KEEPALIVES: Final = {
     "keepalives_idle": "30",
@@ -44,21 +44,22 @@ KEEPALIVES: Final = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
-"""Seconds, but for the last one: milliseconds. The kernel's own defaults find a dead peer after two hours."""
+"""In seconds; the last one in milliseconds. The kernel's own defaults find a dead peer after two hours."""
 
 SEARCH_PATH: Final = "pg_catalog, pg_temp"
 """Where every session looks up names without a schema. Any role may create functions, operators and types in a schema such as
-`public` (up to PostgreSQL 14 without being granted it): with another path, they would run with our rights (CVE-2018-1058)."""
+`public` (up to PostgreSQL 14 without being granted it): with another path, they would run with the relay's
+privileges (CVE-2018-1058)."""
 
 PINNED: Final = {
-    "search_path": SEARCH_PATH.replace(" ", ""),  # a blank would end the option
+    "search_path": SEARCH_PATH.replace(" ", ""),  # a space would end the option
     "datestyle": "ISO",
     "timezone": "UTC",
     "intervalstyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
-    "client_min_messages": "notice",  # the warning that a publication was skipped has to arrive
-    "row_security": "off",  # an error instead of rows that a policy hides from us
+    "client_min_messages": "notice",  # the warning that a publication was skipped must be sent
+    "row_security": "off",  # an error instead of rows hidden by a policy
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -66,7 +67,7 @@ PINNED: Final = {
 """Session settings that a role or a database may have changed, and that would change values or end a long read."""
 
 _TRANSACTION_TIMEOUT_SINCE: Final = 170_000
-"""Server version with a transaction_timeout, which would end a long read too; older ones refuse a connection that names it."""
+"""Server version with transaction_timeout, which would end a long read too. Older servers refuse the setting."""
 
 CA_BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch
@@ -75,7 +76,7 @@ CA_BUNDLES: Final = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine, macOS, the BSDs
 )
-"""Where a system keeps the CAs that it trusts, in one file."""
+"""Files in which operating systems keep the CAs that they trust."""
 
 
 def libpq_version() -> str:
@@ -84,7 +85,7 @@ def libpq_version() -> str:
 
 
 def environment_of_libpq() -> str:
-    """What libpq connects with when --dsn is empty: its environment and its defaults, without a password."""
+    """The settings that libpq uses when --dsn is empty: its environment and its defaults, without a password."""
     shown = ("service", "host", "hostaddr", "port", "dbname", "user")
     found = {each.keyword.decode(): (each.val or b"").decode() for each in pq.Conninfo.get_defaults()}
     found["host"] = found.get("host") or "the socket of this machine"
@@ -99,7 +100,7 @@ def libpq_module() -> str | None:
 
 
 def session_conninfo(dsn: str, **extra: str) -> str:
-    """`dsn` with our session settings pinned. Raises ConfigurationError when libpq cannot parse it."""
+    """`dsn` with pinned session settings. Raises ConfigurationError when libpq cannot parse it."""
     try:
         given = psycopg_conninfo.conninfo_to_dict(dsn)
     except psycopg.Error:
@@ -109,7 +110,9 @@ def session_conninfo(dsn: str, **extra: str) -> str:
             cure="write it as postgresql://user@host:5432/database or as host=HOST dbname=NAME; "
             "percent-encode special characters of a URL; put the password into PGPASSWORD or a passfile",
         ) from None
-    given.pop("replication", None)  # a stream asks for it itself; an ordinary session with it cannot run our queries
+    given.pop(
+        "replication", None
+    )  # a stream sets it itself; an ordinary session with it could not run queries with parameters
     _find_system_roots(given)
     pinned = " ".join(f"-c {name}={value}" for name, value in PINNED.items())
     chosen = given.get("options") or os.environ.get("PGOPTIONS") or ""  # libpq reads PGOPTIONS only without options
@@ -121,19 +124,19 @@ def session_conninfo(dsn: str, **extra: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """How a connection will be made, as far as that is known without making it."""
+    """How a connection will be made, as far as that is known in advance."""
 
     hosts: tuple[str, ...]
-    """Names, addresses, or folders of sockets; empty for libpq's own folder."""
+    """Names, addresses, or socket folders; empty: libpq's default folder."""
     sslmode: str
     missing_root: str | None
-    """The file of CAs that libpq will look for, if it is not there."""
+    """The file of CAs that libpq will look for, if it does not exist; else None."""
     service: bool
-    """Whether a service file says more."""
+    """Whether a service file adds settings."""
 
 
 def transport(dsn: str) -> Transport:
-    """What libpq will do with `dsn`, its environment and its defaults. Raises ConfigurationError when it cannot be parsed."""
+    """The transport for `dsn`, libpq's environment and its defaults. Raises ConfigurationError if it cannot be parsed."""
     given = psycopg_conninfo.conninfo_to_dict(session_conninfo(dsn))
     known = {
         option.keyword.decode(): option.val.decode()
@@ -151,13 +154,13 @@ def transport(dsn: str) -> Transport:
 
 
 _TRANSPORT: Final = frozenset({b"host", b"hostaddr", b"sslmode", b"sslrootcert", b"service"})
-"""Keywords of conninfo that say where to, and how."""
+"""Keywords of conninfo for the host and TLS."""
 
 
 def _find_system_roots(given: Mapping[str, object]) -> None:
-    """For `sslrootcert=system`: name this machine's bundle in SSL_CERT_FILE, unless somebody chose other roots.
+    """For `sslrootcert=system`: set SSL_CERT_FILE to this machine's bundle, unless the environment names other roots.
 
-    The OpenSSL inside psycopg's wheel looks in the folder it was built for, which no machine has.
+    The OpenSSL inside psycopg's wheel looks in the folder it was built with, which does not exist elsewhere.
     """
     wanted = given.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
     if wanted == "system" and not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
@@ -168,24 +171,24 @@ def _find_system_roots(given: Mapping[str, object]) -> None:
 
 
 AS_IT_IS: Final = "SET client_encoding = 'SQL_ASCII'"
-"""For a session that reads rows of a database without an encoding: the server checks no byte, and refuses none."""
+"""For a session that reads rows of a database without an encoding: the server neither checks nor refuses any byte."""
 
 
 def has_no_encoding(connection: Connection) -> bool:
-    """Whether the database has the encoding SQL_ASCII: its text may be any bytes, and a UTF-8 session is refused (22021) those
-    that are no UTF-8.
+    """Whether the database has the encoding SQL_ASCII: its text may be any bytes, and in a UTF-8 session the server refuses
+    (22021) to send those that are not UTF-8.
     """
     return connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
 
 
 def open_session(conninfo: str, stop: Stop | None = None) -> Connection:
-    """Open an autocommit connection to `conninfo` exactly as given. Raises our errors, and Stopped when a stop comes first."""
+    """Open an autocommit connection to `conninfo` exactly as given. Raises CdcOutboxError, Stopped on a stop."""
     if stop is None:
         return _open(conninfo)
     opening: queue.SimpleQueue[Connection | CdcOutboxError] = queue.SimpleQueue()
 
     def open_aside() -> None:
-        """Connect in a thread that may be left behind: a host that does not answer must not hold up a stop."""
+        """Connect in a thread that may be abandoned: a host that does not answer must not delay a stop."""
         try:
             opening.put(_open(conninfo))
         except CdcOutboxError as error:
@@ -207,7 +210,7 @@ def _open(conninfo: str) -> Connection:
     try:
         connection = LoginConnection.connect(conninfo, autocommit=True)
         try:
-            # Again as a command: a pooler may have dropped the options of the connection.
+            # Repeated as a command: a pooler may have dropped the options of the connection.
             pins = [f"SET search_path = {SEARCH_PATH}"]
             if connection.info.server_version >= _TRANSACTION_TIMEOUT_SINCE:
                 pins.append("SET transaction_timeout = 0")
@@ -224,9 +227,9 @@ def _open(conninfo: str) -> Connection:
 def open_connection(
     dsn: str, stop: Stop | None = None, *, lock_timeout: float = 0.0, timeout: float | None = None
 ) -> Iterator[Connection]:
-    """A short ordinary connection, autocommit, closed at the end; its errors are ours.
+    """A short-lived ordinary connection with autocommit, closed at the end. Raises CdcOutboxError.
 
-    Stopped when a stop comes first: it also cancels a query that is running. `lock_timeout`: seconds that a query may wait
+    Raises Stopped on a stop, which also cancels the running query. `lock_timeout`: seconds that a query may wait
     for a lock of another session (0: no limit); longer is Unreachable. `timeout`: seconds for the whole block; longer is
     Unreachable, also when the server does not answer at all.
     """
@@ -244,7 +247,7 @@ def open_connection(
 
 @contextlib.contextmanager
 def _ended_by(stop: Stop | None, timeout: float | None, connection: Connection) -> Iterator[None]:
-    """Inside the block a stop cancels the query that is running (Stopped); after `timeout` the socket is shut (Unreachable)."""
+    """Inside the block, a stop cancels the running query (Stopped); after `timeout` the socket is shut down (Unreachable)."""
     if stop is None and timeout is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The driver's errors, and the server's, as ours: the one place where they are translated.
+"""Translate the errors of the driver and the server to those of `cdc_outbox.errors`: the only place that does.
 
 In: a psycopg error, or a server's report (SQLSTATE, message). Out: errors of `cdc_outbox.errors`, each with its cure.
 Never: a decision by a server's message, which may be in any language. Never a conninfo in a message: libpq quotes pieces of a
@@ -31,7 +31,7 @@ from cdc_outbox.postgres.login import refusals
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turn the driver's errors inside the block into ours."""
+    """Translate the driver's errors inside the block."""
     try:
         yield
     except psycopg.Error as error:
@@ -39,24 +39,24 @@ def translated() -> Iterator[None]:
 
 
 def translate(error: psycopg.Error) -> CdcOutboxError:
-    """The error of ours with what to do about `error`: by SQLSTATE, or while there is no session by the refused login."""
+    """The CdcOutboxError, with its cure, for `error`: by its SQLSTATE, or without a session by the refused login."""
     if error.sqlstate is None:
         return _refused_connection(error)
     return from_sqlstate(error.sqlstate, error.diag.message_primary or str(error), error.diag.message_hint or "")
 
 
 def from_sqlstate(sqlstate: str, message: str, hint: str = "") -> CdcOutboxError:
-    """The error for a server's report. Its hint is the cure where we know none. Appendix A of the manual names the codes."""
+    """The error for a server's report. Its hint is the cure if no other is known. Appendix A of the manual lists the codes."""
     for prefix, make in _BY_SQLSTATE:
         if sqlstate.startswith(prefix):
             error = make(message)
             error.cure = error.cure or hint
             return error
-    return ConfigurationError(f"PostgreSQL says: {message}", code="postgres-error", cure=hint, sqlstate=sqlstate)
+    return ConfigurationError(f"PostgreSQL reports: {message}", code="postgres-error", cure=hint, sqlstate=sqlstate)
 
 
 def _refused_connection(error: psycopg.Error) -> CdcOutboxError:
-    """The error for a connection that never came about, or that broke. The first rule that fits a host counts."""
+    """The error for a connection that failed or broke. The first rule that matches a host counts."""
     refused = refusals(error.diag.message_primary or str(error))
     message = re.sub(r" Is the server running [^?]*\?", "", "; ".join(each.text for each in refused))
     for sqlstate, function, make in _AT_LOGIN:
@@ -72,7 +72,7 @@ def _refused_connection(error: psycopg.Error) -> CdcOutboxError:
             return make(message)
     if isinstance(error, psycopg.ProgrammingError):
         return ConfigurationError(
-            "the connection string holds something that libpq does not know",
+            "the connection string has a part that libpq does not know",
             code="dsn-invalid",
             cure="compare its keywords with the manual, 32.1.2 Parameter Key Words",
         )
@@ -188,7 +188,7 @@ _AT_LOGIN: Final[tuple[tuple[str, str, Maker], ...]] = (
         lambda message: NotAccepting(
             f"PostgreSQL is not ready: {message}",
             code="postgres-not-ready",
-            cure="it is waited for; its log tells how far it is",
+            cure="the relay waits for it; the progress is in the server's log",
         ),
     ),
     ("08P01", "", _POOLER),
@@ -198,7 +198,7 @@ _AT_LOGIN: Final[tuple[tuple[str, str, Maker], ...]] = (
     ("42601", "", _SETTING),
 )
 """A refused login: SQLSTATE, the server's source function where one code has several reasons, and the error. The first that
-fits counts; with several hosts, whichever of them reported it."""
+matches any of the hosts counts."""
 
 _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
     ("no password supplied", _PASSWORD),
@@ -232,7 +232,7 @@ _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
         _cannot_connect(
             "client-certificate",
             "the client certificate cannot be used",
-            "sslcert and sslkey must belong together; the key is ours alone (chmod 600), or root's and our group's (640)",
+            "sslcert and sslkey must belong together; the key file has mode 600, or is root's and our group's, mode 640",
         ),
     ),
     (
@@ -245,7 +245,7 @@ _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
         "authentication method requirement|channel binding",
         _cannot_connect(
             "login-method-refused",
-            "the server wants another login than --dsn allows",
+            "the server requires another login method than --dsn allows",
             "compare require_auth and channel_binding in --dsn with the method in pg_hba.conf",
         ),
     ),
@@ -270,7 +270,7 @@ _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
         _cannot_connect("dsn-invalid", "a wrong setting in --dsn", "see the manual, 32.1.2 Parameter Key Words"),
     ),
 )
-"""Patterns in libpq's own messages, for what fails on this side of the connection: the first that is found counts."""
+"""Patterns in libpq's own messages, for failures on the client's side: the first that is found counts."""
 
 _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("28", _PASSWORD),
@@ -285,7 +285,7 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
         _config(
             "database-read-only",
             "the database takes no writes",
-            "SELECT pg_is_in_recovery() tells whether it is a standby: name the primary in --dsn, or all of them with "
+            "SELECT pg_is_in_recovery() shows whether it is a standby: name the primary in --dsn, or all of them with "
             "target_session_attrs=read-write. Else SHOW default_transaction_read_only is on, which managed servers set when "
             "the disk is nearly full: make room, then ALTER DATABASE NAME RESET default_transaction_read_only, or of the ROLE "
             "or SYSTEM that has it",
@@ -295,8 +295,8 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
         "55P03",
         _wait(
             "table-locked",
-            "a table, or a row of it, is locked by somebody else, a migration perhaps",
-            "end who has it, or wait for it, and try again: SELECT a.pid, a.state, a.query FROM pg_locks l JOIN "
+            "another session has a table or a row of it locked, perhaps a migration",
+            "end that session, or wait for it, and try again: SELECT a.pid, a.state, a.query FROM pg_locks l JOIN "
             "pg_stat_activity a USING (pid) WHERE l.relation = 'TABLE'::regclass AND l.granted",
         ),
     ),
@@ -306,9 +306,7 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("57P03", lambda message: NotAccepting(f"PostgreSQL is not ready: {message}", code="postgres-not-ready")),
     (
         "53400",
-        _config(
-            "slots-exhausted", "no free replication slot", "raise max_replication_slots, or drop a slot nobody uses"
-        ),
+        _config("slots-exhausted", "no free replication slot", "raise max_replication_slots, or drop an unused slot"),
     ),
     ("53300", _FULL),
     ("53", _wait("postgres-no-resources", "PostgreSQL is out of a resource")),

@@ -1,11 +1,11 @@
-"""Opening a session, so that a refused login has its SQLSTATE.
+"""Open a session so that a refused login has its SQLSTATE.
 
 In: a conninfo string. Out: a psycopg connection, or psycopg's OperationalError whose text has the SQLSTATE of each refusal.
-Never: the verbosity left changed in a session that is open.
+Never: an open session with a changed verbosity.
 
-Before there is a session, libpq gives the server's report as text alone, in the server's language (`lc_messages`). With verbose
+Before a session is open, libpq returns the server's report only as text, in the server's language (`lc_messages`). With verbose
 errors that text begins with the SQLSTATE, and ends with the source function, which is not translated. The verbosity has to
-be set between PQconnectStart and PQconnectPoll; psycopg has no function for it, so libpq's own is called.
+be set between PQconnectStart and PQconnectPoll; psycopg has no function for that, so libpq's own is called.
 
 PostgreSQL manual: 32.1 PQconnectPoll; 32.3 PQsetErrorVerbosity; 54.8 Error and Notice Message Fields.
 """
@@ -35,12 +35,12 @@ _ATTEMPT: Final = re.compile(r"^.*?connection (failed|is bad): (connection to )?
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why one host or address did not give a session. Without a SQLSTATE it is libpq's own message, which is English."""
+    """Why the login at one host or address failed. Without a SQLSTATE, the text is libpq's own message, which is English."""
 
     text: str
     sqlstate: str = ""
     function: str = ""
-    """The source function of the server that reported it."""
+    """The function in the server's source that reported the error."""
 
 
 class LoginConnection(psycopg.Connection[tuple[object, ...]]):
@@ -83,7 +83,7 @@ def _libpq() -> ctypes.CDLL:
 
 
 def refusals(text: str) -> list[Refusal]:
-    """Read the text of a failed login: one refusal for each host and address, equal ones once."""
+    """Parse the text of a failed login: one refusal for each host and address, without duplicates."""
     _, several, attempts = text.partition(_SEVERAL)
     parts = attempts.split("\n- ")[1:] if several else [text]
     return list(dict.fromkeys(map(_refusal, parts)))

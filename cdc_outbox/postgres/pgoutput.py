@@ -3,8 +3,8 @@
 In: a CopyData message and the offset at which its pgoutput message begins. Out: one of the tuples below.
 Never: a guess. A truncated, padded or unknown message is a ProtocolError that names the message.
 
-What comes with each row or transaction has readers made for it: `begin_reader`, `commit_reader`, and for one relation's
-Inserts `compile_reader`, which cuts out just the columns that somebody wants; `decode` does not look at columns.
+Messages of each row or transaction have readers of their own: `begin_reader`, `commit_reader`, and for one relation's Inserts
+`compile_reader`, which extracts only the requested columns; `decode` does not look at columns.
 
 PostgreSQL manual: 54.9 Logical Replication Message Formats; 54.5.3 for the order in which they come.
 """
@@ -56,7 +56,7 @@ class Begin(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """It ends. Only `end_lsn`, as is, may be confirmed to the server."""
+    """The transaction ends. Only `end_lsn`, unchanged, may be confirmed to the server."""
 
     commit_lsn: Lsn
     end_lsn: Lsn
@@ -64,18 +64,18 @@ class Commit(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column as the Relation message tells it, which is as it was when the row was written."""
+    """A column in a Relation message, which describes it as it was when the row was written."""
 
     name: str
     type_oid: int
     is_key: bool = False
     type_modifier: int = -1
     type_name: str = ""
-    """For messages; empty: not known, or the built-in type of that OID."""
+    """For error messages. Empty: not known, or the built-in type of that OID."""
 
 
 class Relation(NamedTuple):
-    """A table, told before its first row and again after each change. An empty `schema` is pg_catalog."""
+    """A table, described before its first row and again after each change. An empty `schema` is pg_catalog."""
 
     oid: int
     schema: str
@@ -85,7 +85,7 @@ class Relation(NamedTuple):
 
 
 class Insert(NamedTuple):
-    """A row. Its tuple, 'N' and cells, begins at `tuple_offset` of the same bytes: for the relation's reader."""
+    """A row. `tuple_offset`: where its tuple, 'N' and the cells, begins in the same bytes, for the relation's reader."""
 
     relation_oid: int
     tuple_offset: int
@@ -110,7 +110,7 @@ class Origin(NamedTuple):
 
 
 class Truncate(NamedTuple):
-    """Tables were truncated. An outbox has nothing to say about that."""
+    """Tables were truncated, which has no meaning for an outbox."""
 
     relation_oids: tuple[int, ...]
 
@@ -150,20 +150,23 @@ def decode(data: bytes, at: int = 0) -> Message:
 
 
 def begin_reader(at: int) -> Callable[[bytes], tuple[Lsn, int, int]]:
-    """Make the function that reads Begins which stand at `at` of their messages: Begin's fields, once per transaction.
+    """Make the function that reads a Begin at offset `at` of a message, once per transaction. It returns Begin's fields.
 
-    It raises ProtocolError when a message is not exactly that long.
+    It raises ProtocolError when the message has another length.
     """
     return _exact_reader("Begin", _BEGIN, at)
 
 
 def commit_reader(at: int) -> Callable[[bytes], tuple[Lsn, Lsn, int]]:
-    """Make that of Commits: Commit's fields. It raises ProtocolError likewise."""
+    """Make the function that reads a Commit at offset `at` of a message, once per transaction. It returns Commit's fields.
+
+    It raises ProtocolError when the message has another length.
+    """
     return _exact_reader("Commit", _COMMIT, at)
 
 
 def _exact_reader(name: str, layout: struct.Struct, at: int) -> Callable[[bytes], tuple[Any, ...]]:
-    """No named tuple and no comparison of lengths, which struct makes anyway: half of what `decode` costs."""
+    """A reader without a named tuple, and without a length check besides that of struct: half the cost of `decode`."""
     unpack = struct.Struct(f">{at}x{layout.format[1:]}").unpack
 
     def read(message: bytes) -> tuple[Any, ...]:
@@ -224,7 +227,7 @@ def _read_origin(data: bytes, at: int) -> Origin:
 
 def _read_truncate(data: bytes, at: int) -> Truncate:
     (count,) = _U32.unpack_from(data, at + 1)
-    if len(data) - at != 6 + 4 * count:  # before anything of that size is made
+    if len(data) - at != 6 + 4 * count:  # before anything of that size is allocated
         raise ValueError(f"{count} relations do not fit {len(data) - at} bytes")
     return Truncate(struct.unpack_from(f">{count}I", data, at + 6))
 
@@ -243,7 +246,7 @@ def _read_logical_message(data: bytes, at: int) -> LogicalMessage:
 
 
 def _text(data: bytes, at: int) -> tuple[str, int]:
-    """Read a NUL-terminated string; give it and the offset behind it."""
+    """Read a NUL-terminated string. Returns it and the offset after it."""
     end = data.index(b"\0", at)
     return data[at:end].decode("utf-8", "surrogateescape"), end + 1
 
@@ -278,9 +281,9 @@ def compile_reader(
     """Make the function that reads one relation's tuples: `reader(data, at=tuple_at) -> value of expression`.
 
     `expression` is source text in which `c0`, `c1`, … stand for the columns (bytes, or None for NULL) whose positions are
-    in `wanted`, and the names of `scope` for what they are given. Positions and counts are written into the source, so a
-    row costs a few comparisons and a slice per wanted column: measured at a quarter of the time of a loop over cells.
-    Nothing of a row or a name ever enters the source, only positions. The reader raises ProtocolError for a tuple that is
+    in `wanted`, and the names of `scope` for their values. Positions and counts are written into the source, so a
+    row costs a few comparisons and a slice per wanted column: measured, a quarter of the time of a loop over cells.
+    Only positions enter the source, never a value or a name. The reader raises ProtocolError for a tuple that is
     truncated, too long, of another number of columns, or has a cell that is neither text nor NULL.
     """
     count = len(relation.columns)
@@ -313,10 +316,10 @@ def compile_reader(
 
 
 def _cell_source(position: int, *, keep: bool, near_end: bool) -> list[str]:
-    """Source that steps over one cell, and keeps its text if somebody wants it.
+    """Source that steps over one cell; `keep`: and keeps its text.
 
-    Kind and length come in one step. A NULL has no length: reading one behind it must not run over the end, which only the
-    last cells can, since each of those that follow has a byte at least.
+    Kind and length are read in one step. A NULL has no length, so that step reads bytes of the next cells. It could run over
+    the end only in the last cells, since each following cell has at least one byte.
     """
     return [
         f"  kind, length = head_at(data, at){' if at < end else (data[at], 0)' if near_end else ''}",

@@ -1,12 +1,12 @@
-"""What is remembered of a publication from one look to the next, so that a change between the two is noticed.
+"""The state of a publication at the last look, so that a change since then is noticed.
 
 In: a connection, the publication's name, the outbox tables, the slot. Out: StreamGap when rows may have been hidden meanwhile.
-Never: a change that is passed because everything is again as it was. It is a gap until it is known not to be one.
+Never: a change ignored because it was reverted. It counts as a gap until it is known not to be one.
 
-Each ALTER PUBLICATION gives the row of pg_publication another xmin, or the table another row in pg_publication_rel. VACUUM,
+Each ALTER PUBLICATION changes the xmin of the row in pg_publication, or replaces the table's row in pg_publication_rel. VACUUM,
 ANALYZE, comments, grants, and other tables of the publication change none of these. A change hides no row if no row was written
-since the look before; at the first look of a process, if none was written between the oldest transaction that the slot still
-needs (catalog_xmin) and the change. XIDs are compared by `age()`, which knows that they wrap around.
+since the last look; at the first look of a process, if none was written between the oldest transaction that the slot still
+needs (catalog_xmin) and the change. XIDs are compared by `age()`, which is correct across wraparound.
 
 PostgreSQL manual: 52.42 pg_publication; 52.44 pg_publication_rel; 52.43 pg_publication_namespace; 5.6 System Columns.
 """
@@ -31,7 +31,7 @@ _SCHEMAS_SINCE: Final = 150_000
 """Server version from which a publication can have all tables of a schema."""
 
 SCAN_SECONDS: Final = 20
-"""How long the tables may be searched for rows that a change may have hidden. Longer: it is not known, and so a gap."""
+"""Limit of the search for rows that a change may have hidden. A search that takes longer counts as a gap."""
 
 _VERSION: Final = """
 WITH outbox AS (SELECT c.oid, c.relnamespace FROM pg_catalog.pg_class c WHERE c.oid::int8 = ANY(%(oids)s)),
@@ -58,7 +58,7 @@ _SCHEMAS: Final = """
 @dataclass(frozen=True, slots=True)
 class _Version:
     rows: frozenset[tuple[str, int, str]]
-    """Kind, OID and xmin of each catalog row that decides."""
+    """Kind, OID and xmin of each relevant catalog row."""
     changed: str
     """The xmin of the last change."""
     snapshot: str
@@ -66,20 +66,20 @@ class _Version:
 
     @property
     def created_whole(self) -> bool:
-        """Whether CREATE PUBLICATION made it with its tables: then a stream that passes rows from before ends by itself."""
+        """Whether CREATE PUBLICATION created it with its tables: then a stream that reaches earlier rows ends by itself."""
         return len({xmin for _, _, xmin in self.rows}) == 1 < len(self.rows)
 
 
 class PublicationHistory:
-    """The last look at one publication."""
+    """The state of one publication at the last look."""
 
     def __init__(self) -> None:
         self._seen: _Version | None = None
         self._changed: _Version | None = None
-        """What was found instead, when that was a gap."""
+        """The state after a change that was a gap."""
 
     def accept(self) -> None:
-        """Go on from the change that was a gap: a new slot has been made since, and the rows of the table were sent."""
+        """Accept the change that was a gap: a new slot was created since, and the rows of the table were sent."""
         self._seen, self._changed = self._changed or self._seen, None
 
     def require_unchanged(

@@ -1,10 +1,10 @@
-"""A walsender session: replication commands, answered without ever blocking for long.
+"""A walsender session: replication commands, without long blocking calls.
 
-In: a conninfo string; replication commands and plain SQL, one at a time. Out: rows of text, or our errors.
+In: a conninfo string; replication commands and plain SQL, one at a time. Out: rows of text, or CdcOutboxError.
 Never: a blocking libpq call that holds the GIL (`get_copy_data(0)`); every wait is a poll that a stop interrupts.
 
-PostgreSQL manual: 54.4 Streaming Replication Protocol; 32.4 Asynchronous Command Processing. `names` quotes what
-goes into a command.
+PostgreSQL manual: 54.4 Streaming Replication Protocol; 32.4 Asynchronous Command Processing. Names and values in
+a command are quoted by `cdc_outbox.identifiers`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ log = structlog.get_logger(__name__)
 Row = tuple[str | None, ...]
 
 COMMAND_TIMEOUT_SECONDS: Final = 30.0
-"""For a command answered from memory. Creating a slot has no deadline: it waits for every running transaction."""
+"""For a command answered from memory. The creation of a slot has no deadline: it waits for every running transaction."""
 
 _SYNTAX_ERROR: Final = "42601"
-"""SQLSTATE of an ordinary session for a replication command: a pooler has dropped `replication` from the startup packet."""
+"""SQLSTATE of a replication command in an ordinary session: a pooler has dropped `replication` from the startup packet."""
 
 _FINE: Final = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COPY_BOTH)
 
@@ -52,7 +52,7 @@ class ReplicationSession:
             self.run(connect.AS_IT_IS)
 
     def _identify(self) -> tuple[str, int]:
-        """The server's system identifier and timeline. Raises CannotConnect when the session takes no replication commands."""
+        """The server's system identifier and timeline. Raises CannotConnect if replication commands are refused."""
         try:
             system, timeline, *_ = self.rows("IDENTIFY_SYSTEM")[0]
         except BaseException as error:
@@ -68,7 +68,7 @@ class ReplicationSession:
 
     @property
     def server_version(self) -> int:
-        """As libpq gives it: 180006 is 18.6."""
+        """The version in libpq's form: 180006 is 18.6."""
         return self.pgconn.server_version
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class ReplicationSession:
         self.connection.close()
 
     def rows(self, command: str, *, timeout: float | None = COMMAND_TIMEOUT_SECONDS) -> list[Row]:
-        """Run one command and give its rows as text. Raises our errors, Stopped on a stop."""
+        """Run one command and return its rows as text. Raises CdcOutboxError, Stopped on a stop."""
         result = self.run(command, timeout=timeout)
         return [
             tuple(
@@ -101,12 +101,12 @@ class ReplicationSession:
             raise translate(error) from error
 
     def _cancel(self) -> None:
-        """Have the server end the command as well. A slot being created waits for others, and does not notice that we left."""
+        """Cancel the command on the server: while the creation of a slot waits, it does not notice a closed connection."""
         with contextlib.suppress(psycopg.Error):
             self.connection.cancel_safe(timeout=connect.CANCEL_SECONDS)
 
     def _result(self, deadline: float | None) -> pq.abc.PGresult:
-        """The last result. An error is raised once all results are read: only then the session takes another command."""
+        """The last result. An error is raised after all results are read: only then the session accepts another command."""
         result: pq.abc.PGresult | None = None
         failed: CdcOutboxError | None = None
         try:
@@ -117,7 +117,7 @@ class ReplicationSession:
                 if result.status not in _FINE and failed is None:
                     failed = result_error(result)
         except psycopg.Error:
-            if failed is None:  # else the server has said why, and then hung up
+            if failed is None:  # else the server sent an error before it closed the connection
                 raise
         if failed is not None:
             raise failed
@@ -144,7 +144,7 @@ class ReplicationSession:
         poller.poll(1000)
 
     def _on_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
-        """Pass it on, and say warnings: a stream that waits for a standby (`synchronized_standby_slots`) is silent else."""
+        """Pass a notice on. A warning is logged: a stream that waits for a standby (`synchronized_standby_slots`) sends one."""
         if diagnostic.severity_nonlocalized == "WARNING":
             log.warning("postgres.warning", error=diagnostic.message_primary, cure=diagnostic.message_hint)
         if self.notice is not None:
@@ -152,7 +152,7 @@ class ReplicationSession:
 
 
 def result_error(result: pq.abc.PGresult) -> CdcOutboxError:
-    """The error that a failed result reports, as one of ours."""
+    """The CdcOutboxError for a failed result."""
     sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
     primary, hint = (
         (result.error_field(field) or b"").decode(errors="replace")

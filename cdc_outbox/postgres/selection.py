@@ -1,7 +1,7 @@
-"""Which rows of an outbox table are meant: by id, key, time, or seq.
+"""Select rows of an outbox table: by id, key, time, or seq.
 
 In: a `Selection`, a table's shape, the names of its columns. Out: a condition for `rows`.
-Never: text of a user in SQL that is not quoted, or a part of a selection that is dropped since a column is missing.
+Never: unquoted text of a user in SQL, or a part of a selection ignored because its column is missing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.postgres.table_rows import EVERY_ROW, TIME_COLUMNS, TableShape
 
 _UUID: Final = 2950
-"""Type OID (pg_type.dat, fixed for ever)."""
+"""Type OID (pg_type.dat; it never changes)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """All that is said must hold. `since` and `until` are moments as PostgreSQL reads them; `until` is not included."""
+    """Criteria that a row must meet, all of those given. `since` and `until`: timestamps for PostgreSQL, `until` exclusive."""
 
     ids: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
@@ -34,12 +34,12 @@ class Selection:
 
     @property
     def all_rows(self) -> bool:
-        """Whether nothing is said."""
+        """Whether no criterion is given."""
         return self == Selection()
 
 
 def condition(selection: Selection, shape: TableShape, columns: Columns) -> Composed:
-    """Write it down for one table. Raises ConfigurationError when the table has no column that it needs."""
+    """The SQL condition for one table. Raises ConfigurationError when the table lacks a column that it needs."""
     types = dict(shape.columns)
 
     def column(criterion: str, names: Sequence[str]) -> str:
@@ -86,7 +86,7 @@ def _require_uuid(name: str, text: str) -> None:
 
 
 def _among(name: str, wanted: Sequence[str], type_oid: int) -> Composed:
-    """A uuid is compared as one, whatever its spelling; anything else by its text. Raises ConfigurationError."""
+    """Compare a uuid column as uuids, in any spelling; any other column as text. Raises ConfigurationError."""
     if type_oid == _UUID:
         for each in wanted:
             _require_uuid(name, each)

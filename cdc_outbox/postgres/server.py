@@ -1,7 +1,7 @@
-"""The server itself: whether it can stream, how far it has written, and on which timeline.
+"""The server: whether it can stream, its current LSN, and its timeline.
 
-In: a connection; for a timeline's history a walsender session. Out: LSNs, `Timeline`, or our errors.
-Never: LSNs of two timelines compared. After a promotion they name different WAL beyond the switch point.
+In: a connection; for a timeline's history a walsender session. Out: LSNs, `Timeline`, or CdcOutboxError.
+Never: a comparison of LSNs of two timelines: after the switch point they denote different WAL.
 
 PostgreSQL manual: 9.28.3 Backup Control Functions (pg_current_wal_insert_lsn, pg_walfile_name); 9.27.13 pg_control_system;
 26.3.5 Timelines; 54.4 TIMELINE_HISTORY; 27.3 WAL Internals (pages and their headers).
@@ -24,13 +24,13 @@ WAL_PAGE_HEADERS: Final = (24, 40)
 
 
 def place(connection: Connection) -> str:
-    """Name the database and the server of a connection, for a person."""
+    """The database and the server of a connection, for messages."""
     info = connection.info
     return f"{info.dbname} at {info.host}:{info.port}"
 
 
 def require_logical(connection: Connection) -> None:
-    """Raise ConfigurationError unless the server writes what logical decoding needs."""
+    """Raise ConfigurationError unless wal_level is logical."""
     row = connection.execute("SHOW wal_level").fetchone()
     level = str(row[0]) if row else "unknown"
     if level != "logical":
@@ -43,9 +43,9 @@ def require_logical(connection: Connection) -> None:
 
 
 def require_primary(connection: Connection) -> None:
-    """Raise Unreachable while the server is a standby: it has no slot of ours, or a copy that must not move yet.
+    """Raise Unreachable while the server is a standby: it has no slot of the relay, or a copy that must not advance yet.
 
-    A slot of its own could stand behind what the next primary writes, after the servers have changed places.
+    A slot created on a standby could be behind the WAL of the next primary, once the servers have changed roles.
     """
     row = connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
     if row is not None and row[0] is True:
@@ -57,10 +57,10 @@ def require_primary(connection: Connection) -> None:
 
 
 def current_lsn(connection: Connection) -> Lsn:
-    """Give an LSN that everything committed so far lies below, and that a stream that has it all reaches.
+    """An LSN above everything committed so far, which a stream reaches once it has sent all of that.
 
-    The insert position steps over the header of a page before anything is written behind it, where the flushed position, which
-    a keepalive tells, still stands before it: taken back to the page's beginning, both agree.
+    At the beginning of a page, the insert position is already after the page's header, while the flushed position, which
+    keepalives report, is still before it. So an LSN right after a header is moved back to the beginning of its page.
     """
     row = connection.execute(
         "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()"
@@ -73,14 +73,14 @@ def current_lsn(connection: Connection) -> Lsn:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A cluster (its system identifier), and the number of the timeline that it writes. LSNs belong to one."""
+    """A cluster (its system identifier), and the number of its present timeline. An LSN is valid for one timeline."""
 
     system: str
     number: int
 
 
 def timeline(connection: Connection | ReplicationSession) -> Timeline:
-    """Read it from a primary. The number is that of the WAL file in use: the control file learns of a promotion later."""
+    """Read a primary's timeline. Its number comes from the WAL file in use: after a promotion, the control file is late."""
     if isinstance(connection, ReplicationSession):
         return Timeline(connection.system, connection.timeline)
     row = connection.execute(

@@ -1,9 +1,9 @@
-"""COPY BOTH: messages of a logical replication slot in, standby status updates out.
+"""COPY BOTH: receive the messages of a logical replication slot, send standby status updates.
 
 In: a `ReplicationSession`, a slot, a publication. Out: the CopyData messages as `bytes`, in order, none left out.
-Never: a decision about positions: the values of `write` and `flush` are the caller's, and so is the moment of a status update.
+Never: a decision about positions: the caller decides the values of `write` and `flush`, and the time of a status update.
 
-START_REPLICATION is always at 0/0: the slot knows where it stands; an LSN remembered from before a failover would make
+START_REPLICATION is always at 0/0, which means the slot's own position; an LSN remembered from before a failover would make
 the server skip what the new primary committed below it. Protocol 1, no streaming: committed changes only.
 PostgreSQL manual: 54.4 Streaming Replication Protocol, 54.5 Logical Streaming Replication Protocol.
 """
@@ -29,48 +29,48 @@ from cdc_outbox.postgres.replication import ReplicationSession, result_error
 from cdc_outbox.shutdown import Stop
 
 DEFAULT_WAL_SENDER_TIMEOUT_SECONDS: Final = 60.0
-"""PostgreSQL's own default, used where the server has it switched off: a dead wire must be noticed all the same."""
+"""PostgreSQL's own default, used if the server has it switched off: a dead connection must be noticed in any case."""
 
 RECEIVE_BYTES: Final = 1024 * 1024
-"""One receive stops after this much, so that delivery reports and status are never kept waiting: some milliseconds."""
+"""One receive stops after this many bytes, so that delivery reports and status updates wait only some milliseconds."""
 
 OBJECT_NOT_IN_PREREQUISITE_STATE: Final = "55000"
 PLUGIN_SOURCE: Final = "pgoutput.c"
-"""SQLSTATE and source file of the warning that a publication is missing (18 and later), whatever its language."""
+"""SQLSTATE and source file of the warning that a publication is missing (18 and later): they do not depend on its language."""
 
 UNDEFINED_OBJECT: Final = b"42704"
-"""SQLSTATE with which earlier servers end a stream whose publication is missing. The slot is known to exist by then."""
+"""SQLSTATE with which earlier servers end a stream whose publication is missing: at that point the slot exists."""
 
 CLOSE_SECONDS: Final = 2.0
-"""For the end of the copy: measured 60 to 90 ms with 4,500 unread messages; longer than that is a dead wire."""
+"""For the end of the copy, measured: 60 to 90 ms with 4,500 unread messages. After it, the connection counts as dead."""
 
 
 Entry = TypeVar("Entry", covariant=True)  # noqa: PLC0105 - it is a name of the field
 
 
 class PlainReader(Protocol[Entry]):
-    """What takes messages from libpq in place of `receive`, as far as they are plain rows: the native plane's reader."""
+    """Takes plain rows from libpq in place of `receive`: the native plane's reader."""
 
     over: bool
     """Whether the server has ended the copy."""
     broken: bool
     """Whether libpq has failed."""
     empty: bool
-    """Whether nothing more has arrived."""
+    """Whether no more messages have arrived."""
     count: int
-    """Messages of the last `take`, those that it took itself included."""
+    """Messages of the last `take`, including those that the reader kept."""
 
     def take(self, limit: int, one_transaction: bool, last_end: int, now: float) -> Sequence[bytes | Entry]:
-        """Take at most `limit` messages, no further than the next Commit with `one_transaction`. `last_end`: where the
-        ledger ends; `now`: Unix seconds. Returns entries of the ledger and, at the end, the message that it did not take.
+        """Take at most `limit` messages; with `one_transaction`, none after the next Commit. `last_end`: the ledger's last end
+        LSN; `now`: Unix seconds. Returns ledger entries and, as the last item, the message that the reader does not handle.
         """
 
     def interrupt(self) -> None:
-        """Do not take the next message, whatever it is."""
+        """Leave the next message to Python, even a plain row."""
 
 
 class ReplicationStream:
-    """A started stream. One thread uses it. `close()` at the end, or the last status may never be read."""
+    """A started stream, for one thread. Call `close()` at the end; otherwise the server may not read the last status update."""
 
     def __init__(
         self, session: ReplicationSession, stop: Stop, wal_sender_timeout: float, slot: str, *, tables: bool = True
@@ -78,13 +78,13 @@ class ReplicationStream:
         self._session = session
         self._slot = slot
         self._tables = tables
-        """Whether tables are streamed. A publication does not concern logical messages."""
+        """Whether tables are streamed. Logical messages do not depend on a publication."""
         self._pgconn = session.pgconn
         self._unflushed = False
         self.wal_sender_timeout = wal_sender_timeout
-        """Seconds of silence after which the server gives us up."""
+        """Seconds without a status update after which the server ends the connection."""
         self.last_received = time.monotonic()
-        """`time.monotonic()` of the last bytes on the wire."""
+        """`time.monotonic()` of the last received message."""
         self._skipped = ""
         self._whole = 0
         self._arriving: list[bytes] = []
@@ -108,7 +108,7 @@ class ReplicationStream:
         tables: bool = True,
         messages: bool = False,
     ) -> ReplicationStream:
-        """Begin to stream rows of `tables`, and `messages`: every logical message of the database, whatever its prefix.
+        """Begin to stream. `tables`: rows of tables; `messages`: every logical message of the database, with any prefix.
 
         Raises SlotBusy, ConfigurationError (no such slot, lost slot, …) or ConnectionLost.
         """
@@ -135,9 +135,9 @@ class ReplicationStream:
         return readable
 
     def receive(self, limit: int) -> list[bytes]:
-        """Give what has arrived, at most `limit` messages or about 1 MiB. Empty when there is nothing.
+        """Return the messages that have arrived, at most `limit` or about 1 MiB.
 
-        Raises ConnectionLost when the wire is dead, the server's own error when it ended the copy with one, and
+        Raises ConnectionLost when the connection is dead, the server's own error when it ended the copy with one, and
         StreamGap when the server warned that it skipped a publication; no message after the warning is returned.
         """
         if self._skipping():
@@ -177,7 +177,7 @@ class ReplicationStream:
 
     @property
     def pgconn_ptr(self) -> int:
-        """The address of libpq's connection, for a reader."""
+        """The address of libpq's connection, for a PlainReader."""
         address: object = getattr(self._pgconn, "pgconn_ptr", None)  # documented, and not in psycopg's types
         assert isinstance(address, int), "the connection is closed"
         return address
@@ -185,7 +185,7 @@ class ReplicationStream:
     def receive_through(
         self, reader: PlainReader[Entry], limit: int, *, one_transaction: bool, last_end: Lsn
     ) -> Sequence[bytes | Entry]:
-        """As `receive`, with the messages that `reader` takes left out, and its entries in their place.
+        """Receive as `receive` does; the entries of `reader` replace the messages that it takes.
 
         Raises as `receive` does.
         """
@@ -212,7 +212,7 @@ class ReplicationStream:
     def require_data_since(self, listening_since: float = 0.0) -> None:
         """Raise ConnectionLost when nothing was received for the server's wal_sender_timeout.
 
-        `listening_since`: time.monotonic() of the last moment at which the caller did not read, which is no silence.
+        `listening_since`: time.monotonic() since when the caller has been reading: time without reading does not count.
         """
         silence = time.monotonic() - max(self.last_received, listening_since)
         if silence > self.wal_sender_timeout:
@@ -222,7 +222,7 @@ class ReplicationStream:
             )
 
     def send_status(self, *, write: int, flush: int, reply_requested: bool = False) -> None:
-        """Send a status update: how far messages are received and delivered. Raises ConnectionLost.
+        """Send a status update with the received and the delivered LSN. Raises ConnectionLost.
 
         Does nothing once the server has ended the copy: the next `receive` raises the reason.
         """
@@ -239,7 +239,7 @@ class ReplicationStream:
             ) from error
 
     def flush(self) -> None:
-        """Push out what the socket did not take at once. Raises ConnectionLost."""
+        """Send bytes that the socket did not accept at once. Raises ConnectionLost."""
         if self._unflushed:
             try:
                 self._unflushed = self._pgconn.flush() != 0
@@ -249,9 +249,9 @@ class ReplicationStream:
                 ) from error
 
     def close(self) -> bool:
-        """End the copy and hear the server out, so that the last status is surely read; then close. Never raises.
+        """End the copy and read to its end, so that the server reads the last status update; then close. Never raises.
 
-        False when the server did not end it in its turn: what it has read of the last status is not known.
+        False when the server did not end the copy too: then it may not have read the last status update.
         """
         try:
             with contextlib.suppress(psycopg.Error, CdcOutboxError):
@@ -261,7 +261,7 @@ class ReplicationStream:
             self._session.close()
 
     def abandon(self) -> None:
-        """Close at once: for a connection that is not to be trusted any more."""
+        """Close at once, without an end of the copy: for a broken connection."""
         self._session.close()
 
     def _end_copy(self, deadline: float) -> bool:
@@ -288,11 +288,11 @@ class ReplicationStream:
         return False
 
     def _skipping(self) -> bool:
-        """Whether the server has warned that it skips the publication; `receive` itself is what calls `_on_notice`."""
+        """Whether the server has warned that it skips the publication: `_on_notice` runs inside `receive`."""
         return bool(self._skipped)
 
     def _on_notice(self, notice: psycopg.errors.Diagnostic) -> None:
-        """PostgreSQL 18 skips a missing publication, with a warning of the plugin; what follows must not be confirmed."""
+        """PostgreSQL 18 skips a missing publication with a warning of the plugin. Messages after it must not be confirmed."""
         self._interrupt()
         if (
             self._tables
@@ -316,7 +316,7 @@ class ReplicationStream:
 
 
 def _gap(slot: str, text: str) -> StreamGap:
-    """Rows written while a publication was missing are not streamed by it later. They are in the table."""
+    """The error for rows written while the publication was missing: they are never streamed, but they are in the table."""
     return StreamGap(
         f"the publication was missing while rows were written, and they cannot be streamed any more: {text}",
         code="publication-gap",
@@ -327,14 +327,14 @@ def _gap(slot: str, text: str) -> StreamGap:
 
 
 def _wal_sender_timeout(session: ReplicationSession) -> float:
-    """Seconds; the default where the server has none."""
+    """The server's wal_sender_timeout in seconds; PostgreSQL's default if it is switched off."""
     rows = session.rows("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'")
     milliseconds = int(rows[0][0] or 0)
     return milliseconds / 1000 if milliseconds else DEFAULT_WAL_SENDER_TIMEOUT_SECONDS
 
 
 def _watch_socket(descriptor: int, wal_sender_timeout: float) -> None:
-    """Let the kernel notice a dead peer within the server's own timeout: keepalives, and a limit on unacked data."""
+    """Set TCP keepalives and a limit on unacknowledged data, so that the kernel notices a dead peer within the timeout."""
     with socket.socket(fileno=os.dup(descriptor)) as tcp:
         if tcp.family not in {socket.AF_INET, socket.AF_INET6}:
             return

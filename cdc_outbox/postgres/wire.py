@@ -20,7 +20,7 @@ XLOGDATA: Final = ord("w")
 KEEPALIVE: Final = ord("k")
 
 XLOGDATA_HEADER_BYTES: Final = 25
-"""Type byte, start LSN, end LSN, clock. The LSNs are 0/0 for some messages: never taken as a position."""
+"""Type byte, start LSN, end LSN, clock. The LSNs are 0/0 in some messages, so they are never used as a position."""
 
 POSTGRES_EPOCH_SECONDS: Final = 946_684_800
 """2000-01-01 00:00:00 UTC as Unix time: the zero of every PostgreSQL timestamp."""
@@ -52,5 +52,5 @@ def encode_status(*, write: int, flush: int, unix_time: float, reply_requested: 
 
 
 def unix_milliseconds(postgres_microseconds: int) -> int:
-    """A timestamp of PostgreSQL's, microseconds since 2000, as Unix milliseconds."""
+    """Convert a PostgreSQL timestamp, microseconds since 2000, to Unix milliseconds."""
     return postgres_microseconds // 1000 + POSTGRES_EPOCH_SECONDS * 1000

@@ -1,4 +1,4 @@
-"""An outbox event to a CloudEvent in a Kafka record: `--format cloudevents` and `cloudevents-structured`. Pure.
+"""Convert an outbox event to a CloudEvent in a Kafka record: `--format cloudevents` and `cloudevents-structured`. Pure.
 
 In: `OutboxEvent`s of one plan. Out: `KafkaRecord`s with the topic, key, timestamp and partition that `Route` gives them.
 Never: an attribute that the event does not have, or a payload that is changed. What cannot be a CloudEvent raises PoisonEvent.
@@ -38,14 +38,14 @@ SPECVERSION: Final = "1.0"
 STRUCTURED: Final = b"application/cloudevents+json; charset=UTF-8"
 CONTENT_TYPE: Final = "content-type"
 PREFIX: Final = "ce_"
-"""Of headers that are attributes, in binary mode only: receivers tell the modes apart by it, or by the content type."""
+"""Prefix of headers that are attributes, only in binary mode: receivers recognize the mode by it, or by the content type."""
 
 _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Control characters, which no attribute may hold (CloudEvents 1.0.2, type system)."""
+"""Control characters, which no attribute may contain (CloudEvents 1.0.2, type system)."""
 
 
 class Place(NamedTuple):
-    """Where a record goes. `timestamp`: milliseconds since 1970-01-01 UTC."""
+    """The destination of a record. `timestamp`: milliseconds since 1970-01-01 UTC."""
 
     topic: str
     timestamp: int
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
 
 class BinaryCloudEvents(Route):
-    """Binary content mode: attributes are headers that begin with ce_, the value is the payload."""
+    """Binary content mode: attributes are headers with the prefix ce_, the value is the payload."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class BinaryCloudEvents(Route):
 
     def record(self, event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
         """Make the record of one event of `transaction`. Raises PoisonEvent."""
-        sequence = _take_sequence(transaction)  # first of all, so that poison has its number too
+        sequence = _take_sequence(transaction)  # first, so that a poison event has a number too
         place = self._place(event, transaction.commit_time)
         attributes = self._attributes(event, place.timestamp, sequence)
         headers: Headers = [(f"{PREFIX}{name}", value) for name, value in attributes]
@@ -90,7 +90,7 @@ class BinaryCloudEvents(Route):
         return Place(topic, time, UNASSIGNED if event.partition is None else self._partition(event, event.partition))
 
     def _attributes(self, event: OutboxEvent, time: int, sequence: bytes | None) -> list[tuple[str, bytes]]:
-        """Required ones first, `id` before all. Raises PoisonEvent for one that is missing, or holds what none may hold."""
+        """The attributes, required ones first, beginning with `id`. Raises PoisonEvent for a missing or invalid one."""
         if not event.id:
             raise self._poison(event, "no-id", "the event has no id: the column is NULL")
         if not event.type:
@@ -126,7 +126,7 @@ class BinaryCloudEvents(Route):
             raise self._poison(event, "bad-content-type", str(error)) from error
 
     def _time_of(self, milliseconds: int) -> bytes:
-        """RFC 3339, UTC. Events of one transaction share it."""
+        """RFC 3339, UTC; cached, since events of one transaction have the same time."""
         if milliseconds != self._time[0]:
             moment = datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)
             text = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -135,7 +135,7 @@ class BinaryCloudEvents(Route):
 
 
 class StructuredCloudEvents(BinaryCloudEvents):
-    """Structured content mode: the value is a JSON envelope with all of it. Id and type are headers too, as by default."""
+    """Structured content mode: the value is a JSON envelope with attributes and payload. Id and type are headers too."""
 
     def record(self, event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
         """Make the record of one event of `transaction`. Raises PoisonEvent."""
@@ -154,14 +154,14 @@ class StructuredCloudEvents(BinaryCloudEvents):
         return KafkaRecord(place.topic, event.key, orjson.dumps(envelope), headers, place.timestamp, place.partition)
 
     def _data(self, event: OutboxEvent, payload: bytes, *, embeds: bool) -> dict[str, object]:
-        """JSON is embedded byte for byte, other text is a string, and what is no text is base64 (JSON event format 3.1)."""
+        """Embed JSON byte for byte, other text as a string, and other bytes as base64 (JSON event format 3.1)."""
         self._require_size(event, "payload", payload)
         if embeds:
             try:
                 check_json(payload)
             except ValueError as error:
                 raise self._poison(
-                    event, "bad-payload", f"the payload is no JSON, and --content-type says that it is: {error}"
+                    event, "bad-payload", f"the payload is not JSON, but its --content-type is: {error}"
                 ) from error
             return {"data": orjson.Fragment(payload)}
         try:
@@ -171,7 +171,7 @@ class StructuredCloudEvents(BinaryCloudEvents):
 
 
 def _take_sequence(transaction: InFlight) -> bytes | None:
-    """Number the next event: text of a fixed width that sorts as events are committed. None where the LSN is not known."""
+    """Number the next event, as text of fixed width that sorts in commit order. None if the LSN is not known."""
     if transaction.lsn == UNSET:
         return None
     transaction.sequence += 1
@@ -179,7 +179,7 @@ def _take_sequence(transaction: InFlight) -> bytes | None:
 
 
 def _is_text(value: bytes) -> bool:
-    """Whether an attribute may hold it."""
+    """Whether an attribute may have this value."""
     try:
         return _FORBIDDEN.search(value.decode()) is None
     except UnicodeDecodeError:
@@ -187,7 +187,7 @@ def _is_text(value: bytes) -> bool:
 
 
 def _trace(headers: Headers) -> list[tuple[str, bytes]]:
-    """The trace context among the headers, where it can be an attribute: text that is not empty."""
+    """The trace context among the headers, if it can be an attribute: text that is not empty."""
     found = {name: value for name, value in headers if name in TRACE_COLUMNS and isinstance(value, bytes)}
     return [(name, value) for name, value in found.items() if value and _is_text(value)]
 
@@ -200,9 +200,9 @@ def choose(
     content_type: ContentTypeTemplate,
     limit: int,
 ) -> Callable[[Plan], Route]:
-    """Choose once what makes records of a plan's events. `names`: of the headers id and type, in structured mode.
+    """Choose the route for a plan's events. `names`: of the headers id and type, in structured mode.
 
-    Raises ConfigurationError for a --header that would hide an attribute, or be taken for one.
+    Raises ConfigurationError for a --header that would hide an attribute, or be mistaken for one.
     """
     for header in settings.headers:
         if header.name.lower() == CONTENT_TYPE or header.name.lower().startswith(PREFIX):

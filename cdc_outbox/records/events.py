@@ -1,10 +1,10 @@
-"""A relation's columns to a plan, compiled once; a row and its plan to an outbox event. Pure.
+"""Compile a relation's columns to a plan, once; convert a row to an outbox event by its plan. Pure.
 
-In: a Relation, as the stream tells it or as the catalog does for rows of a snapshot, and the names of the columns.
+In: a Relation, from the stream or, for rows of a snapshot, from the catalog; the names of the columns.
 Out: an `OutboxPlan` whose `read` takes a row of the stream and whose `pick` takes a row of a query: the same event from both.
-Never: a default for a column that is not there, or a value that is not the row's. Columns are found by name; others ignored.
+Never: a default for a missing column, or a value that is not the row's. Columns are found by name; others are ignored.
 
-A row's values are those of the catalog at the moment it was written, so a renamed column comes under its new name for ever.
+A row is described as the catalog was when the row was written: rows written under a column's new name keep that name.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _KINDS: Final = {
     "timestamp": {1184: "timestamptz", 1114: "timestamp"},
     "partition": {21: "smallint", 23: "integer", 20: "bigint"},
 }
-"""Type OIDs (pg_type.dat, fixed for ever) that a column may have, by its part in an event. Any other part: any type."""
+"""Type OIDs (pg_type.dat; they never change) that a column may have, by its part in an event. Other parts: any type."""
 
 TRACE_COLUMNS: Final = ("traceparent", "tracestate")
-"""W3C Trace Context: columns of these names become headers without being asked for."""
+"""W3C Trace Context: columns of these names become headers without an option."""
 
 SPAN_CONTEXT: Final = "\0span-context"
-"""In place of a header's name, which cannot be so: the column whose text holds a trace context of several headers."""
+"""Marks, in place of a header's name, the column with a trace context of several headers. It is no valid name."""
 
 
 def extra_headers(columns: Columns, headers: Sequence[HeaderColumn], traces: Sequence[str]) -> list[HeaderColumn]:
-    """The columns that become headers, in the order in which they do."""
+    """The columns that become headers, in order."""
     spans = [HeaderColumn(columns.span_context, SPAN_CONTEXT)] if columns.span_context else []
     return [*headers, *(HeaderColumn(name, name) for name in traces), *spans]
 
@@ -63,11 +63,11 @@ class OutboxEvent(NamedTuple):
 
 
 class Plan(Protocol):
-    """What a record's way needs to know of where its events come from."""
+    """The properties of a source of events that its route needs."""
 
     @property
     def table(self) -> TableName | str:
-        """Its name, in logs and dead letters."""
+        """The name of the source, in logs and dead letters."""
 
     @property
     def extra_names(self) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class Plan(Protocol):
 
 
 class Positions(NamedTuple):
-    """Where the parts of an event stand among a relation's columns; None for a part without a column."""
+    """Positions of an event's parts among a relation's columns; None for a part without a column."""
 
     id: int
     key: int
@@ -90,7 +90,7 @@ class Positions(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutboxPlan:
-    """How rows of one relation become events."""
+    """Converts rows of one relation to events."""
 
     relation: Relation
     positions: Positions
@@ -103,7 +103,7 @@ class OutboxPlan:
 
     @property
     def table(self) -> TableName:
-        """Its name, in logs and dead letters."""
+        """The name of the table, in logs and dead letters."""
         return _name_of(self.relation)
 
 
@@ -150,7 +150,7 @@ def compile_plan(
 
 
 class _Finder:
-    """Columns of one relation by name, with errors that say what to do."""
+    """Finds columns of one relation by name. Its errors have the cure."""
 
     def __init__(self, relation: Relation) -> None:
         self._relation = relation
@@ -158,7 +158,7 @@ class _Finder:
         self.positions = {column.name: position for position, column in enumerate(relation.columns)}
 
     def required(self, part: str, names: tuple[str, ...]) -> int:
-        """Give the position of the first of `names` that is there. Raises ConfigurationError when none is."""
+        """The position of the first of `names` that is a column. Raises ConfigurationError if none is."""
         position = self.optional(part, names)
         if position is None:
             raise ConfigurationError(
@@ -172,8 +172,8 @@ class _Finder:
         return position
 
     def optional(self, part: str, names: tuple[str, ...]) -> int | None:
-        """Give the position of the first of `names` that is there, else None. Raises StreamGap when it has a wrong type: what
-        was written with that can only be read from the table.
+        """The position of the first of `names` that is a column, else None. Raises StreamGap for a column of a wrong type: rows
+        written with that type can only be read from the table.
         """
         for name in names:
             position = self.positions.get(name)
@@ -197,7 +197,7 @@ class _Finder:
 
 
 _OPTIONS: Final = {"topic": "--topic", "header": "--header", "headers": "rename the column"}
-"""Parts whose column is not named by an option called --PART-column."""
+"""Parts whose option is not called --PART-column."""
 
 
 def _name_of(relation: Relation) -> TableName:
@@ -205,7 +205,7 @@ def _name_of(relation: Relation) -> TableName:
 
 
 def _unhex(cell: bytes | None) -> bytes | None:
-    """A bytea cell in hex format, which the session pins."""
+    """Decode a bytea cell in hex format, which the session pins."""
     if cell is None:
         return None
     if cell[:2] != b"\\x":
@@ -217,4 +217,4 @@ def _unhex(cell: bytes | None) -> bytes | None:
 
 
 _SCOPE: Final = {"new": tuple.__new__, "event": OutboxEvent, "unhex": _unhex}
-"""What the source text of an event refers to. `tuple.__new__` leaves out the constructor of a NamedTuple: half the time."""
+"""Names in the source text of an event. `tuple.__new__` bypasses the constructor of a NamedTuple: half the time."""

@@ -1,10 +1,10 @@
-"""The members of a JSON object, each with the very text that it was written as. Pure.
+"""The members of a JSON object, each with its exact text. Pure.
 
-In: text in which a JSON object begins. Out: its members in order (of equal names the last), and where the object ends.
-Never: a number that went through a float (1.10 stays 1.10, and twenty digits stay twenty), a recursion, or a Python object for
-each value inside a member: arrays and objects are stepped over, in memory of one byte for each open one.
+In: text in which a JSON object begins. Out: its members in order (of equal names the last), and the offset of its end.
+Never: a number converted to a float (1.10 stays 1.10, and twenty digits stay twenty), a recursion, or a Python object for
+each value inside a member: arrays and objects are skipped, with one byte of memory for each open one.
 
-RFC 8259. What it does not allow (NaN, a NUL in a name, half a surrogate) is a ValueError.
+RFC 8259. Invalid text (NaN, a NUL in a name, half a surrogate) raises ValueError.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from typing import Final, NamedTuple, NoReturn
 import orjson
 
 SMALL_BYTES: Final = 256 * 1024
-"""JSON text up to this size may be parsed as a whole: its objects take at most some 30 times as much (`[[0],[0],…]`): 8 MiB."""
+"""JSON text up to this size may be parsed as a whole: its objects need at most some 30 times as much (`[[0],[0],…]`), 8 MiB."""
 
 SPACE: Final = " \t\r\n"
 """White space of JSON."""
 _SPACES: Final = re.compile(r"[ \t\r\n]*")
 _QUOTE_OR_SPACE: Final = re.compile(r'[" \t\r\n]')
 _OBJECT: Final = ord("}")
-"""An open array or object is remembered by the character that closes it."""
+"""The closing character by which an open array or object is remembered."""
 
 
 class Member(NamedTuple):
-    """One member. `text` is a string's own text, None for null, and for anything else its JSON text as it was written."""
+    """One member. `text`: the text of a string, None for null, and for any other value its exact JSON text."""
 
     text: str | None
     plain: bool
-    """Whether it is a string or null."""
+    """Whether the value is a string or null."""
 
     @property
     def compact(self) -> bytes | None:
-        """The text without white space between tokens, which jsonb adds and json keeps. Raises ValueError: see `verbatim`."""
+        """The text without white space between tokens, which jsonb adds and json keeps. ValueError: half a surrogate."""
         return self.verbatim if self.text is None or self.plain else _compact(self.text)
 
     @property
     def verbatim(self) -> bytes | None:
-        """The text as it was written. Raises ValueError for half a surrogate, which UTF-8 cannot hold."""
+        """The exact text. Raises ValueError for half a surrogate, which UTF-8 cannot encode."""
         return None if self.text is None else self.text.encode()
 
 
 def read_object(text: str, at: int = 0, *, strict: bool = False) -> tuple[dict[str, Member], int]:
-    """Read the object that begins at `at`, white space before it left aside; give its members, and the offset behind it.
+    """Read the object that begins at `at`, after optional white space. Returns its members, and the offset after it.
 
-    Raises ValueError when there is none, or a name cannot be used; `strict`: also for half a surrogate inside a value.
+    Raises ValueError when there is no object, or a name cannot be used; `strict`: also for half a surrogate inside a value.
     """
     try:
         return _read_object(text, _skip_space(text, at), strict)
@@ -56,12 +56,12 @@ def read_object(text: str, at: int = 0, *, strict: bool = False) -> tuple[dict[s
 
 
 def check_json(text: bytes) -> None:
-    """Raise ValueError unless it is one JSON value. A number of any size is one, and so is half a surrogate, escaped."""
+    """Raise ValueError unless it is one JSON value. Numbers of any size are allowed, and half a surrogate, escaped."""
     if len(text) <= SMALL_BYTES:
         try:
             orjson.loads(text)
         except orjson.JSONDecodeError:
-            pass  # it refuses such a number and such half a surrogate as well
+            pass  # orjson also refuses such numbers and half surrogates
         else:
             return
     decoded = text.decode().strip(SPACE)
@@ -97,7 +97,7 @@ def _read_object(text: str, at: int, strict: bool) -> tuple[dict[str, Member], i
 
 
 def _value_end(text: str, at: int, *, strict: bool) -> int:
-    """The offset behind the value that begins at `at`. Raises ValueError for none, IndexError for one that does not end."""
+    """The offset after the value that begins at `at`. Raises ValueError if there is none, IndexError if it does not end."""
     open_ones = bytearray()
     while True:
         if text[at] in "[{":
@@ -185,4 +185,4 @@ def _refuse(constant: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(parse_int=lambda _: 0, parse_float=lambda _: 0.0, parse_constant=_refuse)
-"""Finds where strings, numbers and literals end. Numbers are not converted: Python limits how many digits it would read."""
+"""Finds the end of strings, numbers and literals. Numbers are not converted: Python limits their number of digits."""

@@ -1,11 +1,11 @@
-"""A logical message to an outbox event: the outbox without a table. Pure.
+"""Convert a logical message to an outbox event: the outbox without a table. Pure.
 
-In: the content of `pg_logical_emit_message(true, prefix, content)`. Out: the event that a row with these columns would be.
-Never: a default for a member that an event needs. What cannot be read is given back with a PoisonEvent that says why.
+In: the content of `pg_logical_emit_message(true, prefix, content)`. Out: the event of a row with the same columns.
+Never: a default for a member that an event needs. Unreadable content results in a PoisonEvent with the reason.
 
-The content is a JSON object whose members are named like the columns of an outbox table. What follows a newline after it is
-the payload, byte for byte; without that, its member `payload` is: a string as its text, null as a null value, anything else as
-the JSON text that was written. Such an object alone is what Debezium's SMT for logical messages takes, too.
+The content is a JSON object whose members are named like the columns of an outbox table. The bytes after a newline behind it
+are the payload, unchanged. Without them, the payload is the member `payload`: a string as its text, null as a null value, any
+other value as its exact JSON text. Debezium's SMT for logical messages reads such an object, too, without bytes behind it.
 PostgreSQL manual: 9.28.6 Replication Management Functions (pg_logical_emit_message).
 """
 
@@ -24,20 +24,20 @@ from cdc_outbox.records.json_members import SMALL_BYTES, read_object
 from cdc_outbox.records.router import too_large
 
 _SPACE: Final = " \t\r"
-"""May stand between the object and the newline."""
+"""White space allowed between the object and the newline."""
 
 Cells = Mapping[str, bytes | None]
 
 
 class MessagePlan:
-    """How messages of one prefix become events. As `OutboxPlan` is for the rows of one relation."""
+    """Converts messages of one prefix to events, as `OutboxPlan` does for the rows of one relation."""
 
     def __init__(
         self, prefix: str, columns: Columns, routing: Sequence[str], headers: Sequence[HeaderColumn], limit: int
     ) -> None:
-        """`limit`: message.max.bytes. An object that is longer is not parsed: no record could hold what is in it."""
+        """`limit`: message.max.bytes. A longer object is not parsed, since its event would fit into no record."""
         self.table = f"message:{prefix}"
-        """What stands in place of a table's name in logs, metrics and dead letters."""
+        """Used in place of a table's name in logs, metrics and dead letters."""
         extra = extra_headers(columns, headers, TRACE_COLUMNS)
         self.extra_names = tuple(header.name for header in extra)
         self._extra = [header.column for header in extra]
@@ -47,7 +47,7 @@ class MessagePlan:
         self._needed = (columns.id, columns.key, columns.type, *((name,) for name in routing))
 
     def read(self, content: bytes) -> tuple[OutboxEvent, PoisonEvent | None]:
-        """Give the event; with an error when it is none, and then as much of it as could be read."""
+        """Return the event and None; or as much of the event as could be read, and the error."""
         nothing = OutboxEvent(None, None, None, content, None, None, None, (), ())
         try:
             cells, behind = _read_content(content, self._limit)
@@ -58,7 +58,7 @@ class MessagePlan:
         columns = self._columns
         payload = _first(cells, columns.payload)
         if behind is not None and not behind.strip() and not cells.keys().isdisjoint(columns.payload):
-            behind = None  # a line's end, and no payload of nothing but white space beside the one that is a member
+            behind = None  # the end of a line: white space is not a second payload beside the member
         event = OutboxEvent(
             id=_first(cells, columns.id),
             key=_first(cells, columns.key),
@@ -113,10 +113,10 @@ class _TooLarge(Exception):
 
 
 def _read_content(content: bytes, limit: int) -> tuple[Cells, bytes | None]:
-    """Split into the object's members and what is behind the newline. Raises ValueError; _TooLarge before it parses more than
-    `limit` bytes.
+    """Split into the object's members and the bytes after the newline. Raises ValueError, and _TooLarge instead of parsing more
+    than `limit` bytes.
 
-    A newline cannot stand inside a JSON string, so an object that ends before the first one is whole. One that does not is
+    A JSON string cannot contain a newline, so an object that ends before the first newline is complete. Any other object is
     written over several lines.
     """
     newline = content.find(b"\n")
@@ -134,7 +134,7 @@ def _read_content(content: bytes, limit: int) -> tuple[Cells, bytes | None]:
 
 
 def _read_head(head: bytes) -> Cells:
-    """Read the object, which is all there is. Only strings and nulls: without a look at their text, in half the time."""
+    """Read `head`, which is one object. An object of strings and nulls is read without their exact text, in half the time."""
     try:
         members: object = orjson.loads(head) if len(head) <= SMALL_BYTES else None
     except orjson.JSONDecodeError:

@@ -1,6 +1,6 @@
-"""The one way in: rows of the stream, rows of a snapshot and logical messages become records by the same route.
+"""Map rows of the stream, rows of a snapshot and logical messages to records, all by the same route.
 
-In: a Relation, or the wish for messages. Out: its `RecordMapping`: how rows or messages become events, and events records.
+In: a Relation, or settings with messages. Out: a `RecordMapping`: from a row or message to its event and its record.
 Never: a mapping for a table that is not one of the outbox tables.
 """
 
@@ -26,15 +26,15 @@ from cdc_outbox.records.templates import PLACEHOLDER, ContentTypeTemplate, Sourc
 log = structlog.get_logger(__name__)
 
 LOGGED_PREFIXES: Final = 100
-"""Prefixes that are named in the log, once each: somebody may put an id into every one."""
+"""Most prefixes that are logged, once each: an application may put an id into every prefix."""
 
 
 Source = TypeVar("Source", contravariant=True)  # noqa: PLC0105 - it is a name of the field, in four modules
-"""What an event comes in: an XLogData message, the cells of a row, the content of a logical message."""
+"""The source of an event: an XLogData message, the cells of a row, the content of a logical message."""
 
 
 class RecordMapping(Generic[Source]):
-    """The way from one source to records: `event` reads it, the route makes the record."""
+    """Maps a source to a record: `event` reads the event, `route` makes its record."""
 
     __slots__ = ("event", "name", "received", "route")
 
@@ -43,19 +43,19 @@ class RecordMapping(Generic[Source]):
     ) -> None:
         self.name = name
         self.event = event
-        """As much of the event as can be read. Raises ProtocolError."""
+        """Reads as much of the event as possible. Raises ProtocolError."""
         self.route = route
-        """Makes the record of an event of a transaction. Raises PoisonEvent when it has none."""
+        """Makes the record of an event of a transaction. Raises PoisonEvent when that is impossible."""
         self.received = 0
-        """Events that came this way."""
+        """Events received since the last `StreamReader.count_received`."""
 
     def record(self, source: Source, transaction: InFlight) -> KafkaRecord:
-        """Make the record of one event of `transaction`. Raises PoisonEvent when there is none, ProtocolError for bad bytes."""
+        """Make the record of one event of `transaction`. Raises PoisonEvent if that is impossible, ProtocolError."""
         return self.route(self.event(source), transaction)
 
 
 class RowMapping(RecordMapping[bytes]):
-    """Rows of one relation as the stream brings them: Inserts in XLogData."""
+    """Maps rows of one relation in the stream: Inserts in XLogData."""
 
     __slots__ = ("plain",)
 
@@ -68,15 +68,15 @@ class RowMapping(RecordMapping[bytes]):
     ) -> None:
         super().__init__(name, event, route)
         self.plain = plain
-        """Of the rows that the native plane can take; None when it can take none."""
+        """Layout of the rows that the native plane can take; None if it can take none."""
 
 
 SnapshotMapping = RecordMapping[Sequence[bytes | None]]
-"""Rows of one relation as a query brings them."""
+"""Maps rows of one relation in the result of a query."""
 
 
 class MessageMapping(RecordMapping[bytes]):
-    """The logical messages of one prefix: their content."""
+    """Maps the content of logical messages of one prefix."""
 
     __slots__ = ("_counters", "_logged", "_plan", "_prefix")
 
@@ -88,14 +88,14 @@ class MessageMapping(RecordMapping[bytes]):
         self._logged: set[tuple[str, str]] = set()
 
     def record(self, source: bytes, transaction: InFlight) -> KafkaRecord:
-        """Make the record, as for a row. Raises PoisonEvent also for what is no event."""
+        """Make the record of one message. Raises PoisonEvent also for content that is not an event."""
         event, error = self._plan.read(source)
         if error is not None:
             raise error
         return self.route(event, transaction)
 
     def takes(self, message: LogicalMessage) -> bool:
-        """Whether it is an event. What is left is counted, and said once: a prefix may be misspelt on either side."""
+        """Whether the message is an event. Others are counted, and logged once per prefix: either side may have misspelt it."""
         if message.prefix != self._prefix:
             reason = "other-message"
             error = f"a logical message with the prefix {message.prefix!r} is no event of this outbox"
@@ -149,16 +149,16 @@ class Mappings:
             self._plain = lambda _plan: None
 
     def is_outbox(self, table: TableName) -> bool:
-        """Whether `table` is one of those that --table names."""
+        """Whether --table names `table`."""
         return table in self._settings.tables
 
     def rows(self, relation: Relation) -> RowMapping:
-        """The way in for a relation's rows in the stream. Raises ConfigurationError for a missing or wrong column."""
+        """The mapping for a relation's rows in the stream. Raises ConfigurationError for a missing or wrong column."""
         plan = self._plan(relation)
         return RowMapping(str(plan.table), plan.read, self._route(plan).record, self._plain(plan))
 
     def snapshot(self, relation: Relation) -> SnapshotMapping:
-        """The way in for rows of a query, all columns in the relation's order. Raises ConfigurationError likewise."""
+        """The mapping for rows of a query with all columns. Raises ConfigurationError for a missing or wrong column."""
         plan = self._plan(relation)
         return SnapshotMapping(str(plan.table), plan.pick, self._route(plan).record)
 
@@ -166,7 +166,7 @@ class Mappings:
         return compile_plan(relation, self._settings.columns, self._routing, self._extra)
 
     def messages(self, counters: Counters) -> MessageMapping | None:
-        """The way in for logical messages; None when they are not asked for."""
+        """The mapping for logical messages; None if the settings do not include them."""
         settings = self._settings
         if not settings.reads_messages:
             return None

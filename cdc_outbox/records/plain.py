@@ -1,8 +1,8 @@
-"""Plain rows: those whose record the native plane makes as well. Pure.
+"""Plain rows: those whose record the native plane can make. Pure.
 
 In: the plan of a relation. Out: its `PlainLayout`, from which `cdc_outbox_native` makes the record that `Route.record` makes.
-Never: a second rule of what a record is. A row is plain if its topic, id and type are there and every column that needs more
-than copying is NULL; the twin of this module is native/src/plain.c, and tests/unit/records/test_plain.py holds both together.
+Never: a second definition of a record. A row is plain if its topic, id and type are not NULL and every column that needs more
+than copying is NULL. native/src/plain.c has the same rule; tests/unit/records/test_plain.py compares the two.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from cdc_outbox.records.templates import TopicTemplate
 
 
 class PlainLayout(NamedTuple):
-    """Where a relation's rows have what their record is made of; positions count from 0 in the relation's order."""
+    """The columns from which the record of a relation's row is made; positions count from 0 in the relation's order."""
 
     oid: int
     columns: int
-    """How many the relation has."""
+    """The number of the relation's columns."""
     id: int
     key: int
     type: int
@@ -27,16 +27,16 @@ class PlainLayout(NamedTuple):
     null: tuple[int, ...]
     """A row is plain only if it has NULL in all of these: headers, timestamp, partition and columns that become headers."""
     literals: tuple[str, ...]
-    """Of the topic template: one more than it has columns."""
+    """Literals of the topic template: one more than it has columns."""
     routing: tuple[int, ...]
-    """The columns between them."""
+    """The columns between the literals."""
     id_name: str
     """The name of the header with the id."""
     type_name: str
 
 
 def plain_layout(plan: OutboxPlan, template: TopicTemplate, names: HeaderNames) -> PlainLayout | None:
-    """Describe a relation's plain rows; None when it has none, since a part is bytea, which has to be decoded."""
+    """Describe a relation's plain rows; None if it has none because a part is bytea, which has to be decoded."""
     at = plan.positions
     copied = (at.id, at.key, at.type, at.payload, *at.routing)
     if any(plan.relation.columns[position].type_oid == BYTEA for position in copied):

@@ -1,10 +1,10 @@
-"""An outbox event to a Kafka record: topic, key, value, headers, timestamp, partition. Pure.
+"""Convert an outbox event to a Kafka record: topic, key, value, headers, timestamp, partition. Pure.
 
 In: `OutboxEvent`s of one plan. Out: `KafkaRecord`s, ready to produce.
-Never: a change of the payload, a topic that Kafka would not accept, or a silent default. What cannot become a record raises
+Never: a change of the payload, a topic that Kafka would not accept, or a silent default. An event without a record raises
 PoisonEvent, with the event's id, type, key and topic as far as they are known.
 
-The record's shape is DESIGN's table "Part of the record"; Debezium's outbox event router makes the same.
+The record is specified in DESIGN's table "Part of the record"; Debezium's outbox event router makes the same record.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from cdc_outbox.records.json_members import SMALL_BYTES, SPACE, read_object
 from cdc_outbox.records.templates import TopicTemplate
 
 UNASSIGNED: Final = -1
-"""No partition named: the producer's partitioner chooses, by murmur2 of the key."""
+"""No partition given: the producer's partitioner chooses one, by murmur2 of the key."""
 
 MAX_PARTITION: Final = 2**31 - 1
 """Kafka's partition numbers are signed 32-bit integers."""
 
 MAX_TIMESTAMP: Final = 253_402_300_799_999
-"""Milliseconds: the end of the year 9999 in UTC, the last that Python's calendar and RFC 3339 have."""
+"""Milliseconds: the end of the year 9999 in UTC, the last of Python's calendar and of RFC 3339."""
 
 TOPIC_CACHE_ENTRIES: Final = 10_000
-"""Topics remembered by their columns. Beyond it the cache starts again: a template over a key must not fill the memory."""
+"""Most topics remembered by their columns. Beyond it, the cache is emptied: a template with a key must not fill the memory."""
 
 TOO_LARGE: Final = "msg-size-too-large"
-"""The reason of a poison event that is larger than a record may be."""
+"""The reason of a poison event that is larger than the largest record."""
 
 Headers = list[tuple[str, str | bytes | None]]
 
 _NO_HEADERS: Final = re.compile(r"\s*(?:null|\[\s*\])\s*", re.ASCII)
-"""What stands for an object without members."""
+"""JSON that counts as an object without members."""
 
 _new_record: Final = tuple.__new__
-"""A NamedTuple without its Python-level constructor: half the time, once per row."""
+"""Bypasses the Python-level constructor of a NamedTuple, once per row: half the time."""
 
 
 class KafkaRecord(NamedTuple):
-    """What is handed to the producer. `timestamp`: milliseconds since 1970-01-01 UTC."""
+    """A record for the producer. `timestamp`: milliseconds since 1970-01-01 UTC."""
 
     topic: str
     key: bytes | None
@@ -60,33 +60,33 @@ class KafkaRecord(NamedTuple):
 
 
 class InFlight(Protocol):
-    """What events belong to: a transaction of the stream, or a batch of rows that were read from a table."""
+    """The unit to which events belong: a transaction of the stream, or a batch of rows read from a table."""
 
     lsn: Lsn
-    """Commit LSN of the transaction; of a batch, where its snapshot was taken. Unset for rows without a snapshot's LSN."""
+    """Commit LSN of the transaction; for a batch, the LSN of its snapshot. Unset for rows without a snapshot's LSN."""
     commit_time: int
-    """Unix milliseconds; of a batch, when it is read: a row of a table does not have the time of its commit."""
+    """Unix milliseconds; for a batch, the time of reading: a row of a table does not have the time of its commit."""
     sequence: int
-    """The number of its last event that was numbered: see `cloudevents`."""
+    """The number of the last numbered event: see `cloudevents`."""
     isolated: bool
     """Whether each of its records is produced with nothing else in flight."""
     events: int
     """Records handed to Kafka."""
     outstanding: int
-    """Those of them whose delivery report has not come yet."""
+    """Records handed to Kafka whose delivery report is not served yet."""
 
 
 class Route:
-    """The way from one plan's events to records."""
+    """Converts one plan's events to records."""
 
     def __init__(self, plan: Plan, template: TopicTemplate, names: HeaderNames, limit: int) -> None:
-        """`limit`: message.max.bytes. Text of a column that is longer is not parsed: no record could hold what is in it."""
+        """`limit`: message.max.bytes. Longer text of a column is not parsed, since it would fit into no record."""
         self._plan = plan
         self._limit = limit
         self._template = template
         self._id_name, self._type_name = names
         self._topics: dict[tuple[bytes | None, ...], str] = {}
-        """By the columns of the topic's template."""
+        """Topics by the columns of the topic's template."""
 
     def record(self, event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
         """Make the record of one event of `transaction`. Raises PoisonEvent."""
@@ -117,8 +117,8 @@ class Route:
     def _add_headers(self, headers: Headers, event: OutboxEvent) -> None:
         """Add the members of the `headers` column, then the columns that are headers.
 
-        A member yields to a header of ours: a consumer that reads headers into a dict would take a wrong id. A trace column
-        yields to a member of the same name, which is nearer to the writer. Raises PoisonEvent.
+        A member is left out if the record already has a header of its name: a consumer that reads headers into a dict would get
+        a wrong id. A trace column is left out if a member has its name: that is nearer to the writer. Raises PoisonEvent.
         """
         if event.headers is not None:
             self._require_size(event, "headers", event.headers)
@@ -139,7 +139,7 @@ class Route:
         self._require_names(event, headers)
 
     def _require_names(self, event: OutboxEvent, headers: Headers) -> None:
-        """The one gate for names that come from data: librdkafka takes UTF-8 without NUL, and its binding does not check."""
+        """The only check of header names from data: librdkafka requires UTF-8 without NUL, and its binding does not check."""
         names = "".join([name for name, _ in headers])
         if names.isascii() and "\0" not in names:
             return
@@ -153,7 +153,7 @@ class Route:
             raise self._poison(event, "bad-headers", "the name of a header holds a NUL character")
 
     def _require_size(self, event: OutboxEvent, part: str, text: bytes) -> None:
-        """Refuse text that is larger than any record, before it is parsed."""
+        """Raise PoisonEvent for text larger than any record, before it is parsed."""
         if len(text) > self._limit:
             raise too_large(self._plan, event, part, len(text), self._limit)
 
@@ -190,13 +190,13 @@ def _span_headers(text: str) -> Headers:
 
 
 def _add_missing(headers: Headers, more: Headers) -> None:
-    """Add those of `more` whose names are not there yet."""
+    """Add the headers of `more` whose names are new."""
     there = [name for name, _ in headers]
     headers += [header for header in more if header[0] not in there]
 
 
 class HeaderNames(NamedTuple):
-    """What the headers `id` and `type` are called."""
+    """The names of the headers `id` and `type`."""
 
     id: str = "id"
     type: str = "type"
@@ -205,9 +205,9 @@ class HeaderNames(NamedTuple):
 def header_names(
     headers: Sequence[HeaderColumn], id_columns: Sequence[str], type_columns: Sequence[str]
 ) -> HeaderNames:
-    """Find aliases: `--header id:eventId` renames the header that goes out anyway instead of adding another.
+    """Find aliases: `--header id:eventId` renames the header of the id instead of adding another.
 
-    Raises ConfigurationError for a second alias, for two headers of one name, and for a name that no header can have.
+    Raises ConfigurationError for a second alias, for two headers of one name, and for an invalid name.
     """
     names = HeaderNames(_alias("id", headers, id_columns), _alias("type", headers, type_columns))
     others = [header.name for header in headers if header.column not in {*id_columns, *type_columns}]
@@ -228,7 +228,7 @@ def header_names(
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether it is text: an argument that is no UTF-8 comes as half surrogates."""
+    """Whether the name is valid UTF-8: in an argument that is not, Python has half surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
@@ -244,17 +244,17 @@ def _alias(part: str, headers: Sequence[HeaderColumn], columns: Sequence[str]) -
 
 
 def header_members(text: bytes) -> Headers:
-    """Give the members of a JSON object as headers: a string as its text, null as null, anything else as its JSON text.
+    """Return the members of a JSON object as headers: a string as its text, null as null, other values as their JSON text.
 
-    `null` and an empty array have none: object mappers and PHP write them for "no headers". Raises ValueError for anything
-    else that is no object, and for a name that no header can have.
+    `null` and an empty array count as no headers: object mappers and PHP write them so. Raises ValueError for any other value
+    that is not an object, and for an invalid name.
     """
     if len(text) > SMALL_BYTES:
         return _as_written(text)
     try:
         members = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return _as_written(text)  # it refuses a number that no double holds, and deep nesting, as well
+        return _as_written(text)  # orjson also refuses numbers beyond a double, and deep nesting
     if members is None or members == []:
         return []
     if not isinstance(members, dict):
@@ -286,7 +286,7 @@ def _as_written(text: bytes) -> Headers:
 
 
 def unix_milliseconds(timestamp: bytes) -> int:
-    """Read a timestamp as PostgreSQL prints it (ISO, UTC): `2026-11-23 08:51:33.25+00`, or without an offset.
+    """Parse a timestamp in PostgreSQL's format (ISO, UTC): `2026-11-23 08:51:33.25+00`, or without an offset.
 
     Raises ValueError for infinity, a year beyond 9999 or before 1970: Kafka's timestamps begin there.
     """
@@ -313,7 +313,7 @@ def too_large(plan: Plan, event: OutboxEvent, part: str, size: int, limit: int) 
 
 
 def poison_event(plan: Plan, event: OutboxEvent, reason: str, message: str) -> PoisonEvent:
-    """An error that names the event as far as it can be named. The payload is never part of it."""
+    """The error for an event, with its id, type and key as far as they are known. It never has the payload."""
     return PoisonEvent(
         message,
         cure="correct what the application writes; this row itself has to be skipped or dead-lettered (--on-poison)",

@@ -1,10 +1,10 @@
-"""The messages of a replication stream to events: the one reading of pgoutput, for `run` and for `tail`.
+"""Read the messages of a replication stream as events: the only reader of pgoutput, for `run` and for `tail`.
 
 In: CopyData messages of one connection, in order. Out: calls of a `StreamSink`: transactions, events, keepalives.
-Never: a message of an unknown kind taken for a known one, an event outside a transaction, anything of an earlier connection.
+Never: a message of an unknown kind mistaken for a known one, an event outside a transaction, state of an earlier connection.
 
-An event is a message and the `RecordMapping` that reads it: the mapping is made at the first row of a relation, and again after
-the server has described that relation anew. What is wrong raises ProtocolError with the LSN of the transaction.
+An event is a message and the `RecordMapping` that reads it. The mapping is made at the first row of a relation, and again after
+the server has described that relation again. A malformed stream raises ProtocolError with the LSN of the transaction.
 PostgreSQL manual: 54.4 Streaming Replication Protocol, 54.5.3 Logical Replication Protocol Message Flow.
 """
 
@@ -31,27 +31,27 @@ _read_begin: Final = pgoutput.begin_reader(PGOUTPUT_AT)
 _read_commit: Final = pgoutput.commit_reader(PGOUTPUT_AT)
 
 EventSender = Callable[[RecordMapping[bytes], bytes, InFlight], bool]
-"""(mapping, what it reads, transaction) -> whether the next message may come."""
+"""(mapping, its source, transaction) -> whether the next message may be read."""
 
 
 class StreamSink(Protocol):
-    """What takes the contents of a stream."""
+    """The receiver of a stream's contents."""
 
     @property
     def send(self) -> EventSender:
-        """Takes an event; returns False when nothing more may be read for now."""
+        """Takes an event; returns False when reading must pause."""
 
     def begin(self, lsn: Lsn, commit_time: int) -> InFlight:
         """Open the transaction that commits at `lsn`; `commit_time` in Unix milliseconds."""
 
     def commit(self, end_lsn: Lsn) -> bool:
-        """Close it; return False when nothing more is to be read for now."""
+        """Close the open transaction; return False when reading must pause."""
 
     def keepalive(self, keepalive: PrimaryKeepalive) -> None:
         """Take a primary keepalive."""
 
     def outbox_table(self, relation: Relation) -> TableName | None:
-        """Give the outbox table of the rows of `relation`; None when they are ignored: called for each row that is."""
+        """Return the outbox table of the rows of `relation`; None if they are ignored. Called for each ignored row."""
 
 
 class StreamReader:
@@ -64,7 +64,7 @@ class StreamReader:
         sink: StreamSink,
         on_mapping: Callable[[RowMapping], None] = lambda _mapping: None,
     ) -> None:
-        """`on_mapping`: called with the mapping of a relation's rows when it is made, and again when it is made anew."""
+        """`on_mapping`: called with the mapping of a relation's rows each time it is made."""
         self._mappings = mappings
         self._sink = sink
         self._on_mapping = on_mapping
@@ -77,13 +77,13 @@ class StreamReader:
         self._transaction: InFlight | None = None
 
     def resume(self, transaction: InFlight) -> None:
-        """Go on inside a transaction whose Begin, and perhaps first rows, the native plane has taken."""
+        """Continue inside a transaction whose Begin, and perhaps first rows, the native plane has taken."""
         self._transaction = transaction
 
     def read(self, messages: Iterator[bytes]) -> bool:
-        """Read on, to the end of `messages` or until the sink returns False: then return False, and the rest comes next time.
+        """Read to the end of `messages`, or until the sink returns False. Then return False; the next call reads the rest.
 
-        Raises ProtocolError; ConfigurationError for a table without the columns that the settings name; what the sink raises.
+        Raises ProtocolError, ConfigurationError for a table without a column that the settings name, and errors of the sink.
         """
         try:
             return self._read(messages)
@@ -115,7 +115,7 @@ class StreamReader:
         return True
 
     def _take(self, kind: int | None, message: bytes) -> bool:
-        """Take a message that is no row; `kind` is None for one that is no XLogData. False when nothing more may be read."""
+        """Handle a message that is not a row; `kind` is None for one that is not XLogData. False when reading must pause."""
         if kind == _BEGIN:
             lsn, commit_time, _ = _read_begin(message)
             self._transaction = self._sink.begin(lsn, wire.unix_milliseconds(commit_time))
@@ -130,7 +130,7 @@ class StreamReader:
         return True
 
     def count_received(self) -> None:
-        """Add the events that were read since the last call to the counters, by table."""
+        """Add the events read since the last call to the counters, by table."""
         received = self._counters.received
         for mapping in (*self._rows.values(), *([] if self._messages is None else [self._messages])):
             if mapping.received:
@@ -149,7 +149,7 @@ class StreamReader:
         return more
 
     def _other(self, message: bytes) -> bool:
-        """Take a relation or a logical message; what is neither has no meaning for an outbox."""
+        """Handle a relation, a type or a logical message; all others have no meaning for an outbox."""
         decoded = pgoutput.decode(message, PGOUTPUT_AT)
         if isinstance(decoded, Relation):
             oid = decoded.oid.to_bytes(4, "big")
@@ -166,7 +166,7 @@ class StreamReader:
         return True
 
     def _resolve(self, column: Column) -> Column:
-        """A column of a domain as one of its base type: the server describes that under the domain's OID."""
+        """Give a column of a domain its base type, which the server describes under the domain's OID."""
         base = self._types.get(column.type_oid)
         if base is None:
             return column

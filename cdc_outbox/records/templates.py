@@ -1,7 +1,7 @@
 """Text with the names of columns in braces: the topic, the source and the content type of an event. Pure.
 
-In: a template of the settings; the columns' values of one event. Out: the text that the record gets.
-Never: a text that Kafka, a URI reference or a media type does not allow, or one in place of a NULL.
+In: a template of the settings; the columns' values of one event. Out: the text for the record.
+Never: a text that is not allowed as a topic, URI reference or media type, or a text in place of a NULL.
 
     --topic         TopicTemplate        outbox.event.{aggregatetype}
     --ce-source     SourceTemplate       /shop/{aggregatetype}
@@ -25,23 +25,23 @@ _RESERVED: Final = frozenset({".", ".."})
 """Kafka's rule (org.apache.kafka.common.internals.Topic)."""
 
 _JSON: Final = re.compile(r"[^/;]+/(?:[^;]+\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
-"""Media types whose data the JSON event format embeds as it is (3.1)."""
+"""Media types whose data the JSON event format embeds unchanged (3.1)."""
 
 _MEDIA_TYPE: Final = re.compile(
     r"(?!application/cloudevents)[\w!#$&^.+-]+/[\w!#$&^.+-]+(?: *;[ -~]*)?", re.ASCII | re.IGNORECASE
 )
-"""RFC 2046, names as in RFC 6838. That of a CloudEvent would have receivers take the payload for an envelope."""
+"""RFC 2046, names as in RFC 6838. Not that of a CloudEvent: receivers would mistake the payload for an envelope."""
 
 CONTENT_TYPE_CACHE_ENTRIES: Final = 1_000
-"""Content types remembered by their columns: an application has a few. Beyond it the cache starts again."""
+"""Most content types remembered by their columns: an application has a few. Beyond it, the cache is emptied."""
 
 CONTENT_TYPE_CACHE_LENGTH: Final = 200
-"""Characters of the longest one that is remembered: its parameters may be of any length."""
+"""Most characters of a remembered content type: its parameters may have any length."""
 
 _SOURCE: Final = re.compile(r"[^\s\x00-\x1f\x7f{}]+")
 
 _SAFE: Final = "/:@!$&'()*+,;="
-"""What a column's value may bring into a URI reference unescaped, beside letters, digits and -._~ (RFC 3986, pchar and /)."""
+"""Characters of a value that stay unescaped in a URI reference, besides letters, digits and -._~ (RFC 3986, pchar and /)."""
 
 
 class Template:
@@ -53,7 +53,7 @@ class Template:
         self.columns = tuple(pieces[1::2])
 
     def join(self, values: tuple[bytes | None, ...], purpose: str, show: Callable[[bytes], str] = bytes.decode) -> str:
-        """Put the columns' values in, each as `show` has it. Raises ValueError when one is NULL, which names `what`."""
+        """Insert the columns' values, each converted by `show`. Raises ValueError, which names `purpose`, when one is NULL."""
         text = self.literals[0]
         for name, value, literal in zip(self.columns, values, self.literals[1:], strict=True):
             if value is None:
@@ -63,10 +63,10 @@ class Template:
 
 
 class TopicTemplate(Template):
-    """`outbox.event.{aggregatetype}`."""
+    """`--topic`: for example `outbox.event.{aggregatetype}`."""
 
     def __init__(self, template: str) -> None:
-        """Parse. Raises ConfigurationError for a brace without its partner, or text that no topic can hold."""
+        """Parse. Raises ConfigurationError for an unpaired brace, or text that a topic cannot contain."""
         super().__init__(template)
         shortest = "".join(self.literals) + ("x" if self.columns else "")
         if "" in self.columns or shortest in _RESERVED or not _TOPIC_RULE.fullmatch(shortest):
@@ -77,7 +77,7 @@ class TopicTemplate(Template):
             )
 
     def fill(self, values: tuple[bytes | None, ...]) -> str:
-        """Put the columns' values in. Raises ValueError when one is NULL, or the topic breaks Kafka's rule."""
+        """Insert the columns' values. Raises ValueError when one is NULL, or the topic breaks Kafka's rule."""
         topic = self.join(values, "topic")
         if topic in _RESERVED or not _TOPIC_RULE.fullmatch(topic):
             raise ValueError(f"{topic[:300]!r} is no topic: Kafka allows [A-Za-z0-9._-], 1 to 249 of them")
@@ -88,7 +88,7 @@ class SourceTemplate(Template):
     """`--ce-source`: a URI reference with the names of columns in braces. Values are escaped."""
 
     def __init__(self, template: str) -> None:
-        """Parse. Raises ConfigurationError for what cannot be a URI reference."""
+        """Parse. Raises ConfigurationError for text that cannot be a URI reference."""
         super().__init__(template)
         if "" in self.columns or not _SOURCE.fullmatch("".join(self.literals) + "x" * len(self.columns)):
             raise ConfigurationError(
@@ -98,22 +98,22 @@ class SourceTemplate(Template):
             )
 
     def fill(self, values: tuple[bytes | None, ...]) -> bytes:
-        """Put the columns' values in. Raises ValueError when one is NULL."""
+        """Insert the columns' values. Raises ValueError when one is NULL."""
         return self.join(values, "source", lambda value: quote(value, safe=_SAFE)).encode()
 
 
 class ContentType(NamedTuple):
-    """Of a payload. `is_json`: whether a JSON envelope embeds it as it is."""
+    """The content type of a payload. `is_json`: whether a JSON envelope embeds the payload unchanged."""
 
     text: bytes
     is_json: bool
 
 
 class ContentTypeTemplate(Template):
-    """`--content-type`: a media type, in which the names of columns may stand in braces."""
+    """`--content-type`: a media type, which may have names of columns in braces."""
 
     def __init__(self, template: str) -> None:
-        """Parse. Raises ConfigurationError for what cannot be a media type."""
+        """Parse. Raises ConfigurationError for text that cannot be a media type."""
         super().__init__(template)
         self._known: dict[tuple[bytes | None, ...], ContentType] = {}
         whole = "".join(self.literals)
@@ -125,7 +125,7 @@ class ContentTypeTemplate(Template):
             )
 
     def fill(self, values: tuple[bytes | None, ...]) -> ContentType:
-        """Put the columns' values in. Raises ValueError when one is NULL, or the whole is no media type."""
+        """Insert the columns' values. Raises ValueError when one is NULL, or the result is not a media type."""
         return self._known.get(values) or self._new(values)
 
     def _new(self, values: tuple[bytes | None, ...]) -> ContentType:

@@ -10,10 +10,10 @@ import random
 from typing import Final
 
 RETRY_SECONDS: Final = (0.2, 15.0)
-"""The first pause and the longest: a server restart is over in seconds, and an outage must not become a storm."""
+"""The first pause and the longest: a server restarts within seconds, and an outage must not cause a storm of connections."""
 
 JITTER_SECONDS: Final = 0.5
-"""Added to each, at random: relays that lost the same server do not come back in step."""
+"""Upper bound of the random addition to each pause, so that the relays of one server do not reconnect simultaneously."""
 
 
 class Backoff:
@@ -23,7 +23,7 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with the shortest again."""
+        """Start again with the shortest pause."""
         self._seconds = RETRY_SECONDS[0]
 
     def next(self) -> float:

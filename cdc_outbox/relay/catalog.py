@@ -1,8 +1,8 @@
-"""What the relay needs of the catalog: checked before each session and, by the same function, during it.
+"""Checks of the catalog that the relay depends on: before each session and, by the same function, during it.
 
-In: a connection, settings, what earlier looks have found. Out: `CatalogState`; ConfigurationError with the cure and the slot's
+In: a connection, settings, results of earlier looks. Out: `CatalogState`; ConfigurationError with the cure and the slot's
 LSN; StreamGap where rows were not, or may not have been, published.
-Never: a change; a second opinion of the catalog watch.
+Never: a change of the catalog, or other checks in the catalog watch than in the preflight.
 
 PostgreSQL manual: 52.42 pg_publication; 52.20 pg_replication_slots.
 """
@@ -33,15 +33,15 @@ class CatalogState:
 
     table_oids: dict[int, TableName]
     lsn: Lsn
-    """The server's LSN before the look: what was committed below it is seen."""
+    """The server's LSN before the look, which sees everything committed below it."""
     slot: slot.SlotInfo | None
-    """None when it has to be made."""
+    """None when it does not exist."""
     gap: StreamGap | None
-    """A change of the publication that may have hidden rows. Everything else is as it must be."""
+    """A change of the publication that may have hidden rows; all other checks have passed."""
 
 
 class Catalog:
-    """The catalog over all sessions of one relay."""
+    """Looks at the catalog, with state that lasts for all sessions of one relay."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -49,8 +49,8 @@ class Catalog:
         self._history = PublicationHistory()
 
     def look(self, connection: Connection) -> CatalogState:
-        """Raise ConfigurationError unless the publication sends every row of the outbox tables, with every column that is
-        used, StreamGap when it did not.
+        """Check the tables and the publication. Raises ConfigurationError unless every row of the outbox tables is published
+        with every column that is used, and StreamGap when rows were written that the slot will not send.
         """
         settings = self._settings
         lsn = server.current_lsn(connection)
@@ -77,7 +77,7 @@ class Catalog:
         return CatalogState(self._table_oids, lsn, found, gap)
 
     def slot_replaced(self) -> None:
-        """Note that a new slot was made, and the rows of the table were sent: what was a gap is closed."""
+        """Accept the present publication: a new slot was created and the rows of the table were sent, which closed any gap."""
         self._history.accept()
 
     def warn_of_older_rows(self, connection: Connection, info: slot.SlotInfo) -> None:

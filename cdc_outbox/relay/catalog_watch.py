@@ -1,13 +1,13 @@
-"""Watching the catalog: what the stream itself does not show, asked over short connections from a thread of its own.
+"""Watch the catalog for changes that the stream does not show, over short connections from a thread of its own.
 
 In: the catalog of the session. Out: an error that the loop raises in its next turn (`raise_findings`), the LSN of each look
 that found nothing (`ClaimLimit`), signs of a shutdown (`ServerShutdown`), and the slot's figures in the counters.
-Never: a stage touched, a lock, a connection kept: a permanent one would hold up a smart shutdown. Never the end of the process:
-a finding ends the session, and the preflight of the next one decides. A connection that cannot be had is no finding.
+Never: a call of a stage, a lock, a connection kept open (it would delay a smart shutdown), or an exit of the process: a finding
+ends the session, and the preflight of the next one decides. A failed connection is not a finding.
 
-A table that is dropped and made again under its name, or a publication that no longer has it, ends the events without any
-error in the stream. A server that shuts down requests replies in the stream, but a relay that reads nothing (Kafka is down)
-does not see them: its new connections are refused (57P03).
+When a table is dropped and created again under its name, or removed from the publication, events stop without any error in the
+stream. A server that shuts down requests replies in the stream; a relay that has paused reading (Kafka is down) does not see
+them, but its new connections are refused (57P03).
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ WATCH_SECONDS: Final = 30.0
 """Between two looks: a change is found well within a minute, at two short connections a minute."""
 
 SECOND_LOOK_SECONDS: Final = 1.0
-"""A migration may be half way, or the questions were asked at two moments of it: what is found must be so twice."""
+"""Before the second look that confirms a finding: the first may have seen a migration half done, or two states of it."""
 
 PAUSED_WATCH_SECONDS: Final = 5.0
-"""While reading is paused: then this is the only way to learn that the server shuts down."""
+"""Between two looks while reading is paused: then only a look shows that the server shuts down."""
 
 LOOK_TIMEOUT_SECONDS: Final = 30.0
-"""For all questions of one look."""
+"""For all queries of one look."""
 
 
 class CatalogWatch:
-    """The watch of one session. `running()` around the loop, `raise_findings` inside it."""
+    """The watch of one session: `running()` encloses the loop, which calls `raise_findings` each turn."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class CatalogWatch:
         self._reported = ""
 
     def raise_findings(self, paused: bool) -> None:
-        """Raise what was found. `paused`: reading is."""
+        """Raise the finding, if there is one. `paused`: whether reading is paused."""
         if paused is not self._paused:
             self._paused = paused
             if paused:
@@ -97,7 +97,7 @@ class CatalogWatch:
             wanted.wait(self._pause(suspected))
 
     def _look_once(self, *, suspected: bool) -> bool:
-        """Look. What is found becomes a finding when it was `suspected` before; True when it is suspected now."""
+        """Look once. An error becomes the finding if the look before had one (`suspected`). True when this look has one."""
         found: ConfigurationError | None = None
         try:
             found = self._look()
@@ -119,7 +119,7 @@ class CatalogWatch:
         return found is not None
 
     def _failed(self, error: CdcOutboxError) -> None:
-        """Log a look that could not be made: once, and an unreachable server only when it stays so while the stream goes on."""
+        """Log a failed look, once. An unreachable server is logged only after BLIND_SECONDS, while the stream continues."""
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         lasting = now - self._failing_since > BLIND_SECONDS
@@ -133,7 +133,7 @@ class CatalogWatch:
         return PAUSED_WATCH_SECONDS if self._paused or self._failing_since else WATCH_SECONDS
 
     def _look(self) -> ConfigurationError | None:
-        """Give what is not as it must be. Raises our errors when the server cannot be asked."""
+        """Return the error that the catalog shows; None if there is none. Raises CdcOutboxError when the look itself fails."""
         dsn = self._settings.dsn.reveal()
         with connect.open_connection(
             dsn, lock_timeout=publication.LOCK_SECONDS, timeout=LOOK_TIMEOUT_SECONDS
@@ -150,7 +150,7 @@ class CatalogWatch:
         return state.gap
 
     def _note(self, info: slot.SlotInfo, current: Lsn) -> None:
-        """Leave the slot's figures in the counters, also those of one that is lost."""
+        """Update the slot's counters, also for a lost slot."""
         self._rate.add(time.monotonic(), current)
         self._counters.slot = SlotCounters(
             active=info.active,

@@ -1,14 +1,14 @@
-"""How far a session may confirm: never past a change of the publication that the catalog watch has not looked at.
+"""How far a session may confirm: never past a change of the publication that no look of the catalog watch covers.
 
 In: the LSN of each look that found nothing, relations described by the stream, delivered transactions, the flush LSN.
 Out: the flush LSN that may be reported. Never: a lock. The catalog watch's thread sets one LSN and one time, the loop's thread
 the rest.
 
-Rows that a publication hides for a moment are not in the stream, and nothing in it takes their place. But pgoutput describes a
-relation again before the first row that follows a change of the publication. So a transaction with rows may be confirmed when
-its relations were described before, by the last look or by an earlier transaction that a look has covered since. The position
-of a keepalive proves nothing of the kind: it may be confirmed up to the last look. As the slot then stands before the change,
-the next start finds it too, and `prune` keeps the rows.
+Rows that a publication hides for a moment leave no trace in the stream. But pgoutput describes a relation again before the
+first row after a change of the publication. So a transaction with rows may be confirmed if its relations were described before
+the last look, or by an earlier transaction that a look has covered since. The position of a keepalive proves no such thing: it
+may be confirmed up to the last look. The slot then stays before the change, so the next start finds the change too, and `prune`
+keeps the rows.
 
 PostgreSQL: src/backend/replication/pgoutput/pgoutput.c, rel_sync_cache_publication_cb and maybe_send_schema.
 """
@@ -24,16 +24,16 @@ from cdc_outbox.kafka.transaction import LedgerEntry
 from cdc_outbox.lsn import UNSET, Lsn
 
 LOOK_SECONDS: Final = 10.0
-"""How long keepalives may wait for a look: an idle slot moves about as often as keepalives are requested."""
+"""How long keepalives may wait for a look: an idle slot advances about as often as keepalives are requested."""
 
 BLIND_SECONDS: Final = 60.0
-"""After so long without a look the limit is lifted: a slot that does not move would keep WAL until the disk is full. The
-catalog watch has logged by then that it cannot look."""
+"""After this time without a look the limit is lifted: a slot that does not advance would retain WAL until the disk is full. By
+then, the catalog watch has logged that it cannot look."""
 
 
 class ClaimLimit:
-    """The limit of one session. `looked_at`: the LSN of its preflight. Without `tables` there is none. `gap`: one is known,
-    so that nothing behind `looked_at` is confirmed.
+    """The limit of one session. `looked_at`: the LSN of its preflight. Without `tables` there is no limit. `gap`: whether a gap
+    is known, so that nothing after `looked_at` is confirmed.
     """
 
     def __init__(self, looked_at: Lsn, *, tables: bool = True, gap: bool = False) -> None:
@@ -48,15 +48,15 @@ class ClaimLimit:
         self._first_described = self._last_described = UNSET
         """Commit LSNs of the transactions whose relations were described since the last look. UNSET: none."""
         self.look_wanted = threading.Event()
-        """Set when the catalog watch is to look now."""
+        """Set when the catalog watch has to look at once."""
 
     def looked(self, lsn: Lsn) -> None:
-        """Note a look that found nothing, at a time when the server stood at `lsn`. Called by the catalog watch's thread."""
+        """Record a look that found nothing, with the server's LSN before it. Called by the catalog watch's thread."""
         self._looked_at = Lsn(max(self._looked_at, lsn))
         self._looked = time.monotonic()
 
     def described(self, lsn: Lsn) -> None:
-        """Note that a relation of an outbox table was described in the transaction that commits at `lsn`."""
+        """Record that the transaction that commits at `lsn` described a relation of an outbox table."""
         if lsn <= self._looked_at:
             return
         self._first_described = self._first_described or lsn
@@ -64,7 +64,7 @@ class ClaimLimit:
         self.look_wanted.set()
 
     def delivered(self, entries: Sequence[LedgerEntry]) -> None:
-        """Note what was delivered, in the order of the stream."""
+        """Record delivered transactions, in the order of the stream."""
         for entry in reversed(entries):
             if entry.events:
                 if self._first_described == UNSET or entry.end_lsn < self._first_described:
@@ -73,7 +73,7 @@ class ClaimLimit:
                 self._uncovered_end = max(self._uncovered_end, entry.end_lsn)
 
     def claim(self, flush: Lsn) -> Lsn:
-        """Give how much of `flush` may be reported."""
+        """The LSN that may be reported for the flush LSN `flush`."""
         looked_at = self._looked_at
         if self._first_described != UNSET and looked_at >= self._last_described:
             self._first_described = self._last_described = UNSET

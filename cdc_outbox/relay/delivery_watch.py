@@ -1,7 +1,7 @@
-"""Events that wait for Kafka: one warning with a cure when that lasts, and one line when it is over.
+"""Events that wait for Kafka: one warning with a cure when they wait too long, and one log line when they are delivered.
 
-In: since when nothing has been confirmed, once a turn. Out: two log events, the last error.
-Never: a decision. librdkafka tries again by itself, and nothing is lost meanwhile.
+In: once a turn, the time since which no record has been confirmed. Out: two log events, the last error.
+Never: a decision. librdkafka retries by itself, and no event is lost meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cdc_outbox.kafka.producer import Publisher
 log = structlog.get_logger(__name__)
 
 WAITING_SECONDS: Final = 5.0
-"""A broker's restart or a change of leaders takes less."""
+"""Wait before the warning: a broker's restart or the election of a leader takes less."""
 
 
 class DeliveryWatch:
@@ -28,13 +28,13 @@ class DeliveryWatch:
         self._counters = counters
         self._publisher = publisher
         self._since: float | None = None
-        """Since when the events wait that were warned of."""
+        """Time since which the events of the warning have waited."""
         self._error: CdcOutboxError | None = None
         self._logged = False
 
     def check(self, now: float, waiting_since: float | None = None) -> None:
-        """Warn of events that have waited too long. `now` and `waiting_since` as of `time.monotonic()`; the latter of one that
-        waits although others are confirmed.
+        """Warn of events that have waited too long. `now` and `waiting_since` as of `time.monotonic()`; `waiting_since`:
+        the same for one transaction that waits although others are confirmed.
         """
         known = [since for since in (self._counters.unconfirmed_since_monotonic, waiting_since) if since is not None]
         since = min(known, default=now)

@@ -22,13 +22,13 @@ from cdc_outbox.relay.ledger import AckLedger
 from cdc_outbox.relay.server_shutdown import ServerShutdown
 
 STATUS_SECONDS: Final = 0.1
-"""Between two status updates, under load and when replies are requested again and again: the slot follows delivery closely."""
+"""Between two status updates under load, or when replies are requested repeatedly: the slot follows delivery closely."""
 
 REQUESTS_PER_TIMEOUT: Final = 6
-"""Keepalives that the relay requests within the server's wal_sender_timeout …"""
+"""Keepalives that the relay requests within the server's wal_sender_timeout, at intervals of at most REQUEST_SECONDS."""
 
 REQUEST_SECONDS: Final = 10.0
-"""… but at least one in this time: each answer also moves the slot of a quiet outbox."""
+"""Longest interval between two requested keepalives: each answer also advances the slot of a quiet outbox."""
 
 
 class Feedback:
@@ -44,8 +44,8 @@ class Feedback:
         request_seconds: float | None = None,
         claim: Callable[[Lsn], Lsn] = lambda flush: flush,
     ) -> None:
-        """`request_seconds`: how often to request a keepalive; by default derived from the server's timeout. `claim`: gives
-        how much of the flush LSN may be reported.
+        """`request_seconds`: how often to request a keepalive; by default derived from the server's timeout. `claim`:
+        returns the LSN to report for a flush LSN.
         """
         self._stream = stream
         self._ledger = ledger
@@ -70,7 +70,7 @@ class Feedback:
         return self._claim(self._ledger.flush_lsn) < self._ledger.flush_lsn
 
     def keepalive(self, message: PrimaryKeepalive) -> None:
-        """Note a keepalive, after the ledger has."""
+        """Handle a keepalive. The ledger must have handled it before."""
         if message.reply_requested:
             self._reply_requested = True
             self._server_shutdown.reply_requested(self._ledger.received_lsn, idle=self._ledger.idle and not self.held)
@@ -82,7 +82,7 @@ class Feedback:
         return self._sent_at + (STATUS_SECONDS if soon else self._request_seconds)
 
     def send_if_due(self) -> None:
-        """Send a status update if one is due; it requests a keepalive after a time of silence. Raises ConnectionLost."""
+        """Send a status update if one is due; after a time without data it requests a keepalive. Raises ConnectionLost."""
         now = time.monotonic()
         if now < self.due():
             self._stream.flush()

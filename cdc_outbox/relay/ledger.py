@@ -1,12 +1,12 @@
-"""The ledger: which transactions are delivered, and so which LSN may be confirmed. A pure state machine.
+"""The ledger: which transactions are delivered, and thus which LSN may be confirmed. A pure state machine.
 
 In: begins, records handed to Kafka, delivery reports, commits, keepalives. Out: the received LSN and the flush LSN.
-Never: a flush LSN that is a maximum, an addition to an LSN, a position inside a transaction, anything from an earlier
-connection. A ledger lives as long as one connection; a late delivery report counts down a transaction that no ledger holds.
+Never: a flush LSN computed as a maximum, an addition to an LSN, a position inside a transaction, state of an earlier
+connection. A ledger exists as long as one connection; a late delivery report counts down a transaction that no ledger holds.
 
-One queue holds transactions and keepalives in the order in which they came. The flush LSN is the end of its longest delivered
+One queue holds transactions and keepalives in the order of the stream. The flush LSN is the end of its longest delivered
 prefix: a transaction whose last record is delivered waits for those before it.
-PostgreSQL manual: 47.2.3 Replication Slots (what is confirmed is not sent again), 54.4 (a keepalive means that everything
+PostgreSQL manual: 47.2.3 Replication Slots (confirmed changes are not sent again), 54.4 (a keepalive means that everything
 below its `wal_end` was sent).
 """
 
@@ -23,9 +23,9 @@ from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 class AckLedger:
     """The transactions and keepalives of one connection, oldest first.
 
-    `new_transaction`: the publisher's. `confirmed`: the slot's confirmed flush LSN at the start. The first keepalives of a
-    connection lie before it, where decoding begins. Reporting a lower LSN is pointless, and older servers move the slot
-    backwards.
+    `new_transaction`: makes the publisher's entries. `confirmed`: the slot's confirmed flush LSN at the start. The first
+    keepalives of a connection are before it, where decoding begins. Reporting a lower LSN is pointless, and
+    older servers move the slot backwards.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class AckLedger:
         self.last_end = UNSET
         """The highest end of a transaction, or position of a keepalive between two of them."""
         self.open: LedgerEntry | None = None
-        """The transaction whose Begin has come, and whose Commit has not."""
+        """The transaction whose Begin was received, but not its Commit."""
         self.received_lsn = UNSET
-        """The highest position that the server has sent, the keepalives inside a transaction included."""
+        """The highest position that the server has sent, including keepalives inside a transaction."""
         self.flush_lsn = UNSET
-        """Everything that ends at or below it is delivered. Unset: nothing to report yet."""
+        """Every transaction that ends at or below it is delivered. Unset: nothing to report yet."""
 
     @property
     def in_transaction(self) -> bool:
@@ -55,7 +55,7 @@ class AckLedger:
 
     @property
     def head(self) -> LedgerEntry | None:
-        """The oldest that is not delivered."""
+        """The oldest entry that is not delivered."""
         return self._queue[0] if self._queue else None
 
     @property
@@ -75,7 +75,7 @@ class AckLedger:
         return transaction
 
     def enter(self, entry: LedgerEntry) -> None:
-        """Take what the native plane began: closed transactions, as a group, or the one that is open (its end LSN is unset).
+        """Add an entry of the native plane: a group of closed transactions, or an open one (its end LSN is unset).
 
         Raises ProtocolError when one is open already, or when the LSN is not higher than the last one.
         """
@@ -90,7 +90,7 @@ class AckLedger:
         self.received_lsn = max(self.received_lsn, entry.end_lsn)
 
     def commit(self, end_lsn: Lsn) -> None:
-        """Close the open transaction with its Commit's end LSN, as is.
+        """Close the open transaction with the end LSN of its Commit, unchanged.
 
         Raises ProtocolError without a Begin, or when the LSN is not higher than the last one.
         """
@@ -102,10 +102,10 @@ class AckLedger:
         self.received_lsn = max(self.received_lsn, end_lsn)
 
     def keepalive(self, wal_end: Lsn) -> None:
-        """Note that everything below `wal_end` was sent.
+        """Record that everything below `wal_end` was sent.
 
-        One inside a transaction, whose end is not known yet, moves the received LSN only; so does one at or before the last
-        end, and one before the confirmed LSN.
+        A keepalive inside a transaction, whose end is not known yet, advances the received LSN only. So does one at or before
+        the last end, or before the confirmed LSN.
         """
         self.received_lsn = max(self.received_lsn, wal_end)
         if self.open is not None or wal_end <= self.last_end or wal_end < self._confirmed:

@@ -1,13 +1,13 @@
-"""The loop: one connection's stream, from its first message to its last acknowledgement. The only place where the stages meet.
+"""The loop: one connection's stream, from its first message to its last acknowledgement. Only here the stages are combined.
 
-In: a started stream, a publisher, mappings. Out: records in Kafka, and status updates with the flush LSN of what is delivered.
+In: a started stream, a publisher, mappings. Out: records in Kafka, and status updates with the flush LSN.
 Ends when a stop is requested, when it has caught up with a target, or with an error.
-Never: a lock, a second thread, a wait that a stop does not end, or anything remembered from an earlier connection.
+Never: a lock, a second thread, a wait that a stop does not end, or any state of an earlier connection.
 
-One turn: wait for the socket, read a bounded portion, decode, route, publish, enter it in the ledger; serve delivery reports;
-send a status update if the flush LSN moved, the server requested one, or it is due. While the producer queue is full, nothing
-is read, and the rest goes on. The path of an event is `StreamReader.read` and `RecordSender.send`: no metric, no log line, no
-parse of a payload.
+One turn: wait for the socket; read a bounded number of messages, decode, route and publish them, enter them in the ledger;
+serve delivery reports; send a status update if the flush LSN moved, the server requested one, or it is due. While the
+producer's queue is full, only reading pauses. The path of an event is `StreamReader.read` and `RecordSender.send`: no metric,
+no log line, no parse of a payload.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ MESSAGES_PER_TURN: Final = 3000
 """About 15 ms of work: how long delivery reports and status updates wait at most."""
 
 WAIT_SECONDS: Final = 1.0
-"""The longest sleep: `/livez` and a slow clock see the loop turn."""
+"""The longest sleep: so often `/livez` sees the loop turn."""
 
 DELIVERY_WAIT_SECONDS: Final = 0.01
 """The longest sleep on the socket while delivery reports are outstanding: they cannot wake it."""
 
 COMMIT_WAIT_SECONDS: Final = 0.001
-"""How long a read waits for the rest of a small transaction: the walsender sends each of its messages by itself."""
+"""How long a read waits for the rest of a small transaction: the walsender sends each message separately."""
 
 COMMIT_READS: Final = 3
 """Reads in one turn until a small transaction is complete: a Begin, a row and a Commit come in three packets at most."""
@@ -64,20 +64,20 @@ HELD_WAIT_SECONDS: Final = 0.05
 """One wait for delivery reports while an event is held."""
 
 CATCH_UP_REQUEST_SECONDS: Final = 0.2
-"""How often `--until caught-up` requests a keepalive: its `wal_end` is how the end of a backlog is seen."""
+"""How often `--until caught-up` requests a keepalive: its `wal_end` shows the end of a backlog."""
 
 CLOSE_RESERVE_SECONDS: Final = 1.0
-"""Of the time that a stop may take, at most half of it: for the last status and the end of the stream, measured below 0.1 s."""
+"""Part of a stop's time, at most half of it, reserved for the last status and the end of the stream (below 0.1 s)."""
 
 COVERED_SECONDS: Final = 5.0
-"""How long a stop waits for a look at the catalog: it takes some milliseconds, and it was wanted a moment ago."""
+"""How long a stop waits for a look at the catalog: it takes some milliseconds, and was requested a moment ago."""
 
 SETTLE_SECONDS: Final = 2.0
-"""After a failed delivery: for the reports of the records that were in the same batches."""
+"""Wait after a failed delivery for the reports of the other records of the same batches."""
 
 
 class BatchRejected(Exception):
-    """Kafka refused records for good: one in these transactions, whose records are sent one by one next time."""
+    """Kafka refused records of these transactions for good. The next session sends their records one by one."""
 
     def __init__(self, lsns: frozenset[LsnRange], text: str) -> None:
         super().__init__(text)
@@ -86,36 +86,36 @@ class BatchRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SessionParams:
-    """What one session works with."""
+    """Parameters of one session."""
 
     table_oids: dict[int, TableName]
-    """The outbox tables as the catalog has them now …"""
+    """OIDs and names of the outbox tables at the preflight."""
     looked_at: Lsn
-    """… that is, when the server was here: what was committed before and has another name was renamed since."""
+    """The server's LSN at the preflight: a table with another name in a transaction before it has been renamed since."""
     confirmed: Lsn
-    """Where the slot stood then: no shrink_dead_letter claim is made. Unset for one that was made a moment ago."""
+    """The slot's confirmed LSN at the start: no lower LSN is reported. Unset for a slot that was just created."""
     shutdown_timeout: float
     """Seconds that a stop may take."""
     policy: PoisonPolicy
     target: Lsn | None = None
-    """Stop when all up to there is delivered."""
+    """Stop once everything up to this LSN is delivered."""
     isolated_lsns: frozenset[LsnRange] = field(default=frozenset())
-    """Commit LSNs of transactions whose records go alone."""
+    """Commit LSNs of transactions whose records are sent one by one."""
     native: NativeReader | None = None
-    """Takes plain rows from the stream, before the loop sees them."""
+    """Takes plain rows from the stream before the loop does."""
     max_delay: float = 0.0
     """Seconds that an event may wait for others, to be produced together."""
     raise_findings: Callable[[bool], None] = lambda _paused: None
-    """Called each turn, with whether reading is paused; raises what the catalog watch found meanwhile."""
+    """Called each turn, with whether reading is paused; raises findings of the catalog watch."""
     server_shutdown: ServerShutdown = field(default_factory=ServerShutdown)
     claim_limit: ClaimLimit = field(default_factory=lambda: ClaimLimit(UNSET, tables=False))
-    """How far may be confirmed."""
+    """Limits the LSN that may be confirmed."""
     gap: StreamGap | None = None
     """Raised once everything up to `looked_at` is delivered: the table may not have these rows any more."""
 
 
 class StreamLoop:
-    """One session: a connection and its ledger, which begin and end together."""
+    """One session: a connection and its ledger, which have the same lifetime."""
 
     def __init__(
         self,
@@ -159,8 +159,8 @@ class StreamLoop:
         """Turn until stopped or caught up, then drain and end the stream.
 
         Raises Undelivered when a stop ended before everything read was delivered; PoisonEvent, ConfigurationError,
-        AccessRefused, ProtocolError as they are met, with all that came before them delivered and acknowledged if
-        possible; BatchRejected when records were refused and it is not known for which one; Unreachable when a server is gone.
+        AccessRefused, ProtocolError when they occur, with everything before them delivered and acknowledged if possible;
+        BatchRejected when records were refused and it is not known which one is the cause; Unreachable when a server is gone.
         """
         try:
             while not self._finished():
@@ -189,7 +189,7 @@ class StreamLoop:
 
     @property
     def settled(self) -> bool:
-        """Whether all that was read is delivered, and the server has been told so."""
+        """Whether everything read is delivered and confirmed to the server."""
         ledger, feedback = self._ledger, self._feedback
         held = self._params.claim_limit.holds_rows or feedback.sent_flush != self._params.claim_limit.claim(
             ledger.flush_lsn
@@ -228,7 +228,7 @@ class StreamLoop:
             raise gap
 
     def _wait(self) -> None:
-        """Sleep until there is something to do: the socket, a report, the next status update."""
+        """Sleep until the socket is readable, a report arrives, or the next status update is due."""
         now = time.monotonic()
         self._counters.last_turn_monotonic = now
         if self._sender.holds:
@@ -241,7 +241,7 @@ class StreamLoop:
             self._wait_for_messages(max(0.0, self._feedback.due() - now))
 
     def _wait_for_messages(self, seconds: float) -> None:
-        """Sleep until messages have come, and those that may be read with them; at most `seconds`."""
+        """Sleep until messages have arrived, and a delay for more to be read with them; at most `seconds`."""
         in_flight = self._publisher.in_flight
         if self._stream.wait(min(seconds, DELIVERY_WAIT_SECONDS if in_flight else WAIT_SECONDS)):
             delay = self._pacing.delay(time.monotonic())
@@ -249,7 +249,7 @@ class StreamLoop:
                 self._stop.wait(min(seconds, delay, WAIT_SECONDS))
 
     def _read(self) -> None:
-        """Take in at most one portion of messages; of a small transaction, what comes within a moment."""
+        """Read at most one portion of messages; wait COMMIT_WAIT_SECONDS for the rest of a small transaction."""
         for _ in range(COMMIT_READS):
             native = self._native
             count = self._read_portion() if native is None else self._read_natively(native)
@@ -261,7 +261,7 @@ class StreamLoop:
                 return
 
     def _read_portion(self) -> int:
-        """Take in what was held back, or else what has arrived; return the number of messages received."""
+        """Process messages that were held back, else those that have arrived. Returns the number of messages received."""
         count = 0
         if self._inbox_empty:
             messages = self._stream.receive(MESSAGES_PER_TURN)
@@ -274,7 +274,7 @@ class StreamLoop:
         return count
 
     def _read_natively(self, native: NativeReader) -> int:
-        """Let the native plane take one portion, and take what it hands over: transactions, and messages that are not plain.
+        """Let the native plane take one portion, and process the rest: its transactions, and messages that are not plain.
 
         Returns the number of messages received.
         """
@@ -308,17 +308,17 @@ class StreamLoop:
         return transaction
 
     def commit(self, end_lsn: Lsn) -> bool:
-        """Close it. False when a stop is requested, which is done between two transactions."""
+        """Close the open transaction. False when a stop is requested: a stop takes effect between two transactions."""
         self._ledger.commit(end_lsn)
         return not self._stop.requested
 
     def keepalive(self, keepalive: wire.PrimaryKeepalive) -> None:
-        """Note how far the server has sent."""
+        """Record how far the server has sent."""
         self._ledger.keepalive(keepalive.wal_end)
         self._feedback.keepalive(keepalive)
 
     def outbox_table(self, relation: pgoutput.Relation) -> TableName | None:
-        """Give the outbox table of the rows of `relation`; None when they are ignored: this is counted and logged."""
+        """Return the outbox table of the rows of `relation`; None if they are ignored, which is counted and logged."""
         table = TableName(relation.schema, relation.name)
         is_outbox = self._mappings.is_outbox(table)
         if self._ledger.open is not None and (is_outbox or relation.oid in self._params.table_oids):
@@ -336,20 +336,20 @@ class StreamLoop:
         return None
 
     def _renamed(self, found: TableName, outbox: TableName) -> TableName:
-        """A row of the outbox table under another name: give the table's name if the other one is older, else raise."""
+        """A row of an outbox table under another name: return the table's name if the other one is older, else raise."""
         transaction = self._ledger.open
         if transaction is not None and transaction.lsn < self._params.looked_at:
             return outbox
         raise publication.renamed(outbox, found)
 
     def _where(self) -> str:
-        """Name the transaction that is being read, by its commit LSN."""
+        """The commit LSN of the transaction that is being read."""
         transaction = self._ledger.open
         return format_lsn(self._ledger.received_lsn if transaction is None else transaction.lsn)
 
     def _check_failures(self) -> None:
-        """Raise BatchRejected when Kafka refused records, with all that were in the same batches; Kafka's own error if no
-        record is to blame.
+        """Raise BatchRejected when Kafka refused records, with all records of the same batches; Kafka's own error if no record
+        caused it.
         """
         failures = self._publisher.failures
         if not failures or self._sender.isolated:
@@ -370,7 +370,7 @@ class StreamLoop:
         raise BatchRejected(frozenset(LsnRange(each.lsn, each.last_lsn) for each in caused), error.message)
 
     def _advance(self) -> None:
-        """Take off the ledger what is delivered, and let it be seen."""
+        """Remove delivered transactions from the ledger, and update the counters."""
         delivered = self._ledger.advance()
         self._params.claim_limit.delivered(delivered)
         self._progress.update(delivered)
@@ -398,7 +398,7 @@ class StreamLoop:
             raise
 
     def _drains(self, requested: float | None) -> bool:
-        """Whether there is something to wait for: reports, and on a stop also a look that covers what is delivered."""
+        """Whether the drain waits: for reports, and on a stop also for a look at the catalog that covers the delivered rows."""
         if self._publisher.in_flight:
             return True
         if requested is None or time.monotonic() > requested + COVERED_SECONDS:
@@ -406,7 +406,7 @@ class StreamLoop:
         return self._params.claim_limit.holds_rows
 
     def _close(self) -> bool:
-        """Send the last status update, and end the stream so that the server surely reads it. Never raises.
+        """Send the last status update, and end the stream so that the server reads it. Never raises.
 
         False when the server may not have read it.
         """

@@ -1,10 +1,10 @@
-"""When the loop reads: at once at rest, after a short wait at a steady rate or in a backlog.
+"""When the loop reads: at once if the stream was quiet, after a short wait at a steady rate or in a backlog.
 
 In: reads, how many messages each returned, the moments at which the socket was readable. Out: seconds to wait before a read.
-Never: a wait at rest: an event that comes alone is read at once.
+Never: a wait in a quiet stream: a single event is read at once.
 
 Each read costs a turn of the loop, and its events a request for each partition, so events that are read together share both.
-In a backlog the walsender wakes a reader that sleeps with each of its sends, and is slower for it.
+In a backlog, each send of the walsender wakes a sleeping reader, which slows the walsender down.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 BACKLOG_MESSAGES: Final = 300
-"""One read that returns so many messages shows a backlog: more than 10,000 transactions a second in a window."""
+"""A read that returns at least this many messages indicates a backlog: more than 10,000 transactions a second."""
 
 BACKLOG_SECONDS: Final = 0.003
 """Between two reads in a backlog: 1,000 messages at the rate of a walsender, which fit into the buffers of a socket."""
@@ -27,12 +27,12 @@ class Pacing:
         self._backlog = False
 
     def read(self, now: float, messages: int, limit: int) -> None:
-        """Note a read at `now`, as of time.monotonic(), of at most `limit` messages."""
+        """Record a read of `messages` messages, of at most `limit`, at `now` as of time.monotonic()."""
         self._read_at = now
         self._backlog = BACKLOG_MESSAGES <= messages < limit
 
     def delay(self, now: float) -> float:
-        """Seconds to wait when the socket is readable at `now`, so that more is there to read."""
+        """Seconds to wait when the socket is readable at `now`, so that more messages arrive."""
         if self._backlog:
             return BACKLOG_SECONDS
         return self._max_delay if now - self._read_at <= self._max_delay else 0.0

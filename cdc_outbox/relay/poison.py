@@ -1,10 +1,10 @@
-"""What happens to an event that can never be delivered: the policy, and the dead letter. Pure, but for its log lines.
+"""The policy for an event that can never be delivered, and its dead letter. Pure, except for log lines.
 
-In: a PoisonEvent and the event it is about. Out: nothing (skipped), a dead letter to send instead, or the error itself (stop).
-Never: silence. What is left out is counted and logged with its id, key, table and LSN; the payload is never logged.
+In: a PoisonEvent and its event. Out: None (skipped), a dead letter to send instead, or the error itself (stop).
+Never: an event skipped silently: it is counted, and logged with its id, key, table and LSN. The payload is never logged.
 
-A dead letter is acknowledged like any record: when Kafka has it. It carries the event's key and id always, its headers if they
-can be read, its payload where that fits, and `outbox.*` headers: the reason, and where it came from.
+A dead letter is acknowledged like any record, once Kafka has confirmed it. It always has the event's key and id, its headers if
+they can be read, its payload if it fits, and `outbox.*` headers with the reason and the origin.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from cdc_outbox.records.templates import TopicTemplate
 log = structlog.get_logger(__name__)
 
 ENVELOPE_BYTES: Final = 16 * 1024
-"""Room that a dead letter's own headers may need beside the payload."""
+"""Bytes reserved for a dead letter's own headers beside the payload."""
 
 REASON_HEADER: Final = "outbox.error.reason"
-"""Every dead letter has it: the reason why it is one."""
+"""Header that every dead letter has: the reason."""
 
 REPORTED_EVENTS: Final = 10_000
-"""Poison events remembered, so that each is counted and logged once: about a megabyte."""
+"""Most poison events remembered, so that each is counted and logged once: about a megabyte."""
 
 ID_BYTES: Final = 64
-"""Of the id of each: the column may be text of any length, and a UUID has 36."""
+"""Bytes remembered of each id: the column may be text of any length, and a UUID has 36."""
 
 WAYS_OUT: Final = (
     "correct what the application writes; raise the topic's limit or make the topic; or leave this event out on purpose: "
@@ -48,7 +48,7 @@ class RejectedRecord(NamedTuple):
     """An event, and the record it became, if it became one."""
 
     table: str
-    """Or, for a logical message, `message:prefix`."""
+    """The name of its table; for a logical message, `message:prefix`."""
     event: OutboxEvent
     record: KafkaRecord | None
     transaction: InFlight
@@ -72,19 +72,19 @@ class PoisonPolicy:
         self._limit = limit
         self._counters = counters
         self._reported: set[tuple[Lsn, bytes]] = set()
-        """Events that are counted and logged already: they come again after a reconnect, or when records are isolated."""
+        """Events that are already counted and logged: they are read again after a reconnect, or when records are isolated."""
 
     @property
     def stops(self) -> bool:
-        """Whether one such event ends the relay."""
+        """Whether a poison event ends the relay."""
         return self._policy == "stop"
 
     def is_dead_letter(self, record: KafkaRecord) -> bool:
-        """Whether this is a dead letter already. An event that names the topic for dead letters as its own is none."""
+        """Whether the record is a dead letter: an event whose own topic is the topic for dead letters is not."""
         return record.topic == self._topic and any(name == REASON_HEADER for name, _ in record.headers)
 
     def apply(self, error: CdcOutboxError, rejected: RejectedRecord) -> KafkaRecord | None:
-        """Give the dead letter to send in its place, or None to leave the event out. Raises the error if the policy is stop."""
+        """Return the dead letter to send in its place, or None to skip the event. Raises the error if the policy is stop."""
         described = self.described(error, rejected)
         reason = str(error.where.get("reason") or "undeliverable")
         if self.stops or (rejected.record is not None and self.is_dead_letter(rejected.record)):
@@ -95,7 +95,7 @@ class PoisonPolicy:
         return dead_letter(self._topic, error, reason, rejected, self._limit - ENVELOPE_BYTES)
 
     def described(self, error: CdcOutboxError, rejected: RejectedRecord) -> CdcOutboxError:
-        """The same error, with all that is known of the event."""
+        """The same error, with the known fields of the event."""
         event, record = rejected.event, rejected.record
         where = {
             **error.where,
@@ -111,7 +111,7 @@ class PoisonPolicy:
         return PoisonEvent(error.message, code=error.code, cure=WAYS_OUT, **where)
 
     def _report(self, described: CdcOutboxError, reason: str, rejected: RejectedRecord) -> None:
-        """Count and log it, once as long as this process remembers; one without an id each time."""
+        """Count and log the event once, among the last REPORTED_EVENTS; an event without an id each time."""
         event_id = rejected.event.id
         if event_id is not None:
             key = (rejected.transaction.lsn, event_id[:ID_BYTES])

@@ -1,7 +1,7 @@
-"""Counters of the loop's progress, brought up to date once a turn, and log lines when Kafka takes no records.
+"""Counters of the loop's progress, updated once a turn, and log lines when Kafka accepts no records.
 
 In: delivered transactions, the ledger, the mappings, the publisher. Out: plain numbers in `Counters`, two log events.
-Never: a change to the ledger, or anything per event. A transaction costs a few additions, when it is delivered.
+Never: a change to the ledger, or work per event. A transaction costs a few additions when it is delivered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cdc_outbox.relay.ledger import AckLedger
 log = structlog.get_logger(__name__)
 
 STALLED_SECONDS: Final = 5.0
-"""How long an event is held before a log line reports that Kafka takes no records."""
+"""How long an event is held before a log line reports that Kafka accepts no records."""
 
 
 class Progress:
@@ -35,7 +35,7 @@ class Progress:
         self._watch = DeliveryWatch(counters, publisher)
         self._head: LedgerEntry | None = None
         self._head_since: float | None = None
-        """Since when the oldest transaction has been handed over in full."""
+        """Time at which the oldest transaction was handed over completely."""
         self._held_since: float | None = None
         self._stalled = False
 
@@ -43,7 +43,7 @@ class Progress:
         """Count the transactions that were delivered since the last update, and copy the present figures."""
         counters = self._counters
         now = time.monotonic()
-        counters.last_turn_monotonic = now  # a drain may last longer than a turn of the loop may
+        counters.last_turn_monotonic = now  # a drain may take longer than a turn of the loop
         if delivered:
             self._count(delivered)
         oldest = self._ledger.oldest_commit_time
@@ -72,7 +72,7 @@ class Progress:
             log.warning("backpressure", in_flight=self._publisher.in_flight)
 
     def released(self) -> None:
-        """Note that no event is held any more."""
+        """Record that no event is held any more."""
         if self._held_since is not None:
             if self._stalled:
                 log.info("backpressure.ended", seconds=round(time.monotonic() - self._held_since, 1))

@@ -1,11 +1,11 @@
-"""Where events leave: route, produce, hold what finds no room, and deal with what can never be delivered.
+"""Send events: route, produce, hold a record that finds no room, and apply the policy to poison events.
 
-In: the events of one transaction after the other. Out: records handed to the publisher, counted on their transaction.
-Never: an event dropped or overtaken. While one is held, or sent in isolation, nothing else is taken.
+In: the events of one transaction after another. Out: records handed to the publisher, counted on their transaction.
+Never: an event dropped or overtaken. While a record is held or isolated, no other event is taken.
 
 librdkafka fails a whole batch for one record that the broker rejects, so a failed delivery does not identify the record that
 caused it. The records of every rejected transaction are sent again, one at a time, with nothing else in flight: then a failure
-is about that record.
+identifies the record.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from cdc_outbox.records.router import TOO_LARGE, InFlight, KafkaRecord
 from cdc_outbox.relay.poison import PoisonPolicy, RejectedRecord, shrink_dead_letter
 
 _ABOUT_THE_TOPIC: Final = (ConfigurationError, AccessRefused)
-"""Raised by `produce` about a record's topic: it is unknown, or may not be written."""
+"""Errors of `produce` for a record's topic: it is unknown, or may not be written to."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldRecord:
-    """A record that waits for its place, or for its own delivery report."""
+    """A record that waits for room, for its topic, or for its own delivery report."""
 
     record: KafkaRecord
     event: RejectedRecord
-    """The event it is about, should it be rejected."""
+    """Its event, for the case that it is rejected."""
     isolated: bool = False
     """Sent with nothing else in flight: its transaction is isolated, or it is a dead letter."""
     in_flight: bool = False
-    """Isolated, and handed over: a failure now is about this record."""
+    """Isolated, and handed over: a failure is about this record."""
 
 
 class RecordSender:
-    """Sends the events of one session: `send` them; while `send` or `retry` returns False, call `retry`."""
+    """Sends the events of one session. Call `send` for each; after it returned False, call `retry` until it returns True."""
 
     def __init__(self, publisher: Publisher, policy: PoisonPolicy) -> None:
         self._publisher = publisher
@@ -48,18 +48,18 @@ class RecordSender:
 
     @property
     def holds(self) -> bool:
-        """Whether a record waits for its place."""
+        """Whether a record is held."""
         return self._held is not None
 
     @property
     def isolated(self) -> bool:
-        """Whether a record is in flight alone: a failure now is about that record, and `retry` deals with it."""
+        """Whether a record is in flight alone: a failure is about that record, and `retry` handles it."""
         return self._held is not None and self._held.in_flight
 
     def send(self, mapping: RecordMapping[Source], source: Source, transaction: InFlight) -> bool:
-        """Send one event of `transaction`; False when it is held: nothing more until `retry` returns True.
+        """Send one event of `transaction`. False when it is held: send no other until `retry` returns True.
 
-        Raises by the policy.
+        Raises as the policy requires.
         """
         try:
             record = mapping.record(source, transaction)
@@ -78,7 +78,7 @@ class RecordSender:
         return False
 
     def retry(self) -> bool:
-        """Try again with the held record. True when it is handed over, and the next may come. Raises by the policy."""
+        """Retry the held record. True when none is held, so that the next may be sent. Raises as the policy requires."""
         held = self._held
         if held is None:
             return True
@@ -105,7 +105,7 @@ class RecordSender:
             publisher.flush()
             return False
         if not held.in_flight:
-            if publisher.failures:  # of records before this one: the loop deals with them first
+            if publisher.failures:  # of earlier records: the loop handles them first
                 return False
             try:
                 self._held = replace(held, in_flight=publisher.produce(held.record, transaction))
@@ -118,7 +118,7 @@ class RecordSender:
         return self._take_report(held)
 
     def _take_report(self, held: HeldRecord) -> bool:
-        """Deal with the delivery report of a record that was in flight alone."""
+        """Handle the delivery report of a record that was in flight alone."""
         publisher, transaction = self._publisher, held.event.transaction
         if not publisher.failures:
             self._held = None
@@ -139,7 +139,7 @@ class RecordSender:
         return self._apply_policy(found, held.event)
 
     def _wait(self, error: CdcOutboxError, held: HeldRecord) -> bool:
-        """Hold a record until its topic takes it: what is about the cluster is no property of the event. Raise the error with
+        """Hold a record until its topic accepts it, since the cluster is the cause and not the event. Raises the error with
         --on-poison stop, and for a dead letter.
         """
         if not isinstance(error, PoisonEvent) and (self._policy.stops or self._policy.is_dead_letter(held.record)):
@@ -148,7 +148,7 @@ class RecordSender:
         return False
 
     def _apply_policy(self, error: CdcOutboxError, rejected: RejectedRecord) -> bool:
-        """Apply the policy to a rejected record. A dead letter is isolated too: whether Kafka takes it must be known."""
+        """Apply the policy to a rejected record. A dead letter is isolated too: it must be known whether Kafka accepts it."""
         self._held = None
         refused = rejected.record
         dead_letter = None

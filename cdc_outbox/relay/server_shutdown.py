@@ -1,9 +1,9 @@
-"""PostgreSQL's shutdown: its signs, and how long the relay may hold it up.
+"""PostgreSQL's shutdown: how it is recognized, and how long the relay may delay it.
 
 In: reply requests of the stream, refused and accepted connections of the catalog watch. Out: ConnectionLost when a server that
 shuts down has waited long enough. Never: a lock; the catalog watch's thread sets one attribute, the loop's thread the others.
 
-A fast shutdown waits, without limit, until its walsenders have everything flushed. It requests a reply in each turn of that
+A fast shutdown waits, without a limit, until its walsenders have everything flushed. It requests a reply in each turn of that
 wait; a relay that has paused reading cannot see the requests, but its new connections are refused (SQLSTATE 57P03).
 PostgreSQL: src/backend/replication/walsender.c, WalSndDone and WalSndKeepalive.
 """
@@ -38,7 +38,7 @@ class ServerShutdown:
         self._refused_since: float | None = None
 
     def reply_requested(self, received: Lsn, *, idle: bool) -> None:
-        """Note that the server requested a reply. `idle`: everything received is delivered, so nothing holds it up."""
+        """Record that the server requested a reply. `idle`: everything received is delivered, so the server need not wait."""
         now = time.monotonic()
         if received > self._requested_lsn or now - self._requested_at > REPEAT_SECONDS:
             self._requests = 0
@@ -48,18 +48,18 @@ class ServerShutdown:
             self._requests_since = now
 
     def connection_refused(self) -> None:
-        """Note that the server refuses new connections because it shuts down. Called by the catalog watch's thread."""
+        """Record that the server refuses new connections because it shuts down. Called by the catalog watch's thread."""
         self._refused_since = self._refused_since or time.monotonic()
 
     def connection_accepted(self) -> None:
-        """Note that the server accepts new connections. Called by the catalog watch's thread."""
+        """Record that the server accepts new connections. Called by the catalog watch's thread."""
         self._refused_since = None
 
     def release(self, *, idle: bool, paused: bool, held: bool = False) -> None:
         """Raise ConnectionLost when the server has waited GRACE_SECONDS for the relay.
 
         `idle`: everything received is delivered. `paused`: reading is paused, because Kafka takes no more records. `held`: the
-        flush LSN may not be reported (`ClaimLimit`): as the server takes no more connections, this does not pass.
+        flush LSN may not be reported (`ClaimLimit`): since the server accepts no connections, this will not change.
         """
         if idle and not held:
             self._requests_since = None

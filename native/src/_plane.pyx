@@ -172,7 +172,7 @@ def load(str kafka_module, str postgres_module):
 @cython.no_gc
 @cython.final
 cdef class Transaction:
-    """One transaction, or a group of small ones, on its way. Delivery reports count `outstanding` down."""
+    """One transaction in flight, or a group of small ones. Delivery reports count `outstanding` down."""
 
     cdef transaction_t *c
     cdef Producer producer  # owns the memory
@@ -304,7 +304,7 @@ cdef class Producer:
 
     @property
     def delivered_bytes(self):
-        """The same, of what was delivered."""
+        """Bytes of the delivered records."""
         return self.c.delivered_bytes
 
     def close_topic(self, str topic):

@@ -1,4 +1,4 @@
-/* What a replication connection brings, taken as far as it is plain; the rest is handed over, in order.
+/* Reads a replication connection: takes plain rows, and hands all other messages over, in order.
  *
  * In: a libpq connection in COPY BOTH, layouts of relations. Out: records to the producer, transactions for the ledger, and
  * each message that is not plain, one at a time.
@@ -45,7 +45,7 @@ struct reader {
     uint64_t lsn;                     /* the open one's commit LSN */
     int64_t commit_time;              /* and time, Unix milliseconds */
     uint64_t last;                    /* the highest end so far, of a Commit or keepalive */
-    struct transaction *group;        /* takes the rows; in nobody's hands unless `announced` */
+    struct transaction *group;        /* takes the rows; not in the ledger unless `announced` */
     struct transaction *first, **end; /* closed ones (and one that is open, at the end), for the ledger */
     char *message;                    /* READER_MESSAGE: libpq's memory; `reader_dispose` gives it back */
     int length;
