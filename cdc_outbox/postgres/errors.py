@@ -188,7 +188,7 @@ _AT_LOGIN: Final[tuple[tuple[str, str, Maker], ...]] = (
         lambda message: NotAccepting(
             f"PostgreSQL is not ready: {message}",
             code="postgres-not-ready",
-            cure="the relay waits for it; the progress is in the server's log",
+            cure="it is waited for; the server's log has its progress",
         ),
     ),
     ("08P01", "", _POOLER),
