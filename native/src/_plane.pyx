@@ -162,7 +162,7 @@ class KafkaFailure(Exception):
 
 
 def load(str kafka_module, str postgres_module):
-    """Find the libraries through two loaded extension modules, by their paths. Raises Unavailable. Gives both versions."""
+    """Find the libraries through two loaded extension modules, by their paths. Returns both versions. Raises Unavailable."""
     cdef const char *reason = libraries_load(kafka_module.encode(), postgres_module.encode())
     if reason != NULL:
         raise Unavailable(reason.decode(errors="replace"))
@@ -270,7 +270,7 @@ cdef class Producer:
         self.open(properties)
 
     def open(self, dict properties):
-        """Go on with other properties, while nothing is in flight. Raises KafkaFailure, and goes on as before."""
+        """Change the properties while nothing is in flight. Raises KafkaFailure, and then keeps the old ones."""
         cdef char error[512]
         cdef rd_kafka_conf_t *conf = libraries.rd_kafka_conf_new()
         cdef bytes name, value
@@ -322,7 +322,7 @@ cdef class Producer:
 
     def produce(self, str topic, bytes key, bytes value, list headers, int64_t timestamp, int32_t partition,
                 Transaction transaction not None):
-        """Give 0, or librdkafka's error code: -184 when there is no place."""
+        """Return 0, or librdkafka's error code: -184 when the queue is full."""
         cdef record_t record
         cdef bytes name = topic.encode(), content
         cdef list named = [((<str?>header).encode(), text.encode() if type(text) is str else text) for header, text in headers]
@@ -359,7 +359,7 @@ cdef class Producer:
             producer_flush(self.c, milliseconds)
 
     def close(self):
-        """End librdkafka's threads. Nothing can be produced any more, and what is in flight is forgotten."""
+        """End librdkafka's threads and discard the records in flight. Nothing can be produced after that."""
         with nogil:
             producer_close(self.c)
 
@@ -515,7 +515,7 @@ cdef class Reader:
         reader_dispose(&self.c)
 
     def interrupt(self):
-        """Hand the next message over, whatever it is."""
+        """Hand the next message over, even a plain row."""
         self.c.interrupted = True
 
     def learn(self, mapping):

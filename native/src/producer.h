@@ -22,7 +22,7 @@
 /* Topics that have a handle, which makes producing independent of their number. Beyond it, idle ones give up theirs. */
 
 #define NOTICES 1000
-/* Errors and log lines kept between two looks: a storm is not worth more memory. */
+/* Most errors and log lines kept until they are read: bounds the memory of a storm. */
 
 struct transaction { /* or a group of small ones: what the acknowledgement ledger has one entry for */
     struct transaction *next;          /* of those that are closed and not in the ledger yet */
@@ -105,7 +105,7 @@ bool producer_open(struct producer *producer, rd_kafka_conf_t *conf, char *error
 void producer_close(struct producer *producer);
 /* End the client and its threads for good. Records in flight are forgotten; poll and flush do nothing, produce refuses. */
 void producer_free(struct producer *producer);
-/* Forgets what is in flight, and ends librdkafka's threads. */
+/* Discards the records in flight, and ends librdkafka's threads. */
 
 struct transaction *transaction_new(struct producer *producer, uint64_t lsn, int64_t commit_time);
 void transaction_release(struct transaction *transaction);
@@ -116,7 +116,7 @@ struct topic *producer_topic(struct producer *producer, const char *name, size_t
 struct topic *producer_find(const struct producer *producer, const char *name, size_t length);
 /* NULL: it was never made. */
 int producer_produce(struct producer *producer, const struct record *record, struct transaction *transaction);
-/* 0, or librdkafka's error code. RD_KAFKA_RESP_ERR__QUEUE_FULL: no place; serve, and try again. */
+/* 0, or librdkafka's error code. RD_KAFKA_RESP_ERR__QUEUE_FULL: no room; serve, and try again. */
 void producer_poll(struct producer *producer, int milliseconds);
 void producer_flush(struct producer *producer, int milliseconds);
 struct failure *producer_failures(struct producer *producer);

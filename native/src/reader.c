@@ -39,7 +39,7 @@ static void leave(struct reader *reader, struct transaction *transaction) {
     reader->end = &transaction->next;
 }
 
-/* The group is for the ledger: no more transactions come into it. */
+/* Close the group for the ledger: no more transactions are added to it. */
 static void close_group(struct reader *reader) {
     if (reader->group && !reader->open)
         leave(reader, reader->group);
