@@ -90,31 +90,31 @@ class CatalogWatch:
 
     def _run(self) -> None:
         wanted = self._claim_limit.look_wanted
-        suspected = False
+        unconfirmed = False
         while not self._over and self._finding is None:
             wanted.clear()
-            suspected = self._look_once(suspected=suspected)
-            wanted.wait(self._pause(suspected))
+            unconfirmed = self._look_once(unconfirmed=unconfirmed)
+            wanted.wait(self._pause(unconfirmed))
 
-    def _look_once(self, *, suspected: bool) -> bool:
-        """Look once. An error becomes the finding if the look before had one (`suspected`). True when this look has one."""
+    def _look_once(self, *, unconfirmed: bool) -> bool:
+        """Look once. An error becomes the finding if the look before had one (`unconfirmed`). True when this look has one."""
         found: ConfigurationError | None = None
         try:
             found = self._look()
         except NotAccepting:
             self._server_shutdown.connection_refused()
-            return suspected
+            return unconfirmed
         except CdcOutboxError as error:
             self._failed(error)
-            return suspected
+            return unconfirmed
         except Exception:
             if self._reported != "bug":
                 log.exception("watch.failed", error="this is a bug in cdc-outbox; the relay goes on, and looks again")
                 self._reported = "bug"
-            return suspected
+            return unconfirmed
         self._server_shutdown.connection_accepted()
         self._failing_since, self._reported = None, ""
-        if found is not None and suspected:
+        if found is not None and unconfirmed:
             self._finding = found
         return found is not None
 
