@@ -90,10 +90,10 @@ def metric(relay: Relay, name: str, **labels: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def warmed_up(outbox: Outbox) -> None:
-    """One event is in Kafka: the relay has all its connections."""
-    first = outbox.add()
-    outbox.records(lambda records: any(event_id(record) == first for record in records))
+def warmed_up(outbox: Outbox, *, keys: int = 0) -> None:
+    """One event is in Kafka, and one for each of the keys 0, 1, …: a key's second record waits until its first is confirmed."""
+    first = {outbox.add(), *outbox.add_all([{"aggregateid": str(key)} for key in range(keys)])}
+    outbox.records(lambda records: first <= {event_id(record) for record in records})
 
 
 def published(relay: Relay, outbox: Outbox) -> float:
