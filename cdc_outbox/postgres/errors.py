@@ -147,7 +147,8 @@ _AT_LOGIN: Final[tuple[tuple[str, str, Maker], ...]] = (
         _refused(
             "pg-hba-refused",
             "pg_hba.conf does not admit us",
-            "add a `host` line for this user, database and address, and reload; a `hostssl` line asks for sslmode=verify-full",
+            "add a `host` line for this user, database and address, and reload; a `hostssl` line asks for sslmode=verify-full, "
+            "and a line with clientcert or the method cert for sslcert=FILE sslkey=FILE",
         ),
     ),
     (
@@ -232,7 +233,7 @@ _BY_LIBPQ: Final[tuple[tuple[str, Maker], ...]] = (
         _cannot_connect(
             "client-certificate",
             "the client certificate cannot be used",
-            "sslcert and sslkey must belong together; the key file has mode 600, or is root's and our group's, mode 640",
+            "sslcert and sslkey must belong together; the key file needs mode 600 (chmod 600), or 640 if root owns it",
         ),
     ),
     (

@@ -99,6 +99,9 @@ class Supervisor:
         """Whether a session has sent all that the slot still has before a gap: the table may not have these rows any more."""
         self._backoff = Backoff()
         self._connecting = True
+        """Whether a connection is being opened: only then may a refused login pass by itself."""
+        self._session_open = False
+        """Whether the present attempt has its replication session: before that, every error is one of waiting."""
         self._first_attempt = time.monotonic()
         self._missing_since: float | None = None
         """When a first start found for the first time that the table or the publication is missing."""
@@ -140,7 +143,7 @@ class Supervisor:
     def _attempt(self) -> bool:
         """Run one session; True when nothing is left to do. Pauses after a temporary error; raises any other."""
         began = time.monotonic()
-        self._connecting = True
+        self._connecting, self._session_open = True, False
         self._counters.last_turn_monotonic = (
             None  # the loop does not run before the stream has started, however long it takes
         )
@@ -186,7 +189,7 @@ class Supervisor:
             publisher.reach()
         session = ReplicationSession(dsn, self._stop)
         try:
-            self._connecting = False
+            self._connecting, self._session_open = False, True
             replace = catalog.gap is not None and self._gap_streamed
             if catalog.slot is None or catalog.slot.wal_status == slot.LOST or replace:
                 session = self._make_slot(session, publisher, replace=replace)
@@ -468,7 +471,7 @@ class Supervisor:
             if self._missing != str(error):
                 self._missing = str(error)
                 log.warning("waiting", error=error, seconds=round(self._table_seconds_left()))
-        elif self._connecting:
+        elif not self._session_open:
             log.warning("waiting", error=error)
         elif self._publisher is None:
             log.warning("producer.failed", error=error)
