@@ -178,7 +178,7 @@ class StreamLoop:
                 self._drain()
             self._close()
             raise
-        self._drain()
+        self._drain(covered=True)
         if not self._close() or not self._ledger.idle or self._params.claim_limit.holds_rows:
             raise Undelivered(
                 "stopped with undelivered events; they will be sent again on the next start",
@@ -376,8 +376,11 @@ class StreamLoop:
         self._progress.update(delivered)
         self._reader.count_received()
 
-    def _drain(self) -> None:
-        """Wait, as long as a stop may take, for Kafka to confirm every record. Raises BatchRejected when it refuses some."""
+    def _drain(self, *, covered: bool = False) -> None:
+        """Wait, as long as a stop may take, for Kafka to confirm every record. Raises BatchRejected when it refuses some.
+
+        `covered`: wait also for a look at the catalog that covers the delivered rows.
+        """
         requested = self._stop.requested_at
         if requested is not None:
             self._counters.state = State.DRAINING
@@ -386,7 +389,11 @@ class StreamLoop:
         timeout = self._params.shutdown_timeout
         deadline = began + timeout - min(CLOSE_RESERVE_SECONDS, timeout / 2)
         try:
-            while self._drains(requested) and not self._publisher.failures and time.monotonic() < deadline:
+            while (
+                self._drains(began if covered else None)
+                and not self._publisher.failures
+                and time.monotonic() < deadline
+            ):
                 self._publisher.serve(HELD_WAIT_SECONDS)
                 self._advance()
                 self._feedback.send_if_due()
@@ -397,11 +404,11 @@ class StreamLoop:
             self._close()
             raise
 
-    def _drains(self, requested: float | None) -> bool:
-        """Whether the drain waits: for reports, and on a stop also for a look at the catalog that covers the delivered rows."""
+    def _drains(self, covered_since: float | None) -> bool:
+        """Whether the drain waits: for reports; from `covered_since` on, and not for long, for a look that covers the rows."""
         if self._publisher.in_flight:
             return True
-        if requested is None or time.monotonic() > requested + COVERED_SECONDS:
+        if covered_since is None or time.monotonic() > covered_since + COVERED_SECONDS:
             return False
         return self._params.claim_limit.holds_rows
 
