@@ -35,7 +35,7 @@ def test_a_property_that_would_break_a_promise_before_any_server_is_asked(
 
 def test_a_property_that_does_not_exist(outbox: Outbox) -> None:
     outbox.create()
-    ended(outbox.relay("-X", "acknowledgements=all"), 78, "acknowledgements", "-X list")
+    ended(outbox.relay("-X", "acknowledgements=all"), 78, "acknowledgements", "CONFIGURATION.md")
     assert outbox.slots() == []
 
 
