@@ -49,9 +49,9 @@ def test_killed_while_idle_it_repeats_nothing(outbox: Outbox) -> None:
     outbox.create()
     outbox.create_slot()
     relay = outbox.streaming()
-    before = outbox.current_lsn()
     written = outbox.add()
-    eventually(lambda: outbox.confirmed_past(before), "the event is confirmed")
+    end = outbox.current_lsn()
+    eventually(lambda: outbox.confirmed_past(end), "the event is confirmed")
     relay.kill()
     outbox.drain()
     assert ids(outbox.records()) == [written]

@@ -31,9 +31,9 @@ def test_the_second_relay_takes_over_when_the_first_is_gone(outbox: Outbox, how:
     outbox.create()
     outbox.create_slot()
     first = outbox.streaming()
-    before = outbox.current_lsn()
     one = outbox.add()
-    eventually(lambda: outbox.confirmed_past(before), "the first relay works")
+    end = outbox.current_lsn()
+    eventually(lambda: outbox.confirmed_past(end), "the first relay works")
     second = outbox.relay(http=True)
     assert second.wait_for_log("standby")["slot"] == "cdc_outbox"
     eventually(lambda: is_ready(second), "a standby is ready")
