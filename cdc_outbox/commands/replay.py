@@ -94,7 +94,8 @@ class Replay:
                 mapping = mapping_of(self._row_mappings, shape)
                 wanted = samples - len(shown)
                 if counts[table] and wanted > 0:
-                    first = next(snapshot.read(shape, row_order(self._settings), where=where))
+                    order = table_rows.row_order(self._settings.columns.timestamp)
+                    first = next(snapshot.read(shape, order, where=where))
                     shown += [_sample(table, mapping, cells) for cells in first[:wanted]]
         return Preview(counts, shown)
 
@@ -131,7 +132,8 @@ class Replay:
         where = condition(self._selection, shape, self._settings.columns)
         mapping = _marked(mapping_of(self._row_mappings, shape), stamp)
         due = time.monotonic()
-        for batch in snapshot.read(shape, row_order(self._settings), where=where):
+        order = row_order(self._settings, shape, snapshot.count(table, where))
+        for batch in snapshot.read(shape, order, where=where):
             size = max(1, round(rate * SLICE_SECONDS)) if rate else len(batch)
             for first in range(0, len(batch), size):
                 cells = batch[first : first + size]

@@ -169,8 +169,7 @@ class Tail:
     def _print_table(self, snapshot: table_rows.SnapshotRows, table: TableName) -> None:
         shape = snapshot.shape(table)
         mapping = self._row_mappings.snapshot(shape.relation)
-        order = [name for name in ("seq", self._settings.columns.timestamp, "created_at") if name]
-        for batch in snapshot.read(shape, order):
+        for batch in snapshot.read(shape, table_rows.row_order(self._settings.columns.timestamp)):
             for cells in batch:
                 if self._finished:
                     return

@@ -33,6 +33,9 @@ batch is fetched when this one is handed over."""
 TIME_COLUMNS: Final = ("created_at", "timestamp")
 """Columns with a row's time unless an option names one: those of sql/outbox.sql and of Debezium's examples."""
 
+INSERT_ORDER: Final = "seq"
+"""The column of sql/outbox.sql that numbers the inserts: no two rows are equal in it."""
+
 BATCH_BYTES: Final = 1024 * 1024
 """Approximate size of one FETCH of large rows, estimated from the rows of the FETCH before."""
 
@@ -60,6 +63,11 @@ class TableShape:
     """Type names of the columns, as SQL shows them; a domain has its own name."""
     policies: bool = False
     """Whether row-level security applies to the role: read in advance, since a refusal aborts the transaction."""
+
+    def first_of(self, names: Sequence[str]) -> str | None:
+        """The first of `names` that is a column."""
+        own = {name for name, _ in self.columns}
+        return next((name for name in names if name in own), None)
 
     @property
     def relation(self) -> Relation:
@@ -164,7 +172,8 @@ class SnapshotRows:
     def read(
         self, shape: TableShape, order: Sequence[str], *, newest_first: bool = False, where: Composed = EVERY_ROW
     ) -> Iterator[Sequence[Cells]]:
-        """Yield the rows that `where` selects in batches, ordered by the first name in `order` that is a column.
+        """Yield the rows that `where` selects in batches, ordered by the first name in `order` that is a column. Rows of equal
+        times come in the order of storage, which is mostly that of their inserts; without a column, all rows do.
 
         Raises AccessRefused with the GRANT.
         """
@@ -172,9 +181,13 @@ class SnapshotRows:
         query = SQL("DECLARE outbox_rows NO SCROLL CURSOR FOR SELECT {} FROM {} WHERE {}").format(
             SQL(", ").join(map(Identifier, names)), _sql_name(shape.table), self._own_too(shape, where)
         )
-        ordered = next((name for name in order if name in names), None)
+        ordered = shape.first_of(order)
         if ordered is not None:
-            query += SQL(" ORDER BY {}").format(Identifier(ordered)) + SQL(" DESC" if newest_first else "")
+            by = [Identifier(ordered)]
+            if ordered != INSERT_ORDER:
+                by += [Identifier("tableoid"), Identifier("ctid")]
+            direction = SQL(" DESC" if newest_first else "")
+            query += SQL(" ORDER BY ") + SQL(", ").join(column + direction for column in by)
         with translated():
             with self._may_read(shape):
                 self._connection.execute(query)
@@ -240,6 +253,11 @@ class SnapshotRows:
             ) from error
 
 
+def row_order(timestamp_column: str | None) -> list[str]:
+    """Columns that show in which order rows were written, best first. `timestamp_column`: --timestamp-column."""
+    return [INSERT_ORDER, *([timestamp_column] if timestamp_column else []), *TIME_COLUMNS]
+
+
 def size_of(batch: Sequence[Cells]) -> int:
     """Bytes of all cells of the batch."""
     return sum(map(len, filter(None, chain.from_iterable(batch))))
@@ -256,6 +274,7 @@ def open_snapshot(
     """
     with connect.open_connection(dsn, stop) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.execute("SET LOCAL synchronize_seqscans = off")  # it lets a scan begin in the middle of the table
         if snapshot is not None:
             connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
         yield SnapshotRows(connection, own, alternative_hint=alternative_hint)

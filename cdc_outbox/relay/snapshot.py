@@ -136,7 +136,8 @@ class FirstStart:
             if count:
                 shape = snapshot.shape(table)
                 mapping = mapping_of(self._row_mappings, shape)
-                for cells in snapshot.read(shape, row_order(self._settings)):
+                order = row_order(self._settings, shape, count)
+                for cells in snapshot.read(shape, order):
                     self._rows.send(mapping, cells)
 
     def _complete_since(self, snapshot: table_rows.SnapshotRows) -> str | None:
@@ -159,6 +160,16 @@ def _are_gone(snapshot: table_rows.SnapshotRows, table: TableName) -> bool:
     return snapshot.deletes_at_once(shape) and snapshot.was_written(shape)
 
 
-def row_order(settings: Settings) -> list[str]:
-    """Columns to order the rows by; the first that the table has is used."""
-    return [name for name in ("seq", settings.columns.timestamp, "created_at") if name]
+def row_order(settings: Settings, shape: table_rows.TableShape, count: int) -> list[str]:
+    """Columns to order `count` rows by, of which the first that the table has is used. Logs a warning if it has none."""
+    order = table_rows.row_order(settings.columns.timestamp)
+    if count > 1 and shape.first_of(order) is None:
+        log.warning(
+            "snapshot.unordered",
+            table=str(shape.table),
+            rows=count,
+            error=f"the table has no column {' or '.join(order)}: rows of one key may be sent in another order than committed",
+            cure=f"ALTER TABLE {shape.table.quoted} ADD COLUMN seq bigint GENERATED ALWAYS AS IDENTITY; or --timestamp-column "
+            "COLUMN, a column with the time of the insert",
+        )
+    return order

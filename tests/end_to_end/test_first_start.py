@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
+from tests.faults.acts import recover
 from tests.plugins.oracle import judge
 from tests.plugins.outbox import ended, event_id, ids, insert, no_slot_left
 from tests.plugins.waiting import eventually
@@ -55,15 +58,80 @@ def test_rows_are_sent_in_the_order_of_seq_whatever_their_order_in_the_table(out
     assert [int(record.value or b"") for record in outbox.records()] == list(range(1, 5003))
 
 
-def test_a_table_without_seq_is_sent_in_the_order_of_the_timestamp_column(outbox: Outbox) -> None:
+def without_seq(outbox: Outbox, column: str = "") -> None:
+    """A table without `seq`; `column`: one with the time of the insert. A hundred rows, stored in another order."""
     outbox.create()
+    outbox.database.execute("ALTER TABLE outbox DROP seq")
+    if column:
+        outbox.database.execute(f'ALTER TABLE outbox ADD "{column}" timestamptz')
+    times = (f', "{column}"', ", now() + n * 7 % 101 * interval '1 s'") if column else ("", "")
     outbox.database.execute(
-        "ALTER TABLE outbox DROP seq, ADD written timestamptz;"
-        "INSERT INTO outbox (aggregatetype, aggregateid, payload, written)"
-        " SELECT 'order', '1', to_json(n * 7 % 101), now() + n * 7 % 101 * interval '1 s' FROM generate_series(1, 100) n"
+        f"INSERT INTO outbox (aggregatetype, aggregateid, payload{times[0]})"
+        f" SELECT 'order', '1', to_json(n * 7 % 101){times[1]} FROM generate_series(1, 100) n"
     )
-    outbox.drain("--timestamp-column", "written")
-    assert [int(record.value or b"") for record in outbox.records()] == list(range(1, 101))
+
+
+def values(outbox: Outbox) -> list[int]:
+    return [int(record.value or b"") for record in outbox.records()]
+
+
+@pytest.mark.parametrize("column", ["written", "created_at", "timestamp"])
+def test_a_table_without_seq_is_sent_in_the_order_of_the_timestamp_column(outbox: Outbox, column: str) -> None:
+    without_seq(outbox, column)
+    relay = outbox.drain(*(("--timestamp-column", "written") if column == "written" else ()))
+    assert values(outbox) == list(range(1, 101))
+    assert relay.log_lines("snapshot.unordered") == []
+
+
+def test_rows_of_one_transaction_have_equal_times_and_keep_the_order_of_their_inserts(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.database.execute("ALTER TABLE outbox DROP seq, ADD created_at timestamptz DEFAULT now()")
+    fill(outbox, 3000)
+    outbox.drain("--topic", f"{outbox.prefix}order")
+    by_key: dict[bytes | None, list[int]] = {}
+    for record in outbox.records():
+        by_key.setdefault(record.key, []).append(int(record.value or b""))
+    assert len(by_key) == 10
+    assert all(numbers == sorted(numbers) for numbers in by_key.values())
+
+
+def test_a_table_without_a_column_for_the_order_is_sent_with_a_warning_whose_cure_gives_it_one(outbox: Outbox) -> None:
+    without_seq(outbox)
+    warning = outbox.drain().wait_for_log("snapshot.unordered", level="warning")
+    assert (warning["table"], warning["rows"]) == ("public.outbox", 100)
+    outbox.database.execute(warning["cure"].partition(";")[0])
+    outbox.database.execute("SELECT pg_drop_replication_slot('cdc_outbox')")
+    assert outbox.drain().log_lines("snapshot.unordered") == []
+
+
+@pytest.mark.parametrize("column", ["", "created_at"])
+def test_a_recovery_sends_in_the_same_order_and_with_the_same_warning(outbox: Outbox, column: str) -> None:
+    without_seq(outbox, column)
+    outbox.create_slot()
+    stderr = recover(outbox)
+    assert ("snapshot.unordered" in stderr) is (not column)
+    assert sorted(values(outbox)) == list(range(1, 101))
+    assert not column or values(outbox) == list(range(1, 101))
+
+
+def test_one_row_has_an_order(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.database.execute("ALTER TABLE outbox DROP seq")
+    outbox.add()
+    assert outbox.drain().log_lines("snapshot.unordered") == []
+
+
+def test_several_tables_are_sent_one_after_the_other_each_in_its_own_order(outbox: Outbox) -> None:
+    tables = ("outbox", "outbox_of_returns")
+    outbox.create(*tables)
+    for number in range(20):
+        outbox.add(tables[number % 2], payload=str(number))
+    outbox.drain(*(word for table in tables for word in ("--table", table)))
+    even, odd = list(range(0, 20, 2)), list(range(1, 20, 2))
+    assert values(outbox) == [*even, *odd]
+    later = [outbox.add(tables[number % 2], payload=str(number)) for number in range(20, 26)]
+    outbox.drain(*(word for table in tables for word in ("--table", table)))
+    assert ids(outbox.records())[20:] == later, "the stream has the order of commits across tables"
 
 
 def test_killed_in_the_middle_it_leaves_no_slot_and_the_next_start_sends_all_with_the_same_ids(
