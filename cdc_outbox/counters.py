@@ -117,6 +117,8 @@ class Counters:
     pruned_rows: int = 0
     slot: SlotCounters | None = None
     last_error: str | None = None
+    last_error_code: str | None = None
+    """Its code: a section of docs/troubleshooting.md."""
 
     def topic(self, name: str) -> TopicCounters:
         """The counts of a topic: its own for the first `MAX_TOPICS`, the shared ones for all others."""
@@ -125,6 +127,15 @@ class Counters:
             name = name if len(self.topics) < MAX_TOPICS else OTHER_TOPICS
             counts = self.topics.setdefault(name, TopicCounters())
         return counts
+
+    def note_error(self, text: str, code: str) -> None:
+        """Record the last error."""
+        self.last_error, self.last_error_code = text, code
+
+    def clear_error(self, text: str | None = None) -> None:
+        """Remove the last error; with `text`, only if it has this text."""
+        if text is None or self.last_error == text:
+            self.last_error = self.last_error_code = None
 
     def kafka_answers(self, now: float) -> None:
         """Record that Kafka is connected. `now` as of `time.time()`."""

@@ -189,8 +189,16 @@ def _lines(report: StatusReport) -> list[tuple[str, str]]:
         ("until lost", _until_lost(report)),
         ("confirmed", document.confirmed_flush_lsn or "unknown"),
         ("server at", document.current_lsn or "unknown"),
-        ("last error", _printable(document.last_error or ("none" if report.answered else "unknown"))),
+        ("last error", _last_error(report)),
     ]
+
+
+def _last_error(report: StatusReport) -> str:
+    document = report.document
+    if document.last_error is None:
+        return "none" if report.answered else "unknown"
+    code = f" [{document.last_error_code}]" if document.last_error_code else ""
+    return _printable(f"{document.last_error}{code}")
 
 
 def _in_flight(document: StatusDocument) -> str:

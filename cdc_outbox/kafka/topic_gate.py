@@ -145,8 +145,7 @@ class TopicGate:
         """End the wait: a record of the topic was delivered."""
         wait, self._wait = self._wait, None
         if wait is not None and wait.warned_at is not None:
-            if self.counters.last_error == str(wait.error):
-                self.counters.last_error = None
+            self.counters.clear_error(str(wait.error))
             log.info("topic.available", topic=wait.topic, seconds=round(time.monotonic() - wait.since, 1))
 
     def _asked(self, wait: _Wait, metadata: Callable[[str], int | KafkaError], now: float) -> bool:
@@ -221,7 +220,7 @@ class TopicGate:
         ):
             wait.warned_at = now
             self.counters.count_delivery_error(wait.topic, wait.code)
-            self.counters.last_error = str(error)
+            self.counters.note_error(str(error), error.code)
             log.warning("topic.unavailable", error=error, seconds=round(now - wait.since, 1))
         patience = 0.0 if refused else PARTITION_SECONDS if wait.partition >= 0 else self.unknown_seconds
         if now - wait.since < patience:

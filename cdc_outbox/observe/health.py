@@ -31,6 +31,10 @@ UNCONFIRMED_SECONDS: Final = 5.0
 ENDANGERED_SECONDS: Final = 3600.0
 """Seconds: one hour, enough time for an operator to react to a page."""
 
+BEHIND_SECONDS: Final = 120.0
+"""Seconds of WAL that a slot keeps at most while its relay keeps up. PostgreSQL logs running transactions, which move
+restart_lsn, every 15 s; the relay confirms at once and looks at the slot every 30 s. The rest is margin."""
+
 OK: Final = "ok"
 WARNING: Final = "warning"
 CRITICAL: Final = "critical"
@@ -145,6 +149,7 @@ def _document(counters: Counters, now: float, monotonic: float) -> StatusDocumen
         kafka_error=_masked(counters.kafka_error),
         unconfirmed_seconds=unconfirmed_seconds(counters, monotonic),
         last_error=_masked(counters.last_error),
+        last_error_code=counters.last_error_code,
     )
     slot = slot_figures(counters, now)
     return document if slot is None else with_slot(document, slot)
@@ -223,10 +228,27 @@ def _slot_unreserved(document: StatusDocument) -> Reason | None:
 
 def _slot_endangered(document: StatusDocument) -> Reason | None:
     left = document.seconds_until_lost
-    if left is None or left >= ENDANGERED_SECONDS or document.wal_status in {"lost", "unreserved"}:
+    if (
+        left is None
+        or left >= ENDANGERED_SECONDS
+        or document.wal_status in {"lost", "unreserved"}
+        or _keeps_up(document)
+    ):
         return None
     text = f"The slot is lost in {left / 60:.0f} min if it stands still, at the present rate of WAL"
     return Reason("slot-endangered", CRITICAL, text, _buy_time(document))
+
+
+def _keeps_up(document: StatusDocument) -> bool:
+    """Whether the slot keeps only recent WAL, and less than half of its limit.
+
+    Then a short time until the slot is lost is the choice of a small limit, and no incident. An open transaction holds
+    `restart_lsn` back also while all events are confirmed, so neither the flush LSN nor the lag can answer this.
+    """
+    kept, rate, safe = document.retained_wal_bytes, document.wal_bytes_per_second, document.safe_wal_bytes
+    if kept is None or not rate or safe is None:
+        return True
+    return kept <= min(BEHIND_SECONDS * rate, safe)
 
 
 def _buy_time(document: StatusDocument) -> str:

@@ -55,6 +55,7 @@ class StatusDocument:
     kafka_error: str | None = None
     unconfirmed_seconds: float | None = None
     last_error: str | None = None
+    last_error_code: str | None = None
     health: str | None = None
     reasons: tuple[Reason, ...] = ()
 

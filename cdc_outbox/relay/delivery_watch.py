@@ -49,7 +49,7 @@ class DeliveryWatch:
         if error is None:
             return
         self._error, self._since = error, since
-        self._counters.last_error = str(error)
+        self._counters.note_error(str(error), error.code)
         self._logged = not self._publisher.lost  # that is one cause, and logged already
         if self._logged:
             self._counters.kafka_fails(error.message, time.time(), connected=True)
@@ -58,8 +58,7 @@ class DeliveryWatch:
             )
 
     def _end(self, now: float) -> None:
-        if self._counters.last_error == str(self._error):
-            self._counters.last_error = None
+        self._counters.clear_error(str(self._error))
         if self._logged:
             log.info("delivery.resumed", seconds=round(now - (self._since or now), 1))
         self._error = None

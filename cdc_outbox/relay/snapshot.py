@@ -104,7 +104,7 @@ class FirstStart:
         return slot_wait.create(self._session, dsn, name, self._report_wait, temporary=temporary, snapshot=snapshot)
 
     def _report_wait(self, waits_for: str, cure: str) -> None:
-        self._counters.last_error = waits_for
+        self._counters.note_error(waits_for, "slot-waiting")
         log.warning("slot.waiting", slot=self._settings.slot, error=waits_for, cure=cure or None)
 
     def _created(self, begins_at: Lsn, old: slot.SlotInfo | None) -> None:

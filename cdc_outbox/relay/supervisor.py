@@ -178,7 +178,7 @@ class Supervisor:
         """Record the error that ended the session."""
         if self._settings.reads_messages and isinstance(error, StreamGap) and NOT_IN_A_TABLE not in error.cure:
             error.cure += f". {NOT_IN_A_TABLE}"
-        self._counters.last_error = str(error)
+        self._counters.note_error(str(error), error.code)
         self._disconnected()
 
     def _run_session(self) -> None:
@@ -388,7 +388,8 @@ class Supervisor:
         counters = self._counters
         if counters.state is not State.STANDBY or counters.last_error != busy.message:
             log.info("standby", slot=self._settings.slot, error=busy.message)
-        counters.state, counters.last_error = State.STANDBY, busy.message
+        counters.state = State.STANDBY
+        counters.note_error(busy.message, busy.code)
         counters.postgres_connected = True
         counters.last_turn_monotonic = time.monotonic()
         if self._stop.wait(STANDBY_SECONDS):
@@ -424,7 +425,7 @@ class Supervisor:
         self._streamed = True
         counters.state = State.STREAMING
         counters.postgres_connected = True
-        counters.last_error = None
+        counters.clear_error()
         log.info("streaming", slot=self._settings.slot, publication=self._settings.publication)
 
     def _disconnected(self) -> None:

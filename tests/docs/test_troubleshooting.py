@@ -25,12 +25,9 @@ PACKAGE: Final = Path(cdc_outbox.__file__).parent
 NOT_OURS: Final = {"standby"}
 """Sections of events at level info, which people look for all the same."""
 
-ENOUGH: Final = {"access-refused", "cannot-connect", "code-unknown", "configuration", "stream-gap", "unreachable"}
-"""Codes whose message and cure are enough: those of the classes, and of errors that have none of their own."""
-
 
 def codes_of_the_program() -> set[str]:
-    """Every code that the source gives to an error, and the classes' own; a poison event's code is its reason."""
+    """Every code that the source gives to an error or a reason of health, and the classes' own; a poison event's code is its reason."""
     found = {
         kind.default_code
         for kind in vars(errors).values()
@@ -40,7 +37,9 @@ def codes_of_the_program() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and node.arg in {"code", "reason"} and _is_slug(node.value):
                 found.add(ast.literal_eval(node.value))
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("_poison", "poison_event")):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+                ("_poison", "poison_event", "Reason", "note_error")
+            ):
                 found |= {each.value for each in node.args if isinstance(each, ast.Constant) and _is_slug(each)}
     return found
 
@@ -71,7 +70,7 @@ def loud_events() -> set[str]:
 
 
 def test_every_code_has_a_section() -> None:
-    assert sorted(codes_of_the_program() - set(read_sections()) - ENOUGH) == []
+    assert sorted(codes_of_the_program() - set(read_sections())) == []
 
 
 def test_every_warning_of_the_log_has_a_section() -> None:

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from cdc_outbox import DOCUMENTATION
+from cdc_outbox.commands.explain import read_sections
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters, State, TopicCounters
 from cdc_outbox.observe import Versions, http, logs
@@ -117,8 +118,7 @@ def test_a_relay_that_is_well_state_charts_facts_and_warnings(
         assert axes == ["axis: 0 to 12 events/s", "axis: 0 to 1.0 s", "axis: 0 to 60.0 MiB", "axis: 0 to 100 ms"]
         warning = text(browser, "#warnings li")
         assert warning.splitlines()[0] == "kafka.unreachable · warning · 61 s ago · 4 times · over"
-        link = browser.run("document.querySelector('#warnings a').href")
-        assert link == f"{DOCUMENTATION}/troubleshooting/#kafkaunreachable"
+        assert links(browser, "#warnings") == [f"{DOCUMENTATION}/troubleshooting/#kafkaunreachable"]
         assert HTML_IN_A_MESSAGE in warning
         assert warning.splitlines()[-1] == "Cure: start the broker"
 
@@ -179,6 +179,32 @@ def test_a_relay_that_is_gone_is_not_shown_as_if_it_were_there_and_is_shown_agai
     with serve(address):
         browser.until("document.querySelector('#gone').hidden", "the page is live again")
         assert text(browser, "#state-name") == "streaming"
+
+
+def links(browser: Browser, selector: str) -> list[str]:
+    found: list[str] = browser.run(f"[...document.querySelectorAll('{selector} a')].map((each) => each.href)")
+    return found
+
+
+def test_a_reason_a_warning_and_the_last_error_link_to_the_section_of_their_code(
+    browser: Browser, counters: Counters, serve: Serve
+) -> None:
+    counters.state = State.RECONNECTING
+    counters.note_error("PostgreSQL refuses the login", "postgres-login-refused")
+    logs.RECENT.note({"timestamp": "2023-11-14T22:13:20Z", "level": "warning", "event": "postgres.disconnected",
+                      "code": "postgres-login-refused", "error": "PostgreSQL refuses the login"})  # fmt: skip
+    with serve() as address:
+        browser.open(f"http://{address}/")
+        browser.until("document.querySelector('#warnings a')", "the page shows the warning")
+
+        refused = f"{DOCUMENTATION}/troubleshooting/#postgres-login-refused"
+        assert links(browser, "#reasons") == [f"{DOCUMENTATION}/troubleshooting/#postgres-disconnected"]
+        assert (links(browser, "#facts"), links(browser, "#warnings")) == ([refused], [refused])
+        assert (
+            browser.run("fetch('/status').then((answer) => answer.json())")["last_error_code"]
+            == "postgres-login-refused"
+        )
+    assert {"postgres-disconnected", "postgres-login-refused"} <= set(read_sections())
 
 
 def test_a_script_that_is_not_the_page_s_own_is_not_run(browser: Browser, serve: Serve) -> None:

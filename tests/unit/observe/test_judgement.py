@@ -12,6 +12,7 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters, State
 from cdc_outbox.observe import Versions
 from cdc_outbox.observe.health import (
+    BEHIND_SECONDS,
     CRITICAL,
     ENDANGERED_SECONDS,
     OK,
@@ -56,6 +57,19 @@ def at_rate(seconds: float) -> SlotCounters:
     return replace(SLOT, wal_bytes_per_second=40 * MIB / seconds)
 
 
+def keeps(seconds: float, *, safe_seconds: float = 600.0) -> SlotCounters:
+    """A slot that keeps the WAL of the last `seconds`, and is lost `safe_seconds` later if it stands still."""
+    kept = int(seconds * MIB)
+    return replace(
+        SLOT,
+        current_lsn=1000 * MIB,
+        restart_lsn=1000 * MIB - kept,
+        confirmed_flush_lsn=1000 * MIB,
+        safe_wal_bytes=int(safe_seconds * MIB),
+        wal_bytes_per_second=float(MIB),
+    )
+
+
 UNCONFIRMED = {"in_flight_events": 7, "unconfirmed_since_monotonic": MONOTONIC - UNCONFIRMED_SECONDS}
 
 
@@ -79,6 +93,10 @@ UNCONFIRMED = {"in_flight_events": 7, "unconfirmed_since_monotonic": MONOTONIC -
         (changed(state=State.STOPPED, last_error="the table is gone"), CRITICAL, ["stopped"]),
         (changed(slot=at_rate(ENDANGERED_SECONDS - 1)), CRITICAL, ["slot-endangered"]),
         (changed(slot=at_rate(ENDANGERED_SECONDS)), OK, []),
+        (changed(slot=keeps(BEHIND_SECONDS)), OK, []),
+        (changed(slot=keeps(BEHIND_SECONDS + 1)), CRITICAL, ["slot-endangered"]),
+        (changed(slot=keeps(61.0, safe_seconds=60.0)), CRITICAL, ["slot-endangered"]),
+        (changed(slot=keeps(60.0, safe_seconds=60.0)), OK, []),
         (changed(slot=replace(SLOT, wal_status="unreserved", safe_wal_bytes=-1)), CRITICAL, ["slot-unreserved"]),
         (changed(slot=replace(SLOT, wal_status="lost", safe_wal_bytes=None)), CRITICAL, ["slot-lost"]),
         (changed(last_turn_monotonic=MONOTONIC - STUCK_AFTER_SECONDS - 1), CRITICAL, ["loop-stuck"]),

@@ -16,7 +16,7 @@ MIB = 1 << 20
 WELL = SlotCounters(
     active=True,
     wal_status="reserved",
-    current_lsn=100 * MIB,
+    current_lsn=200 * MIB,
     restart_lsn=40 * MIB,
     confirmed_flush_lsn=90 * MIB,
     safe_wal_bytes=600 * MIB,
@@ -54,7 +54,7 @@ def test_each_danger_is_logged_once_with_its_sql_and_its_end_after_a_calm_minute
         "slot-endangered",
     )
     assert endangered["error"] == "The slot is lost in 10 min if it stands still, at the present rate of WAL"
-    assert endangered["cure"].endswith("max_slot_wal_keep_size = '1320MB'; SELECT pg_reload_conf();")
+    assert endangered["cure"].endswith("max_slot_wal_keep_size = '1520MB'; SELECT pg_reload_conf();")
     assert unreserved["code"] == "slot-unreserved"
     assert (safe["event"], safe["level"], safe["seconds"]) == ("slot.safe", "info", 90)
 
