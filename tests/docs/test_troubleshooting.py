@@ -27,7 +27,7 @@ NOT_OURS: Final = {"standby"}
 
 
 def codes_of_the_program() -> set[str]:
-    """Every code that the source gives to an error or a reason of health, and the classes' own; a poison event's code is its reason."""
+    """Every code of an error class, an error, or a reason of health. A poison event's code is its reason."""
     found = {
         kind.default_code
         for kind in vars(errors).values()
