@@ -43,7 +43,7 @@ from cdc_outbox.observe.bar import Bar
 from cdc_outbox.observe.history import History
 from cdc_outbox.observe.slot_alarm import SlotAlarm
 from cdc_outbox.observe.summary import Summary
-from cdc_outbox.postgres.connect import libpq_version
+from cdc_outbox.postgres.conninfo import libpq_version
 from cdc_outbox.relay.supervisor import Supervisor
 from cdc_outbox.shutdown import Stop, Stopped
 

@@ -19,7 +19,7 @@ from cdc_outbox.check import cluster, configuration, database, kept_rows, platfo
 from cdc_outbox.check.report import Report
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.postgres import connect, publication, server, slot
+from cdc_outbox.postgres import connect, conninfo, publication, server, slot
 from cdc_outbox.shutdown import Stop
 
 _BEHIND_THE_CONNECTION = (
@@ -95,7 +95,7 @@ def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Re
     except CdcOutboxError as error:
         if not settings.dsn.reveal():
             error.message += (
-                f" (without --dsn, libpq's environment and defaults count: {connect.environment_of_libpq()})"
+                f" (without --dsn, libpq's environment and defaults count: {conninfo.environment_of_libpq()})"
             )
         report.fail_with("database.connection", error)
         reported = {finding.check for finding in report.findings}

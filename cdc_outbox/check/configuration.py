@@ -16,7 +16,7 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective
-from cdc_outbox.postgres import connect
+from cdc_outbox.postgres import conninfo
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.relay.poison import PoisonPolicy
 
@@ -33,7 +33,7 @@ _UNVERIFIED: Final = {"require", "prefer", "allow", "disable"}
 def check_configuration(settings: Settings, report: Report) -> dict[str, str] | None:
     """Check the settings alone. Returns librdkafka's properties, or None if librdkafka rejects them."""
     with report.judging("config.dsn"):
-        transport = connect.transport(settings.dsn.reveal())
+        transport = conninfo.transport(settings.dsn.reveal())
         report.ok("config.dsn", f"host {', '.join(host or 'of the local socket' for host in transport.hosts)}")
         _check_postgres_tls(transport, report)
     with report.judging("config.records"):
@@ -55,7 +55,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-def _check_postgres_tls(transport: connect.Transport, report: Report) -> None:
+def _check_postgres_tls(transport: conninfo.Transport, report: Report) -> None:
     check = "config.postgres-tls"
     remote = [host for host in transport.hosts if not is_local(host)]
     verify = "sslmode=verify-full sslrootcert=FILE in --dsn (the CA that signed the server's certificate; a public one: system)"
@@ -160,7 +160,7 @@ def broker_hosts(brokers: str) -> list[str]:
 
 def _has_ca(properties: Mapping[str, str]) -> bool:
     named = any(properties.get(name) for name in ("ssl.ca.location", "ssl.ca.pem", "ssl.keystore.location"))
-    return named or any(Path(bundle).is_file() for bundle in connect.CA_BUNDLES)
+    return named or any(Path(bundle).is_file() for bundle in conninfo.CA_BUNDLES)
 
 
 def _check_poison(settings: Settings, report: Report) -> None:

@@ -178,7 +178,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     from cdc_outbox import __version__
     from cdc_outbox.kafka import native
     from cdc_outbox.kafka.properties import librdkafka_version
-    from cdc_outbox.postgres.connect import libpq_version
+    from cdc_outbox.postgres.conninfo import libpq_version
 
     click.echo(
         f"cdc-outbox {__version__} (Python {platform.python_version()}, "

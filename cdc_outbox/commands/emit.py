@@ -122,7 +122,7 @@ def _emit(connection: connect.Connection, table: TableName, event: NewEvent) -> 
     arguments = [event.aggregate_type, event.aggregate_id, event.type, payload, event.headers, None]
     call = f"SELECT {function.quoted}({', '.join(f'%s::{name}' for name in types)})".encode()
     try:
-        with translated():
+        with translated(), connection.long_query():  # it may wait for a lock: given up, it might still commit
             row = connection.execute(call, arguments[: len(types)]).fetchone()
     except ConfigurationError as error:
         if str(error.where.get("sqlstate", ""))[:2] not in _DATA_CLASSES:

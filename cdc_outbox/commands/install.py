@@ -324,7 +324,8 @@ def _apply(dsn: str, text: str, cure: str, warn: Callable[[str], None]) -> None:
                     else None
                 )
             )
-            connection.execute(text.encode())
+            with connection.long_query():
+                connection.execute(text.encode())
     except CdcOutboxError as error:
         if error.__cause__ is None:  # there was no session yet: the error knows its cure
             raise

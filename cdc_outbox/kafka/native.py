@@ -25,7 +25,7 @@ from cdc_outbox.kafka.producer import INFERRED, METADATA_SLICE_SECONDS, NativeRe
 from cdc_outbox.kafka.reachability import weakly
 from cdc_outbox.kafka.weight import extra_bytes
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange
-from cdc_outbox.postgres.connect import libpq_module
+from cdc_outbox.postgres.conninfo import libpq_module
 from cdc_outbox.records.router import InFlight, KafkaRecord
 
 with contextlib.suppress(ImportError):  # it is an extra

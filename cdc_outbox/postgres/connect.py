@@ -1,174 +1,155 @@
-"""Connections to PostgreSQL.
+"""Connections to PostgreSQL, and how long they wait for an answer.
 
-In: a conninfo string or URL in libpq's syntax; missing parts come from libpq's own environment (`PGHOST`, …).
-Out: psycopg connections with pinned session settings, so that no default of a role or a database changes the text of a
-value; errors of `cdc_outbox.errors`, each with its cure. For `sslrootcert=system`: SSL_CERT_FILE in the environment.
-Never: an error of the driver; `postgres.errors` translates them.
+In: a conninfo string or URL in libpq's syntax; a shutdown request. Out: psycopg connections with pinned session settings;
+errors of `cdc_outbox.errors`, each with its cure; Unreachable when the server does not answer.
+Never: an error of the driver (`postgres.errors` translates them), or a wait without an end.
 
-PostgreSQL manual: 32.1 Database Connection Control Functions.
+PostgreSQL manual: 32.1 Database Connection Control Functions; 27.2.3 pg_stat_activity.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import math
 import queue
-import socket
-import sys
+import select
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable, Generator, Iterator
 from typing import Final, TypeAlias
 
 import psycopg
 from psycopg import conninfo as psycopg_conninfo
-from psycopg import pq
+from psycopg.abc import RV, PQGen
+from psycopg.waiting import Ready, Wait
 
-from cdc_outbox.errors import CdcOutboxError, ConfigurationError, Unreachable
+from cdc_outbox.errors import CdcOutboxError, Unreachable
+from cdc_outbox.postgres.conninfo import SEARCH_PATH, session_conninfo
 from cdc_outbox.postgres.errors import translate, translated
 from cdc_outbox.postgres.login import LoginConnection
 from cdc_outbox.shutdown import Stop, Stopped
 
-Connection: TypeAlias = psycopg.Connection[tuple[object, ...]]
+ANSWER_SECONDS: Final = 30.0
+"""Without a byte of the answer to a query. The queries take milliseconds; a server that swaps, or waits for its disk, takes
+seconds. After this time a long query is looked at on a second connection; any other is given up."""
 
-CONNECT_TIMEOUT_SECONDS: Final = 10
-"""Per host. Less than half of the 25 s that a stop may take, more than a slow TLS handshake over a WAN."""
+LOOK_SECONDS: Final = 10.0
+"""For that second connection, once it is open: one query of the server's memory."""
+
+LATE_ANSWER_SECONDS: Final = 1.0
+"""For an answer that is under way while the second connection shows that the query is over: some round trips of a WAN."""
 
 CANCEL_SECONDS: Final = 2.0
 """For the connection that cancels a query, to a server that has answered before. A stop must not wait longer."""
 
-KEEPALIVES: Final = {
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "60000",
-}
-"""In seconds; the last one in milliseconds. The kernel's own defaults find a dead peer after two hours."""
-
-SEARCH_PATH: Final = "pg_catalog, pg_temp"
-"""Where every session looks up names without a schema. Any role may create functions, operators and types in a schema such as
-`public` (up to PostgreSQL 14 without being granted it): with another path, they would run with the relay's
-privileges (CVE-2018-1058)."""
-
-PINNED: Final = {
-    "search_path": SEARCH_PATH.replace(" ", ""),  # a space would end the option
-    "datestyle": "ISO",
-    "timezone": "UTC",
-    "intervalstyle": "postgres",
-    "extra_float_digits": "3",
-    "bytea_output": "hex",
-    "client_min_messages": "notice",  # the warning that a publication was skipped must be sent
-    "row_security": "off",  # an error instead of rows hidden by a policy
-    "statement_timeout": "0",
-    "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-}
-"""Session settings that a role or a database may have changed, and that would change values or end a long read."""
-
 _TRANSACTION_TIMEOUT_SINCE: Final = 170_000
 """Server version with transaction_timeout, which would end a long read too. Older servers refuse the setting."""
 
-CA_BUNDLES: Final = (
-    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
-    "/etc/pki/tls/certs/ca-bundle.crt",  # RHEL, Amazon Linux: the old place
-    "/etc/ssl/ca-bundle.pem",  # SUSE
-    "/etc/ssl/cert.pem",  # Alpine, macOS, the BSDs
-)
-"""Files in which operating systems keep the CAs that they trust."""
+_SILENT: Final = frozenset({"postgres-unreachable", "postgres-silent", "connection-lost"})
+"""Codes of errors of a server that does not answer, or not at all: others are answers."""
+
+_RUNS: Final = """
+SELECT state IS NULL OR state NOT IN ('idle', 'idle in transaction', 'idle in transaction (aborted)')
+  FROM pg_catalog.pg_stat_activity WHERE pid = %s
+"""
+"""Whether a server process works on a query. The state is NULL for a role that may not see it."""
 
 
-def libpq_version() -> str:
-    """The version of the libpq in use, as `18.6`."""
-    return f"{pq.version() // 10000}.{pq.version() % 10000}"
+class Session(LoginConnection):
+    """A connection whose queries end: answered, after a stop (Stopped), or because no answer comes (Unreachable)."""
+
+    conninfo: str = ""
+    stop: Stop | None = None
+    within: float | None = None
+    """Seconds from the opening of the connection, within which all its queries must be answered."""
+    on_progress: Callable[[], object] | None = None
+    """Called when a second connection has shown that the server still works on a long query."""
+    opened = math.inf
+    """`time.monotonic()` when it was open."""
+    _long = False
+
+    def wait(self, gen: PQGen[RV], *limits: float, **named: float | None) -> RV:  # type: ignore[override] # they vary
+        """Wait for the result of a query, as psycopg does. A query that is given up is cancelled."""
+        try:
+            return super().wait(self._limited(gen), *limits, **named)  # type: ignore[arg-type]
+        except (Stopped, Unreachable):
+            self.cancel_query()
+            raise
+
+    def cancel_query(self) -> None:
+        """Cancel the query on the server, which does not notice a closed connection while it works. Never raises."""
+        with contextlib.suppress(psycopg.Error):
+            self.cancel_safe(timeout=CANCEL_SECONDS)
+
+    @contextlib.contextmanager
+    def long_query(self) -> Iterator[None]:
+        """Let queries inside the block take long, as long as a second connection shows that the server works on them."""
+        before, self._long = self._long, True
+        try:
+            yield
+        finally:
+            self._long = before
+
+    def require_answer(self, silent_since: float) -> float:
+        """Called in a wait without an answer since `silent_since`. Returns the time from which the silence counts now.
+
+        Raises Stopped on a stop, and Unreachable when no answer is to be expected.
+        """
+        if self.stop is not None and self.stop.requested:
+            raise Stopped("stopped while waiting for PostgreSQL")
+        now = time.monotonic()
+        if self.within is not None and now - self.opened > self.within:
+            raise _silent(self.within)
+        if now - silent_since <= ANSWER_SECONDS:
+            return silent_since
+        if not self._long or not self._still_runs():
+            raise _silent(ANSWER_SECONDS)
+        if self.on_progress is not None:
+            self.on_progress()
+        return time.monotonic()
+
+    def _limited(self, gen: PQGen[RV]) -> Generator[Wait, Ready, RV]:
+        """The generator `gen`, which psycopg resumes ten times per second while nothing arrives."""
+        silent_since = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                silent_since = time.monotonic() if ready else self.require_answer(silent_since)
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            result: RV = done.value
+            return result
+
+    def _still_runs(self) -> bool:
+        """Whether the server works on the query of this connection, or has answered it meanwhile. False: the answer is lost."""
+        info = self.info
+        same_server = {
+            "host": info.host,
+            "port": str(info.port),
+            **({"hostaddr": info.hostaddr} if info.hostaddr else {}),
+        }
+        conninfo = psycopg_conninfo.make_conninfo(self.conninfo, replication="", **same_server)
+        try:
+            with contextlib.closing(open_session(conninfo, self.stop)) as other, translated():
+                other.within = LOOK_SECONDS
+                row = other.execute(_RUNS, (info.backend_pid,)).fetchone()
+        except CdcOutboxError as error:
+            return error.code not in _SILENT
+        if row is not None and row[0] is True:
+            return True
+        return bool(select.select([self.pgconn.socket], [], [], LATE_ANSWER_SECONDS)[0])
 
 
-def environment_of_libpq() -> str:
-    """The settings that libpq uses when --dsn is empty: its environment and its defaults, without a password."""
-    shown = ("service", "host", "hostaddr", "port", "dbname", "user")
-    found = {each.keyword.decode(): (each.val or b"").decode() for each in pq.Conninfo.get_defaults()}
-    found["host"] = found.get("host") or "the socket of this machine"
-    found["dbname"] = found.get("dbname") or found.get("user", "")
-    return ", ".join(f"{name} {found[name]}" for name in shown if found.get(name))
-
-
-def libpq_module() -> str | None:
-    """The path of psycopg's extension module that is linked with libpq; None if psycopg runs its pure Python implementation."""
-    path = sys.modules[pq.PGconn.__module__].__file__
-    return None if path is None or path.endswith(".py") else path
-
-
-def session_conninfo(dsn: str, **extra: str) -> str:
-    """`dsn` with pinned session settings. Raises ConfigurationError when libpq cannot parse it."""
-    try:
-        given = psycopg_conninfo.conninfo_to_dict(dsn)
-    except psycopg.Error:
-        raise ConfigurationError(
-            "the connection string cannot be parsed",
-            code="dsn-invalid",
-            cure="write it as postgresql://user@host:5432/database or as host=HOST dbname=NAME; "
-            "percent-encode special characters of a URL; put the password into PGPASSWORD or a passfile",
-        ) from None
-    given.pop(
-        "replication", None
-    )  # a stream sets it itself; an ordinary session with it could not run queries with parameters
-    _find_system_roots(given)
-    pinned = " ".join(f"-c {name}={value}" for name, value in PINNED.items())
-    chosen = given.get("options") or os.environ.get("PGOPTIONS") or ""  # libpq reads PGOPTIONS only without options
-    options = f"{chosen} {pinned}".strip()
-    defaults = {"application_name": "cdc-outbox", "connect_timeout": str(CONNECT_TIMEOUT_SECONDS), **KEEPALIVES}
-    merged = {**defaults, **given, **extra, "options": options, "client_encoding": "UTF8"}
-    return psycopg_conninfo.make_conninfo("", **merged)
-
-
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """How a connection will be made, as far as that is known in advance."""
-
-    hosts: tuple[str, ...]
-    """Names, addresses, or socket folders; empty: libpq's default folder."""
-    sslmode: str
-    missing_root: str | None
-    """The file of CAs that libpq will look for, if it does not exist; else None."""
-    service: bool
-    """Whether a service file adds settings."""
-
-
-def transport(dsn: str) -> Transport:
-    """The transport for `dsn`, libpq's environment and its defaults. Raises ConfigurationError if it cannot be parsed."""
-    given = psycopg_conninfo.conninfo_to_dict(session_conninfo(dsn))
-    known = {
-        option.keyword.decode(): option.val.decode()
-        for option in pq.Conninfo.get_defaults()
-        if option.val is not None and option.keyword in _TRANSPORT
-    }
-    known |= {name: str(value) for name, value in given.items() if value and name.encode() in _TRANSPORT}
-    root = known.get("sslrootcert") or str(Path.home() / ".postgresql" / "root.crt")
-    return Transport(
-        hosts=tuple((known.get("host") or known.get("hostaddr") or "").split(",")),
-        sslmode="verify-full" if root == "system" else known.get("sslmode", "prefer"),
-        missing_root=None if root == "system" or Path(root).is_file() else root,
-        service="service" in known,
+def _silent(seconds: float) -> Unreachable:
+    return Unreachable(
+        f"PostgreSQL has not answered within {seconds:g} s",
+        code="postgres-silent",
+        cure="check the network, and what the server waits for",
     )
 
 
-_TRANSPORT: Final = frozenset({b"host", b"hostaddr", b"sslmode", b"sslrootcert", b"service"})
-"""Keywords of conninfo for the host and TLS."""
-
-
-def _find_system_roots(given: Mapping[str, object]) -> None:
-    """For `sslrootcert=system`: set SSL_CERT_FILE to this machine's bundle, unless the environment names other roots.
-
-    The OpenSSL inside psycopg's wheel looks in the folder it was built with, which does not exist elsewhere.
-    """
-    wanted = given.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
-    if wanted == "system" and not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
-        for bundle in CA_BUNDLES:
-            if Path(bundle).is_file():
-                os.environ["SSL_CERT_FILE"] = bundle
-                return
-
+Connection: TypeAlias = Session
 
 AS_IT_IS: Final = "SET client_encoding = 'SQL_ASCII'"
 """For a session that reads rows of a database without an encoding: the server neither checks nor refuses any byte."""
@@ -203,12 +184,14 @@ def open_session(conninfo: str, stop: Stop | None = None) -> Connection:
     outcome = opening.get()
     if isinstance(outcome, CdcOutboxError):
         raise outcome
+    outcome.stop = stop
     return outcome
 
 
 def _open(conninfo: str) -> Connection:
     try:
-        connection = LoginConnection.connect(conninfo, autocommit=True)
+        connection = Session.connect(conninfo, autocommit=True)
+        connection.conninfo, connection.opened = conninfo, time.monotonic()
         try:
             # Repeated as a command: a pooler may have dropped the options of the connection.
             pins = [f"SET search_path = {SEARCH_PATH}"]
@@ -230,54 +213,21 @@ def open_connection(
     """A short-lived ordinary connection with autocommit, closed at the end. Raises CdcOutboxError.
 
     Raises Stopped on a stop, which also cancels the running query. `lock_timeout`: seconds that a query may wait
-    for a lock of another session (0: no limit); longer is Unreachable. `timeout`: seconds for the whole block; longer is
-    Unreachable, also when the server does not answer at all.
+    for a lock of another session (0: no limit); longer is Unreachable. `timeout`: seconds within which all queries must be
+    answered; longer is Unreachable. Each query has ANSWER_SECONDS, a `long_query` as long as the server works on it.
     """
     connection = open_session(session_conninfo(dsn), stop)
+    connection.within = timeout
     try:
-        with translated(), _ended_by(stop, timeout, connection):
+        with translated():
             if lock_timeout:
                 connection.execute(
                     "SELECT pg_catalog.set_config('lock_timeout', %s, false)", (f"{lock_timeout * 1000:.0f}",)
                 )
             yield connection
-    finally:
-        connection.close()
-
-
-@contextlib.contextmanager
-def _ended_by(stop: Stop | None, timeout: float | None, connection: Connection) -> Iterator[None]:
-    """Inside the block, a stop cancels the running query (Stopped); after `timeout` the socket is shut down (Unreachable)."""
-    if stop is None and timeout is None:
-        yield
-        return
-    over = threading.Event() if stop is None else stop.or_event()
-    late = threading.Event()
-
-    def watch() -> None:
-        over.wait(timeout)
-        if stop is not None and stop.requested:
-            with contextlib.suppress(psycopg.Error):
-                connection.cancel_safe(timeout=CANCEL_SECONDS)
-        elif not done.is_set():
-            late.set()
-            with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
-                wire.shutdown(socket.SHUT_RDWR)
-
-    done = threading.Event()
-    threading.Thread(target=watch, name="deadline", daemon=True).start()
-    try:
-        yield
-    except (psycopg.Error, CdcOutboxError) as error:
+    except CdcOutboxError as error:
         if stop is not None and stop.requested:
             raise Stopped from error
-        if late.is_set():
-            raise Unreachable(
-                f"PostgreSQL has not answered within {timeout:g} s",
-                code="postgres-silent",
-                cure="check the network, and what the server waits for",
-            ) from error
         raise
     finally:
-        done.set()
-        over.set()
+        connection.close()

@@ -111,7 +111,8 @@ def drop(
     with _brief_locks(connection):
         for name in names:
             connection.execute(SQL("LOCK TABLE ONLY {} IN SHARE MODE").format(_identifier(name)))
-            row = connection.execute(SQL("SELECT count(*) FROM {}").format(_identifier(name))).fetchone()
+            with connection.long_query():
+                row = connection.execute(SQL("SELECT count(*) FROM {}").format(_identifier(name))).fetchone()
             dropped.append(Dropped(name, int(str(row[0])) if row else 0))
         until_delivered(server.current_lsn(connection))
         for name in names:

@@ -9,7 +9,6 @@ a command are quoted by `cdc_outbox.identifiers`.
 
 from __future__ import annotations
 
-import contextlib
 import select
 import time
 from collections.abc import Callable
@@ -21,15 +20,13 @@ from psycopg import pq
 
 from cdc_outbox.errors import CannotConnect, CdcOutboxError, ConfigurationError, ConnectionLost, Unreachable
 from cdc_outbox.postgres import connect
+from cdc_outbox.postgres.conninfo import session_conninfo
 from cdc_outbox.postgres.errors import from_sqlstate, translate
 from cdc_outbox.shutdown import Stop, Stopped
 
 log = structlog.get_logger(__name__)
 
 Row = tuple[str | None, ...]
-
-COMMAND_TIMEOUT_SECONDS: Final = 30.0
-"""For a command answered from memory. The creation of a slot has no deadline: it waits for every running transaction."""
 
 _SYNTAX_ERROR: Final = "42601"
 """SQLSTATE of a replication command in an ordinary session: a pooler has dropped `replication` from the startup packet."""
@@ -42,8 +39,7 @@ class ReplicationSession:
 
     def __init__(self, dsn: str, stop: Stop) -> None:
         self._stop = stop
-        conninfo = connect.session_conninfo(dsn, replication="database")
-        self.connection = connect.open_session(conninfo, stop)
+        self.connection = connect.open_session(session_conninfo(dsn, replication="database"), stop)
         self.pgconn = self.connection.pgconn
         self.notice: Callable[[psycopg.errors.Diagnostic], None] | None = None
         self.connection.add_notice_handler(self._on_notice)
@@ -75,9 +71,9 @@ class ReplicationSession:
         """Close the socket. Never raises."""
         self.connection.close()
 
-    def rows(self, command: str, *, timeout: float | None = COMMAND_TIMEOUT_SECONDS) -> list[Row]:
+    def rows(self, command: str) -> list[Row]:
         """Run one command and return its rows as text. Raises CdcOutboxError, Stopped on a stop."""
-        result = self.run(command, timeout=timeout)
+        result = self.run(command)
         return [
             tuple(
                 None
@@ -88,29 +84,26 @@ class ReplicationSession:
             for row in range(result.ntuples)
         ]
 
-    def run(self, command: str, *, timeout: float | None = COMMAND_TIMEOUT_SECONDS) -> pq.abc.PGresult:
-        """Send one command and wait for its result, the last one if there are several."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def run(self, command: str) -> pq.abc.PGresult:
+        """Send one command and wait for its result, the last one if there are several.
+
+        Raises Unreachable when the server does not answer: see `connect.Session`, also for commands that may take long.
+        """
         try:
             self.pgconn.send_query(command.encode())
-            return self._result(deadline)
-        except Stopped:
-            self._cancel()
+            return self._result()
+        except (Stopped, Unreachable):
+            self.connection.cancel_query()
             raise
         except psycopg.Error as error:
             raise translate(error) from error
 
-    def _cancel(self) -> None:
-        """Cancel the command on the server: while the creation of a slot waits, it does not notice a closed connection."""
-        with contextlib.suppress(psycopg.Error):
-            self.connection.cancel_safe(timeout=connect.CANCEL_SECONDS)
-
-    def _result(self, deadline: float | None) -> pq.abc.PGresult:
+    def _result(self) -> pq.abc.PGresult:
         """The last result. An error is raised after all results are read: only then the session accepts another command."""
         result: pq.abc.PGresult | None = None
         failed: CdcOutboxError | None = None
         try:
-            while (following := self._next_result(deadline)) is not None:
+            while (following := self._next_result()) is not None:
                 result = following
                 if result.status == pq.ExecStatus.COPY_BOTH:
                     break
@@ -127,21 +120,19 @@ class ReplicationSession:
             )
         return result
 
-    def _next_result(self, deadline: float | None) -> pq.abc.PGresult | None:
+    def _next_result(self) -> pq.abc.PGresult | None:
+        silent_since = time.monotonic()
         while self.pgconn.flush() or self.pgconn.is_busy():
-            self._wait(deadline)
+            silent_since = time.monotonic() if self._readable() else self.connection.require_answer(silent_since)
             self.pgconn.consume_input()
         return self.pgconn.get_result()
 
-    def _wait(self, deadline: float | None) -> None:
-        if self._stop.requested:
-            raise Stopped("stopped while waiting for PostgreSQL")
-        if deadline is not None and time.monotonic() > deadline:
-            raise Unreachable("PostgreSQL does not answer a replication command", code="replication-command-unanswered")
+    def _readable(self) -> bool:
+        """Whether bytes have arrived; waits for them, at most a second, and at most until a stop."""
         poller = select.poll()
         poller.register(self.pgconn.socket, select.POLLIN)
         poller.register(self._stop.fileno(), select.POLLIN)
-        poller.poll(1000)
+        return any(descriptor == self.pgconn.socket for descriptor, _ in poller.poll(1000))
 
     def _on_notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         """Pass a notice on. A warning is logged: a stream that waits for a standby (`synchronized_standby_slots`) sends one."""

@@ -330,7 +330,7 @@ def _integers(connection: connect.Connection, query: Composed) -> list[int]:
 @contextlib.contextmanager
 def _may_delete(connection: connect.Connection, table: TableName) -> Iterator[None]:
     try:
-        with translated():
+        with translated(), connection.long_query():
             yield
     except AccessRefused as error:
         raise _refused(connection, table, error.message) from error

@@ -249,7 +249,7 @@ def require_idle(info: SlotInfo) -> None:
 def create(session: ReplicationSession, name: str, *, temporary: bool = False, snapshot: bool = False) -> CreatedSlot:
     """Create the slot; with `snapshot`, export a snapshot of exactly the transactions that the slot will not send.
 
-    The server waits for every transaction that is running now, without a deadline; a stop interrupts it (Stopped).
+    The server waits for every transaction that is running now, as long as that takes; a stop interrupts it (Stopped).
     Raises ConfigurationError (no free slot, wal_level, name taken) or AccessRefused.
     """
     text = [
@@ -264,7 +264,8 @@ def create(session: ReplicationSession, name: str, *, temporary: bool = False, s
         text.append(f"(SNAPSHOT {quote_literal(choice)})")
     else:
         text.append("EXPORT_SNAPSHOT" if snapshot else "NOEXPORT_SNAPSHOT")
-    rows = session.rows(" ".join(text), timeout=None)
+    with session.connection.long_query():
+        rows = session.rows(" ".join(text))
     created, consistent_point, exported, _plugin = rows[0]
     return CreatedSlot(created or name, parse_lsn(consistent_point or "0/0"), exported)
 

@@ -192,7 +192,7 @@ class SnapshotRows:
             with self._may_read(shape):
                 self._connection.execute(query)
             wanted = FIRST_ROWS
-            while batch := self._fetch(wanted):
+            while batch := self._next(wanted):
                 yield batch
                 fitting = BATCH_BYTES * len(batch) // max(1, size_of(batch))
                 wanted = max(1, min(BATCH_ROWS, 2 * wanted, fitting))
@@ -202,6 +202,10 @@ class SnapshotRows:
         """The condition `where`, and for a shard also its row filter."""
         condition = None if self._own is None else self._own.condition(name for name, _ in shape.columns)
         return where if condition is None else Composed([SQL("("), where, SQL(f") AND {condition}")])
+
+    def _next(self, count: int) -> Sequence[Cells]:
+        with self._connection.long_query():  # all rows are sorted before the first one
+            return self._fetch(count)
 
     def _fetch(self, count: int) -> Sequence[Cells]:
         cursor = self._connection.cursor()
@@ -236,9 +240,9 @@ class SnapshotRows:
 
     @contextlib.contextmanager
     def _may_read(self, shape: TableShape) -> Iterator[None]:
-        """Raise AccessRefused with the GRANT when reading is refused."""
+        """Let a query of the rows take long. Raise AccessRefused with the GRANT when it is refused."""
         try:
-            with translated():
+            with translated(), self._connection.long_query():
                 yield
         except AccessRefused as error:
             role, table = self._connection.info.user, shape.table

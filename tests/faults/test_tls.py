@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdc_outbox.errors import CannotConnect
-from cdc_outbox.postgres import connect
+from cdc_outbox.postgres import connect, conninfo
 from tests.plugins.outbox import SLOT, ended
 from tests.servers import secure_kafka as kafka
 from tests.servers import secure_postgres as postgres
@@ -95,7 +95,7 @@ def test_system_roots_are_found_where_this_system_keeps_them(
     tls_outbox: TlsOutbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A test cannot write to /etc: it names its own bundle among the usual places."""
-    monkeypatch.setattr(connect, "CA_BUNDLES", (str(tmp_path / "not-there.pem"), str(tls_outbox.ca)))
+    monkeypatch.setattr(conninfo, "CA_BUNDLES", (str(tmp_path / "not-there.pem"), str(tls_outbox.ca)))
     monkeypatch.setenv("SSL_CERT_FILE", "")  # and back to what it was, after the test
     with connect.open_connection(tls_outbox.dsn(sslrootcert="system")) as connection:
         assert connection.pgconn.ssl_in_use
@@ -108,7 +108,7 @@ def test_system_roots_are_found_where_this_system_keeps_them(
 def test_system_roots_that_somebody_chose_are_left_alone(
     tls_outbox: TlsOutbox, stranger: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(connect, "CA_BUNDLES", (str(tls_outbox.ca),))
+    monkeypatch.setattr(conninfo, "CA_BUNDLES", (str(tls_outbox.ca),))
     monkeypatch.setenv("SSL_CERT_FILE", str(stranger.write(tmp_path / "stranger.pem")))
     with (
         pytest.raises(CannotConnect, match="does not verify"),
@@ -119,10 +119,10 @@ def test_system_roots_that_somebody_chose_are_left_alone(
 
 def test_at_least_one_of_the_usual_places_is_this_systems() -> None:
     """Where no CAs are installed at all (a bare container), there is nothing to find."""
-    found = [bundle for bundle in connect.CA_BUNDLES if connect.Path(bundle).is_file()]
+    found = [bundle for bundle in conninfo.CA_BUNDLES if conninfo.Path(bundle).is_file()]
     if not found:
         pytest.skip("this system has no bundle of CAs")
-    assert "BEGIN CERTIFICATE" in connect.Path(found[0]).read_text(encoding="utf-8")
+    assert "BEGIN CERTIFICATE" in conninfo.Path(found[0]).read_text(encoding="utf-8")
 
 
 def test_a_client_certificate_is_as_good_as_a_password(

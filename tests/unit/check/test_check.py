@@ -16,7 +16,7 @@ from cdc_outbox.config.value_types import Secret
 from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CannotConnect, ConfigurationError
 from cdc_outbox.kafka.topics import Topic
-from cdc_outbox.postgres import connect
+from cdc_outbox.postgres import connect, conninfo
 from cdc_outbox.postgres.errors import translate
 from cdc_outbox.shutdown import Stop
 
@@ -154,7 +154,7 @@ def test_hosts_of_brokers_are_found_in_whatever_form_they_are_named() -> None:
 
 def test_tls_to_kafka_without_any_ca_on_the_machine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     remote = settings("host=127.0.0.1", "kafka.example.com:9092", security_protocol="ssl")
-    monkeypatch.setattr(connect, "CA_BUNDLES", ())
+    monkeypatch.setattr(conninfo, "CA_BUNDLES", ())
     found = offline(remote)["config.kafka-tls"]
     assert (found.status, "ssl.ca.location=FILE" in found.cures[0]) == ("fail", True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from cdc_outbox.postgres.connect import PINNED, session_conninfo
+from cdc_outbox.postgres.conninfo import PINNED, session_conninfo
 
 
 def options(dsn: str) -> str:
