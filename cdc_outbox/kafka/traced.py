@@ -9,15 +9,16 @@ W3C Trace Context, section 3.2: version, trace-id, parent-id, trace-flags, whose
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, Message, Producer
 
 from cdc_outbox.counters import Counters
-from cdc_outbox.kafka.producer import Publisher
+from cdc_outbox.kafka.producer import Publisher, Report
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.records.router import InFlight, KafkaRecord
+from cdc_outbox.records.router import Headers, InFlight
 
 TRACE_HEADERS: Final = ("traceparent", "ce_traceparent")
 """The header of --format debezium, and that of --format cloudevents."""
@@ -54,39 +55,54 @@ class TracedPublisher(Publisher):
         super().__init__(properties, counters, reread=reread)
         self._on_delivered = on_delivered
 
-    def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
-        """Hand one record over, as `Publisher.produce` does. A record of a sampled trace gets a report of its own."""
-        traceparent = sampled_traceparent(record)
-        if traceparent is None:
-            return super().produce(record, transaction)
-        counted = self._new_report(transaction, record.topic)
+    def _open(self) -> Producer:
+        producer = super()._open()
+        self._produce = functools.partial(self._produce_traced, producer.produce)
+        return producer
 
-        def report(error: KafkaError | None, message: Message) -> None:
-            counted(error, message)
+    def _produce_traced(
+        self,
+        produce: Callable[..., None],
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        callback: Report,
+        on_delivery: Report,
+        timestamp: int,
+        headers: Headers,
+    ) -> None:
+        """Call `produce`; for a record of a sampled trace, with a delivery report that also calls `on_delivered`."""
+        traceparent, transaction = sampled_traceparent(headers), self._transaction
+        if traceparent is not None and transaction is not None:
+            callback = on_delivery = self._traced(traceparent, topic, len(value or b""), transaction, on_delivery)
+        produce(topic, value, key, partition, callback, on_delivery, timestamp, headers)
+
+    def _traced(self, traceparent: str, topic: str, size: int, transaction: InFlight, report: Report) -> Report:
+        def traced(error: KafkaError | None, message: Message) -> None:
+            report(error, message)
             offset = message.offset()
             if error is None and offset is not None:
                 self._on_delivered(
                     Delivery(
                         traceparent,
-                        record.topic,
+                        topic,
                         message.partition() or 0,
                         offset,
-                        len(record.value or b""),
+                        size,
                         transaction.lsn,
                         transaction.commit_time,
                     )
                 )
 
-        self._report = report
-        try:
-            return super().produce(record, transaction)
-        finally:
-            self._report = None
+        return traced
 
 
-def sampled_traceparent(record: KafkaRecord) -> str | None:
-    """The record's `traceparent` if its trace is sampled; None otherwise, also for one that cannot be read."""
-    for name, value in record.headers:
+def sampled_traceparent(headers: Headers) -> str | None:
+    """The `traceparent` of a record with these headers if its trace is sampled; None otherwise, also for one that cannot be
+    read.
+    """
+    for name, value in headers:
         if name in TRACE_HEADERS and value is not None:
             text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
             with contextlib.suppress(ValueError):

@@ -83,8 +83,8 @@ def receiver() -> Iterator[Receiver]:
     made.close()
 
 
-def traced(flags: str, trace: str = TRACE) -> str:
-    return json.dumps({"traceparent": f"00-{trace}-{PARENT}-{flags}"})
+def traced(flags: str, trace: str = TRACE, **others: str) -> str:
+    return json.dumps({"traceparent": f"00-{trace}-{PARENT}-{flags}", **others})
 
 
 def test_sampled_events_become_spans_and_the_metrics_arrive(outbox: Outbox, receiver: Receiver) -> None:
@@ -92,17 +92,26 @@ def test_sampled_events_become_spans_and_the_metrics_arrive(outbox: Outbox, rece
     outbox.create_slot()
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_METRIC_EXPORT_INTERVAL": "500"}
     relay = outbox.streaming("--otel", env={**environment, "OTEL_BSP_SCHEDULE_DELAY": "200"})
-    outbox.add(headers=traced("01"))
+    sampled = [
+        {},
+        {},
+        {"headers": traced("01", tenant="a")},
+        {"headers": traced("01", note="n" * 3_000)},
+        {"aggregateid": "k" * 3_000},
+        {"aggregatetype": "refund"},
+    ]
+    outbox.add_all([{"headers": traced("01"), **row} for row in sampled])
     outbox.add(headers=traced("00", trace="0af7651916cd43dd8448eb211c80319c"))
     outbox.add()
     outbox.confirm()
 
-    eventually(lambda: receiver.spans, "the span arrives")
-    [span] = receiver.spans
-    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
-    attributes = {each.key: each.value for each in span.attributes}
-    assert attributes["messaging.destination.name"].string_value == f"{outbox.prefix}order"
-    assert 0 <= span.end_time_unix_nano - span.start_time_unix_nano < 60e9
+    eventually(lambda: len(receiver.spans) >= len(sampled), "the spans arrive")
+    assert len(receiver.spans) == len(sampled)
+    for span in receiver.spans:
+        assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+        assert 0 <= span.end_time_unix_nano - span.start_time_unix_nano < 60e9
+    names = [span.name for span in receiver.spans]
+    assert sorted(names) == [f"send {outbox.prefix}order"] * 5 + [f"send {outbox.prefix}refund"]
 
     def published() -> int:
         return sum(
@@ -110,10 +119,10 @@ def test_sampled_events_become_spans_and_the_metrics_arrive(outbox: Outbox, rece
             for point in receiver.metrics.get("cdc_outbox_events_published_total", [])
         )
 
-    eventually(lambda: published() == 4, "the metrics arrive")
+    eventually(lambda: published() == len(sampled) + 3, "the metrics arrive")
     relay.terminate()
     assert relay.wait() == 0
-    assert len(outbox.records()) == 4
+    assert len(outbox.records()) == len(sampled) + 3
 
 
 def test_a_receiver_that_is_away_holds_up_neither_events_nor_a_stop(outbox: Outbox) -> None:

@@ -89,7 +89,7 @@ def test_a_relay_that_may_not_delete_says_so_and_relays_on(outbox: Outbox) -> No
     second = outbox.add()
     assert ids(outbox.records(until=2)) == [first, second]
     outbox.database.execute(refused["cure"])
-    eventually(lambda: not in_table(outbox), "both are old by then, and go")
+    eventually(lambda: not in_table(outbox), "both are old by then, and go", seconds=60)
     relay.terminate()
     assert relay.wait() == 0
 
@@ -103,7 +103,7 @@ def test_a_partitioned_outbox_from_its_first_start_to_its_last_day(outbox: Outbo
     young = outbox.add()
     relay = outbox.streaming("--prune-after", "1d", "--partitions-ahead", "9")
     streamed = outbox.add(created_at="2026-01-01 13:00Z")
-    line = relay.wait_for_log("pruned")
+    line = relay.wait_for_log("pruned", timeout=60)
     assert (line["rows"], line["partitions_dropped"], line["partitions_made"]) == (3, 1, 2)
     assert in_table(outbox) == {young}
     assert outbox.database.execute("SELECT to_regclass('outbox_old')") == [(None,)]
