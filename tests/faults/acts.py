@@ -91,9 +91,12 @@ def metric(relay: Relay, name: str, **labels: str) -> float:
 
 
 def warmed_up(outbox: Outbox, *, keys: int = 0) -> None:
-    """One event is in Kafka, and one for each of the keys 0, 1, …: a key's second record waits until its first is confirmed."""
+    """One event is in Kafka and confirmed, and one for each of the keys 0, 1, …: a key's second record waits until its first is
+    confirmed, and the first transaction of a session until a look at the catalog covers it.
+    """
     first = {outbox.add(), *outbox.add_all([{"aggregateid": str(key)} for key in range(keys)])}
     outbox.records(lambda records: first <= {event_id(record) for record in records})
+    all_confirmed(outbox)
 
 
 def published(relay: Relay, outbox: Outbox) -> float:

@@ -28,8 +28,8 @@ LATE: Final = 3.0
 
 STATUS_A_SECOND: Final = 10
 
-CONNECT_BYTES: Final = 600
-"""At most what a connection that is refused, or asks a few things, sends besides."""
+CONNECT_BYTES: Final = 1_000
+"""At most what a connection that is refused, or asks a few things, sends besides: some 600 bytes seen."""
 
 
 @pytest.fixture

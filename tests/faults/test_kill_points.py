@@ -140,8 +140,9 @@ def test_after_copydone_before_the_server_has_ended_the_copy(
     """The server hears everything, and its answer never comes."""
     wire = proxy(ready.database.dsn)
     relay = ready.streaming(dsn=through(wire, ready.database.dsn))
+    warmed_up(ready)
     ready.add_all([{} for _ in range(100)])
-    ready.records(until=100)
+    ready.records(until=101)
     wire.freeze(Direction.TO_CLIENT)
     relay.terminate()
     eventually(lambda: slot_is_free(ready), "the server has ended the copy")
@@ -151,7 +152,7 @@ def test_after_copydone_before_the_server_has_ended_the_copy(
     wire.thaw()
     ready.drain()
     verdict = judged(ready, witness)
-    assert (verdict.events, verdict.duplicates) == (100, 0)
+    assert (verdict.events, verdict.duplicates) == (101, 0)
 
 
 def test_in_the_middle_of_a_transaction(ready: Outbox, witness: Witness) -> None:
