@@ -86,6 +86,8 @@ class Counters:
     """Time of the last change of `kafka_connected`; None before the first connection."""
     kafka_error: str | None = None
     """The last error of Kafka's client; None once Kafka answers again."""
+    kafka_cure: str | None = None
+    """Its cure, if one is known."""
     received: dict[str, int] = field(default_factory=dict)
     topics: dict[str, TopicCounters] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
@@ -119,6 +121,7 @@ class Counters:
     last_error: str | None = None
     last_error_code: str | None = None
     """Its code: a section of docs/troubleshooting.md."""
+    last_error_cure: str | None = None
 
     def topic(self, name: str) -> TopicCounters:
         """The counts of a topic: its own for the first `MAX_TOPICS`, the shared ones for all others."""
@@ -128,24 +131,24 @@ class Counters:
             counts = self.topics.setdefault(name, TopicCounters())
         return counts
 
-    def note_error(self, text: str, code: str) -> None:
+    def note_error(self, text: str, code: str, cure: str = "") -> None:
         """Record the last error."""
-        self.last_error, self.last_error_code = text, code
+        self.last_error, self.last_error_code, self.last_error_cure = text, code, cure or None
 
     def clear_error(self, text: str | None = None) -> None:
         """Remove the last error; with `text`, only if it has this text."""
         if text is None or self.last_error == text:
-            self.last_error = self.last_error_code = None
+            self.last_error = self.last_error_code = self.last_error_cure = None
 
     def kafka_answers(self, now: float) -> None:
         """Record that Kafka is connected. `now` as of `time.time()`."""
-        self.kafka_error = None
+        self.kafka_error = self.kafka_cure = None
         if not self.kafka_connected:
             self.kafka_connected, self.kafka_since_timestamp = True, now
 
-    def kafka_fails(self, error: str, now: float, *, connected: bool = False) -> None:
+    def kafka_fails(self, error: str, now: float, *, cure: str = "", connected: bool = False) -> None:
         """Record an error of Kafka's client. `now` as of `time.time()`; `connected`: whether a connection is left."""
-        self.kafka_error = error
+        self.kafka_error, self.kafka_cure = error, cure or None
         if self.kafka_connected and not connected:
             self.kafka_connected, self.kafka_since_timestamp = False, now
 

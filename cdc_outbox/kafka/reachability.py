@@ -53,7 +53,7 @@ class Reachability:
         if refusal is not None:
             self.refusal = refusal
             self.login_refused = self.login_refused or isinstance(refusal, AccessRefused)
-            self._counters.kafka_fails(refusal.message, now)
+            self._counters.kafka_fails(refusal.message, now, cure=refusal.cure)
             log.warning("kafka.error", error=error.str(), kafka_error=error.name(), cure=refusal.cure)
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.all_down = True

@@ -220,7 +220,7 @@ class TopicGate:
         ):
             wait.warned_at = now
             self.counters.count_delivery_error(wait.topic, wait.code)
-            self.counters.note_error(str(error), error.code)
+            self.counters.note_error(str(error), error.code, error.cure)
             log.warning("topic.unavailable", error=error, seconds=round(now - wait.since, 1))
         patience = 0.0 if refused else PARTITION_SECONDS if wait.partition >= 0 else self.unknown_seconds
         if now - wait.since < patience:

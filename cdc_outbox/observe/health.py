@@ -48,6 +48,8 @@ _SERVING_STATES: Final = (State.STARTING, State.STREAMING, State.DRAINING)
 
 _NOTHING_LOST: Final = "events wait in PostgreSQL, none is lost, and the relay goes on by itself"
 
+_LOOK_AT_KAFKA: Final = "look at the brokers"
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -147,9 +149,11 @@ def _document(counters: Counters, now: float, monotonic: float) -> StatusDocumen
         kafka_connected=counters.kafka_connected,
         kafka_since=utc(counters.kafka_since_timestamp),
         kafka_error=_masked(counters.kafka_error),
+        kafka_cure=_masked(counters.kafka_cure),
         unconfirmed_seconds=unconfirmed_seconds(counters, monotonic),
         last_error=_masked(counters.last_error),
         last_error_code=counters.last_error_code,
+        last_error_cure=_masked(counters.last_error_cure),
     )
     slot = slot_figures(counters, now)
     return document if slot is None else with_slot(document, slot)
@@ -267,7 +271,7 @@ def _kafka_unconfirmed(document: StatusDocument) -> Reason | None:
         return None
     error = f"; the last error was: {document.kafka_error}" if document.kafka_error else ""
     text = f"Kafka has {_nothing_confirmed(document, seconds)}{error}"
-    return Reason("kafka-unconfirmed", WARNING, text, f"look at the brokers; {_NOTHING_LOST}")
+    return Reason("kafka-unconfirmed", WARNING, text, _and_nothing_is_lost(document.kafka_cure or _LOOK_AT_KAFKA))
 
 
 def _nothing_confirmed(document: StatusDocument, seconds: float) -> str:
@@ -282,17 +286,23 @@ def _kafka_unreachable(document: StatusDocument) -> Reason | None:
     error = f": {document.kafka_error}" if document.kafka_error else ""
     waits = f"; it has {_nothing_confirmed(document, seconds)}" if seconds else ""
     text = f"Kafka does not answer{error}{waits}"
-    return Reason("kafka-unreachable", WARNING, text, f"look at the brokers; {_NOTHING_LOST}")
+    return Reason("kafka-unreachable", WARNING, text, _and_nothing_is_lost(document.kafka_cure or _LOOK_AT_KAFKA))
+
+
+def _and_nothing_is_lost(cure: str | None) -> str:
+    return f"{cure}; {_NOTHING_LOST}" if cure else _NOTHING_LOST
 
 
 def _not_streaming(document: StatusDocument) -> Reason | None:
     error = f": {document.last_error}" if document.last_error else ""
     if document.state == State.RECONNECTING:
-        return Reason("postgres-disconnected", WARNING, f"The connection to PostgreSQL was lost{error}", _NOTHING_LOST)
+        text = f"The connection to PostgreSQL was lost{error}"
+        return Reason("postgres-disconnected", WARNING, text, _and_nothing_is_lost(document.last_error_cure))
     if document.state == State.STARTING and document.last_error:
-        return Reason("not-started", WARNING, f"The relay has not streamed yet{error}", "")
+        return Reason("not-started", WARNING, f"The relay has not streamed yet{error}", document.last_error_cure or "")
     if document.state == State.STOPPED and document.last_error:
-        return Reason("stopped", CRITICAL, f"The relay has ended{error}", "cdc-outbox run, when that is corrected")
+        cure = document.last_error_cure or "correct the cause, then start the relay: cdc-outbox run"
+        return Reason("stopped", CRITICAL, f"The relay has ended{error}", cure)
     return None
 
 

@@ -53,9 +53,11 @@ class StatusDocument:
     kafka_connected: bool | None = None
     kafka_since: str | None = None
     kafka_error: str | None = None
+    kafka_cure: str | None = None
     unconfirmed_seconds: float | None = None
     last_error: str | None = None
     last_error_code: str | None = None
+    last_error_cure: str | None = None
     health: str | None = None
     reasons: tuple[Reason, ...] = ()
 

@@ -49,10 +49,10 @@ class DeliveryWatch:
         if error is None:
             return
         self._error, self._since = error, since
-        self._counters.note_error(str(error), error.code)
+        self._counters.note_error(str(error), error.code, error.cure)
         self._logged = not self._publisher.lost  # that is one cause, and logged already
         if self._logged:
-            self._counters.kafka_fails(error.message, time.time(), connected=True)
+            self._counters.kafka_fails(error.message, time.time(), cure=error.cure, connected=True)
             log.warning(
                 "delivery.waiting", error=error, seconds=round(now - since, 1), in_flight=self._publisher.in_flight
             )

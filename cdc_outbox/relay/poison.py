@@ -122,7 +122,7 @@ class PoisonPolicy:
             self._reported.add(key)
         counts = self._counters.skipped if self._topic is None else self._counters.dead_lettered
         counts[reason] = counts.get(reason, 0) + 1
-        log.warning("poison", policy=self._policy, error=described.message, **described.where)
+        log.warning("poison", policy=self._policy, error=described.message, code=described.code, **described.where)
 
 
 def dead_letter(

@@ -104,7 +104,7 @@ class FirstStart:
         return slot_wait.create(self._session, dsn, name, self._report_wait, temporary=temporary, snapshot=snapshot)
 
     def _report_wait(self, waits_for: str, cure: str) -> None:
-        self._counters.note_error(waits_for, "slot-waiting")
+        self._counters.note_error(waits_for, "slot-waiting", cure)
         log.warning("slot.waiting", slot=self._settings.slot, error=waits_for, cure=cure or None)
 
     def _created(self, begins_at: Lsn, old: slot.SlotInfo | None) -> None:

@@ -178,7 +178,7 @@ class Supervisor:
         """Record the error that ended the session."""
         if self._settings.reads_messages and isinstance(error, StreamGap) and NOT_IN_A_TABLE not in error.cure:
             error.cure += f". {NOT_IN_A_TABLE}"
-        self._counters.note_error(str(error), error.code)
+        self._counters.note_error(str(error), error.code, error.cure)
         self._disconnected()
 
     def _run_session(self) -> None:

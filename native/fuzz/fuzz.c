@@ -248,22 +248,22 @@ static void python(struct reader *reader, struct producer *producer) {
     const struct wire *wire = &stream[stream_at - 1];
     const char *at = reader->message + XLOGDATA_HEADER;
     if (reader->message[0] == 'k') {
-        uint64_t end = read_u64(reader->message + 1);
+        uint64_t end = big_endian_u64(reader->message + 1);
         if (!python_open && end > ledger_last) {
             ledger_last = end;
             if (entry_first == entry_count)
                 flush_lsn = end;
         }
     } else if (*at == 'B') {
-        struct transaction *transaction = transaction_new(producer, read_u64(at + 1), 0);
+        struct transaction *transaction = transaction_new(producer, big_endian_u64(at + 1), 0);
         transaction->held = true;
         append(transaction);
     } else if (*at == 'C') {
-        if ((protocol_error = python_open->lsn != read_u64(at + 2) || read_u64(at + 10) <= ledger_last)) {
+        if ((protocol_error = python_open->lsn != big_endian_u64(at + 2) || big_endian_u64(at + 10) <= ledger_last)) {
             reader_dispose(reader);
             return;
         }
-        python_open->end_lsn = ledger_last = read_u64(at + 10);
+        python_open->end_lsn = ledger_last = big_endian_u64(at + 10);
         python_open = NULL;
     } else if (*at == 'I') {
         char text[20];
@@ -277,7 +277,7 @@ static void python(struct reader *reader, struct producer *producer) {
         record.topic->open = !CHANCE(10);
         while (producer_produce(producer, &record, python_open))
             poll_reports(producer->rk, CHANCE(2));
-        if (read_u32(at + 1) == OID)
+        if (big_endian_u32(at + 1) == OID)
             reader_layout(reader, &LAYOUT);
     }
     reader_dispose(reader);

@@ -3,13 +3,13 @@
 
 #include <string.h>
 
-uint32_t read_u32(const char *at) {
+uint32_t big_endian_u32(const char *at) {
     const unsigned char *byte = (const unsigned char *)at;
     return (uint32_t)byte[0] << 24 | (uint32_t)byte[1] << 16 | (uint32_t)byte[2] << 8 | byte[3];
 }
 
-uint64_t read_u64(const char *at) {
-    return (uint64_t)read_u32(at) << 32 | read_u32(at + 4);
+uint64_t big_endian_u64(const char *at) {
+    return (uint64_t)big_endian_u32(at) << 32 | big_endian_u32(at + 4);
 }
 
 static bool read_cells(const char *at, const char *end, int columns, struct cell *cells) {
@@ -19,8 +19,8 @@ static bool read_cells(const char *at, const char *end, int columns, struct cell
         if (*at == 'n') {
             cells[i] = (struct cell){NULL, 0};
             at += 1;
-        } else if (*at == 't' && end - at >= 5 && read_u32(at + 1) <= (size_t)(end - at - 5)) {
-            cells[i] = (struct cell){at + 5, read_u32(at + 1)};
+        } else if (*at == 't' && end - at >= 5 && big_endian_u32(at + 1) <= (size_t)(end - at - 5)) {
+            cells[i] = (struct cell){at + 5, big_endian_u32(at + 1)};
             at += 5 + cells[i].length;
         } else {
             return false;
@@ -63,7 +63,7 @@ bool plain_read(const struct layout *layout, const char *message, size_t length,
         return false;
     const char *tuple = insert + INSERT_HEADER;
     int columns = (unsigned char)tuple[0] << 8 | (unsigned char)tuple[1];
-    if (read_u32(insert + 1) != layout->oid || columns != layout->columns)
+    if (big_endian_u32(insert + 1) != layout->oid || columns != layout->columns)
         return false;
     if (!read_cells(tuple + 2, end, columns, cells))
         return false;

@@ -47,5 +47,5 @@ struct plain {
 bool plain_read(const struct layout *layout, const char *message, size_t length, struct plain *plain);
 /* Read an XLogData message with an Insert of the layout's relation. False: not plain, or not well-formed: Python decides. */
 
-uint64_t read_u64(const char *at);
-uint32_t read_u32(const char *at);
+uint64_t big_endian_u64(const char *at);
+uint32_t big_endian_u32(const char *at);

@@ -75,8 +75,8 @@ static bool begin(struct reader *reader, int64_t now) {
     const char *at = reader->message + XLOGDATA_HEADER;
     if (reader->open || reader->length != BEGIN_BYTES)
         return false;
-    uint64_t lsn = read_u64(at + 1);
-    int64_t microseconds = (int64_t)read_u64(at + 9);
+    uint64_t lsn = big_endian_u64(at + 1);
+    int64_t microseconds = (int64_t)big_endian_u64(at + 9);
     int64_t commit_time = microseconds / 1000 - (microseconds % 1000 < 0) + POSTGRES_EPOCH_MILLISECONDS;
     if (lsn <= reader->isolated)
         return false;
@@ -98,7 +98,7 @@ static bool commit(struct reader *reader) {
     const char *at = reader->message + XLOGDATA_HEADER;
     if (!reader->open || reader->announced || reader->length != COMMIT_BYTES)
         return false;
-    uint64_t lsn = read_u64(at + 2), end_lsn = read_u64(at + 10);
+    uint64_t lsn = big_endian_u64(at + 2), end_lsn = big_endian_u64(at + 10);
     if (lsn != reader->lsn || end_lsn <= reader->last)
         return false; /* a protocol error, which Python raises */
     reader->group->end_lsn = reader->last = end_lsn;
@@ -111,7 +111,7 @@ static bool insert(struct reader *reader) {
     struct plain plain;
     if (!reader->open || reader->length < XLOGDATA_HEADER + INSERT_HEADER)
         return false;
-    int i = find(reader, read_u32(reader->message + XLOGDATA_HEADER + 1));
+    int i = find(reader, big_endian_u32(reader->message + XLOGDATA_HEADER + 1));
     if (i < 0 || reader->stale[i] || !plain_read(&reader->layouts[i], reader->message, (size_t)reader->length, &plain))
         return false;
     struct record record = {
@@ -148,7 +148,7 @@ static void handed_over(struct reader *reader) {
         reader->open = reader->announced = false;
         reader->group = NULL;
     } else if (kind == 'R' && reader->length >= XLOGDATA_HEADER + 5) {
-        int i = find(reader, read_u32(reader->message + XLOGDATA_HEADER + 1));
+        int i = find(reader, big_endian_u32(reader->message + XLOGDATA_HEADER + 1));
         if (i >= 0)
             reader->stale[i] = true;
     }

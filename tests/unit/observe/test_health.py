@@ -23,7 +23,8 @@ KEYS = [
     "state", "slot", "publication", "tables", "slot_active", "wal_status", "confirmed_flush_lsn", "restart_lsn",
     "current_lsn", "lag_bytes", "lag_seconds", "retained_wal_bytes", "safe_wal_bytes", "seconds_until_lost",
     "wal_bytes_per_second", "in_flight_events", "in_flight_bytes", "alive", "kafka_connected", "kafka_since",
-    "kafka_error", "unconfirmed_seconds", "last_error", "last_error_code", "health", "reasons",
+    "kafka_error", "kafka_cure", "unconfirmed_seconds", "last_error", "last_error_code",
+    "last_error_cure", "health", "reasons",
 ]  # fmt: skip
 
 
