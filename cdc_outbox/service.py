@@ -31,6 +31,7 @@ import structlog
 
 from cdc_outbox import __version__
 from cdc_outbox.commands.background_prune import BackgroundPruner
+from cdc_outbox.config.cures import complete
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError, Undelivered
@@ -75,16 +76,18 @@ def run(settings: Settings) -> int:
     return _process(settings, Supervisor.run)
 
 
-def recover(settings: Settings) -> int:
-    """Replace the slot by a new one, after sending the rows of the table. Logs the result, and returns the exit code."""
-    return _process(replace(settings, http="off", prune_after=None), Supervisor.recover)
+def recover(settings: Settings, since: str | None = None) -> int:
+    """Replace the slot by a new one, after sending the rows of the table; `since`: a timestamp, older rows are not sent. Logs
+    the result, and returns the exit code.
+    """
+    return _process(replace(settings, http="off", prune_after=None), partial(Supervisor.recover, since=since))
 
 
 def _process(settings: Settings, work: Callable[[Supervisor], None]) -> int:
     if not settings.core_dump:
         _forbid_core_dump()
     _calm_collector()
-    logs.configure(settings.log_format, settings.log_level)
+    logs.configure(settings.log_format, settings.log_level, complete=partial(complete, settings=settings))
     counters = Counters()
     stop = Stop()
     try:

@@ -15,8 +15,11 @@ The checks call the functions that the relay calls before it streams.
 
 from __future__ import annotations
 
+from functools import partial
+
 from cdc_outbox.check import cluster, configuration, database, kept_rows, platforms, recent, source
 from cdc_outbox.check.report import Report
+from cdc_outbox.config.cures import complete
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import CdcOutboxError
 from cdc_outbox.postgres import connect, conninfo, publication, server, slot
@@ -51,7 +54,7 @@ _BEHIND_THE_CONNECTION = (
 
 def run_check(settings: Settings, stop: Stop, *, offline: bool = False) -> Report:
     """Check everything; `offline`: the settings only. Raises Stopped."""
-    report = Report()
+    report = Report(complete=partial(complete, settings=settings))
     properties = configuration.check_configuration(settings, report)
     if offline:
         return report

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -42,6 +42,8 @@ class Report:
     """The findings, in the order in which they were made."""
 
     findings: list[Finding] = field(default_factory=list)
+    complete: Callable[[str], str] = str
+    """Completes the commands of a cure."""
 
     def ok(self, check: str, message: str) -> None:
         """Report that the check passed."""
@@ -49,11 +51,11 @@ class Report:
 
     def warn(self, check: str, message: str, *cures: str) -> None:
         """Report a risk: the relay runs, and may fail later."""
-        self.findings.append(Finding(check, "warn", message, cures))
+        self.findings.append(Finding(check, "warn", message, tuple(map(self.complete, cures))))
 
     def fail(self, check: str, message: str, *cures: str) -> None:
         """Report a failure: the relay would not run, or would not keep its guarantees."""
-        self.findings.append(Finding(check, "fail", message, cures))
+        self.findings.append(Finding(check, "fail", message, tuple(map(self.complete, cures))))
 
     def not_checked(self, why: str, *checks: str) -> None:
         """Report that these checks could not be made."""

@@ -7,7 +7,6 @@ see `commands.replay`.
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -15,7 +14,7 @@ import click
 from cdc_outbox.cli.confirm import confirm
 from cdc_outbox.cli.options import CONTEXT, ParsedText, SettingsCommand, options, settings_of
 from cdc_outbox.config.settings import KAFKA, OPTIONS, RECORDS
-from cdc_outbox.config.value_types import COUNT, ValueType
+from cdc_outbox.config.value_types import COUNT, MOMENT
 
 if TYPE_CHECKING:
     from cdc_outbox.commands.replay import Preview, Replay
@@ -41,23 +40,11 @@ _EXAMPLE: Final = """\b
 cdc-outbox replay --since 2026-11-23T08:00Z --until 2026-11-23T09:30Z --dry-run"""
 
 
-def _moment(text: str) -> str:
-    """A moment as PostgreSQL reads it; without an offset, UTC. Raises ValueError."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not {_MOMENT.expected}") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
-
-
-_MOMENT: Final = ValueType("TIME", "a time such as 2026-11-23T08:00:00Z (ISO 8601; without an offset: UTC)", _moment)
-
-
 @click.command("replay", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
 @click.option("--id", "ids", multiple=True, metavar="ID", help="Rows with this event id; may be repeated.")
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Rows with this key; may be repeated.")
-@click.option("--since", type=ParsedText(_MOMENT), help="Rows written at this time or later (created_at).")
-@click.option("--until", "before", type=ParsedText(_MOMENT), help="Rows written before this time.")
+@click.option("--since", type=ParsedText(MOMENT), help="Rows written at this time or later (created_at).")
+@click.option("--until", "before", type=ParsedText(MOMENT), help="Rows written before this time.")
 @click.option("--from-seq", type=int, metavar="N", help="Rows from this seq on, inclusive.")
 @click.option("--to-seq", type=int, metavar="N", help="Rows up to this seq, inclusive.")
 @click.option("--all", "everything", is_flag=True, help="Every row of the table.")

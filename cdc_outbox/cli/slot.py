@@ -13,6 +13,7 @@ import click
 from cdc_outbox.cli.confirm import confirm
 from cdc_outbox.cli.options import (
     CONTEXT,
+    ParsedText,
     SettingsCommand,
     all_options,
     dsn_option,
@@ -22,6 +23,7 @@ from cdc_outbox.cli.options import (
     settings_of,
     slot_option,
 )
+from cdc_outbox.config.value_types import MOMENT_OR_AGE
 
 if TYPE_CHECKING:
     from cdc_outbox.commands.slots import SlotStatus
@@ -91,29 +93,61 @@ def drop(dsn: Secret | None, slot: str, *, yes: bool) -> None:
 
 @command.command(cls=SettingsCommand)
 @click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.option(
+    "--since",
+    type=ParsedText(MOMENT_OR_AGE),
+    help="Send only rows of this time or later, such as 2026-11-23T08:00Z or 12h (created_at).",
+)
 @all_options
 @click.pass_context
-def recover(ctx: click.Context, /, *, yes: bool, **_options: object) -> int:
+def recover(ctx: click.Context, /, *, yes: bool, since: str | None, **_options: object) -> int:
     """Replace the slot by a new one, and send every row in the table first.
 
     For a slot that is lost, or that skipped rows while the publication was missing. Takes the options of `run`; no relay may
     stream from the slot meanwhile (75). Delivered events are sent again, with the same ids. Rows that were deleted before
     they were delivered cannot be sent. If interrupted, the old slot is unchanged.
+
+    --since leaves out older rows: choose a time at which everything older was delivered. A row without a time is sent.
     """
     settings = settings_of(ctx)
     if not settings.snapshot:
         raise click.UsageError("a recovery sends the rows in the table: leave --no-snapshot out", ctx)
-    _log(_what_recovery_sends(settings))
+    if since is not None:
+        _show_choice(ctx, settings, since)
+    _log(_what_recovery_sends(settings, since))
     confirm(f"Recover slot {settings.slot}?", yes=yes)
     from cdc_outbox.service import recover as recover_slot
 
-    return recover_slot(settings)
+    return recover_slot(settings, since)
 
 
-def _what_recovery_sends(settings: Settings) -> str:
+def _show_choice(ctx: click.Context, settings: Settings, since: str) -> None:
+    """Print how many rows are sent and left out. Raises a usage error (2) for a table without a column with a time."""
+    from cdc_outbox.commands.interrupts import stop_on_signals
+    from cdc_outbox.commands.slots import choose_rows
+    from cdc_outbox.errors import ConfigurationError
+
+    if not settings.tables:
+        raise click.UsageError("--since chooses rows of a table, and --source message has none", ctx)
+    try:
+        with stop_on_signals() as stop:
+            found = choose_rows(settings, since, stop)
+    except ConfigurationError as error:
+        if error.code != "choose-column":
+            raise
+        raise click.UsageError(
+            f"{error.message}. Name a column with the time of the insert, --timestamp-column COLUMN; or leave --since out",
+            ctx,
+        ) from error
+    for choice in found:
+        _log(f"{choice.table}: {choice.sent:,} rows are sent, {choice.older:,} are older than {since} and are not")
+
+
+def _what_recovery_sends(settings: Settings, since: str | None) -> str:
     text = [f"slot {settings.slot} will be replaced"]
     if settings.tables:
-        text.append(f"every row in {', '.join(map(str, settings.tables))} is sent, again or not")
+        which = "every row" if since is None else f"every row since {since}"
+        text.append(f"{which} in {', '.join(map(str, settings.tables))} is sent, again or not")
     if settings.reads_messages:
         text.append("logical messages are in no table: those that are not delivered yet are LOST with the old slot")
     return "; ".join(text) + "."

@@ -1,6 +1,6 @@
 """Managing the replication slot by hand: create it at the current position, show it, drop it.
 
-In: a DSN and a slot's name. Out: `SlotStatus`; a slot created or dropped.
+In: a DSN and a slot's name. Out: `SlotStatus`; a slot created or dropped; what a recovery would send.
 Never: a drop of a slot that is in use or belongs to another database, a slot left behind by an interrupted wait, a privilege
 beyond what streaming needs (REPLICATION; none for the status).
 
@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn, bytes_between, format_lsn
-from cdc_outbox.postgres import connect, publication, server, slot, slot_wait
+from cdc_outbox.postgres import connect, publication, server, slot, slot_wait, table_rows
 from cdc_outbox.postgres.replication import ReplicationSession
+from cdc_outbox.postgres.selection import not_older
 from cdc_outbox.shutdown import Stop
 
 Notify = Callable[[str], None]
@@ -121,6 +124,29 @@ def create_patiently(
         notify(f"waiting: {waits_for}" + (f". {cure}" if cure else ""))
 
     return slot_wait.create(session, dsn, name, report, temporary=temporary, snapshot=snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Rows of one table, of which a recovery with --since sends `sent`."""
+
+    table: TableName
+    sent: int
+    older: int
+
+
+def choose_rows(settings: Settings, since: str, stop: Stop) -> list[Choice]:
+    """Count the rows that a recovery sends, and those that are older than `since`, a timestamp.
+
+    Raises ConfigurationError (choose-column) for a table without a column with a time, and other CdcOutboxErrors.
+    """
+    found = []
+    with table_rows.open_snapshot(settings.dsn.reveal(), None, stop, settings.shard_filter) as snapshot:
+        for table in settings.tables:
+            where = not_older(since, snapshot.shape(table), settings.columns)
+            sent = snapshot.count(table, where)
+            found.append(Choice(table, sent, snapshot.count(table) - sent))
+    return found
 
 
 def require_droppable(status: SlotStatus) -> None:

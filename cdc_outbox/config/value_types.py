@@ -8,9 +8,11 @@ Each `ValueType` reads and shows one type of value: `value_type.parse(value_type
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from cdc_outbox.config.redaction import MASK, masked_dsn, remember_dsn
@@ -139,6 +141,25 @@ def show_duration(value: object) -> str:
         return f"{seconds * 1000:.6g}ms"
     days, rest = divmod(seconds, _UNIT_SECONDS["d"])
     return f"{days:.6g}d" if days and not rest else f"{seconds:.6g}s"
+
+
+def parse_moment(text: str) -> str:
+    """A time as PostgreSQL reads it; without an offset, UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not {MOMENT.expected}") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+
+
+def parse_moment_or_age(text: str) -> str:
+    """Like `parse_moment`; or a duration, which is counted back from now, on the clock of this machine."""
+    with contextlib.suppress(ValueError):
+        return parse_moment(text)
+    try:
+        return (datetime.now(UTC) - timedelta(seconds=parse_duration(text))).isoformat()
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not {MOMENT_OR_AGE.expected}") from None
 
 
 def parse_count(text: str) -> int:
@@ -304,6 +325,12 @@ SECONDS: Final = ValueType(
 )
 SECONDS_OR_ZERO: Final = ValueType(
     "DURATION", "a duration such as 0, 25, 25s or 2m", parse_duration, show_duration, (int, float, str)
+)
+MOMENT: Final = ValueType(
+    "TIME", "a time such as 2026-11-23T08:00:00Z (ISO 8601; without an offset: UTC)", parse_moment
+)
+MOMENT_OR_AGE: Final = ValueType(
+    "TIME|DURATION", f"{MOMENT.expected}, or a duration before now such as 7d or 12h", parse_moment_or_age
 )
 SLOT: Final = ValueType("NAME", f"a slot name: 1 to {NAME_BYTES} of a-z, 0-9 and _", parse_slot)
 NAME: Final = ValueType("NAME", f"a name of 1 to {NAME_BYTES} bytes", parse_name)

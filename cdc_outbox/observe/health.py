@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from cdc_outbox.config.cures import complete
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters, State
 from cdc_outbox.lsn import format_lsn
@@ -123,7 +124,7 @@ def status(counters: Counters, settings: Settings, now: float, monotonic: float)
     `confirmed_flush_lsn` is the relay's last acknowledgement; the server's is at most one status update behind. `now` as of
     `time.time()`, `monotonic` as of `time.monotonic()`.
     """
-    return judged(
+    document = judged(
         replace(
             _document(counters, now, monotonic),
             slot=settings.slot,
@@ -131,6 +132,8 @@ def status(counters: Counters, settings: Settings, now: float, monotonic: float)
             tables=tuple(str(table) for table in settings.tables),
         )
     )
+    reasons = tuple(replace(reason, cure=complete(reason.cure, settings)) for reason in document.reasons)
+    return replace(document, reasons=reasons)
 
 
 def _document(counters: Counters, now: float, monotonic: float) -> StatusDocument:

@@ -54,8 +54,10 @@ RECENT: Final = RecentWarnings()
 """The latest warnings of this process."""
 
 
-def configure(log_format: str, log_level: str, *, stream: TextIO | None = None) -> None:
-    """Send every log line of this process to `stream` (stderr).
+def configure(
+    log_format: str, log_level: str, *, stream: TextIO | None = None, complete: Callable[[str], str] = str
+) -> None:
+    """Send every log line of this process to `stream` (stderr). `complete`: completes a cure's commands.
 
     May be called again: the last call applies, also to existing loggers.
     Raises ConfigurationError for an unknown format or level.
@@ -68,7 +70,18 @@ def configure(log_format: str, log_level: str, *, stream: TextIO | None = None) 
         )
     stream = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[log_level.upper()]
-    stamp = (structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), describe_error)
+
+    def complete_cure(_logger: object, _method: str, fields: EventDict) -> EventDict:
+        if fields.get("cure"):
+            fields["cure"] = complete(str(fields["cure"]))
+        return fields
+
+    stamp = (
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        describe_error,
+        complete_cure,
+    )
     structlog.configure(
         processors=[*stamp, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -15,10 +15,11 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from cdc_outbox.config.settings import Columns
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.postgres.table_rows import EVERY_ROW, TIME_COLUMNS, TableShape
+from cdc_outbox.postgres.table_rows import EVERY_ROW, INSERT_ORDER, TIME_COLUMNS, TableShape
 
 _UUID: Final = 2950
-"""Type OID (pg_type.dat; it never changes)."""
+_TIMES: Final = {1184: "timestamptz", 1114: "timestamp", 1082: "date"}
+"""Type OIDs (pg_type.dat; they never change). A date is compared by the day, in UTC; a timestamp counts as UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +42,58 @@ class Selection:
 def condition(selection: Selection, shape: TableShape, columns: Columns) -> Composed:
     """The SQL condition for one table. Raises ConfigurationError when the table lacks a column that it needs."""
     types = dict(shape.columns)
-
-    def column(criterion: str, names: Sequence[str]) -> str:
-        found = next((name for name in names if name in types), None)
-        if found is None:
-            raise ConfigurationError(
-                f"rows of {shape.table} cannot be chosen by {criterion}: the table has no column {' or '.join(names)}",
-                code="choose-column",
-                cure="choose them by something else, or name the column (--id-column, --key-column, --timestamp-column)",
-                table=str(shape.table),
-            )
-        return found
-
     parts = [EVERY_ROW]
     if selection.ids:
-        name = column("id", columns.id)
+        name = _column(shape, "id", columns.id)
         parts.append(_among(name, selection.ids, types[name]))
     if selection.keys:
-        name = column("key", columns.key)
+        name = _column(shape, "key", columns.key)
         parts.append(_among(name, selection.keys, types[name]))
-    times = (columns.timestamp,) if columns.timestamp else TIME_COLUMNS
     for moment, compare in ((selection.since, ">="), (selection.until, "<")):
         if moment is not None:
-            name = column("time", times)
-            parts.append(SQL(_COMPARED[compare] + "::timestamptz").format(Identifier(name), Literal(moment)))
+            parts.append(_compared(moment, compare, shape, columns))
     for seq, compare in ((selection.from_seq, ">="), (selection.to_seq, "<=")):
         if seq is not None:
-            parts.append(SQL(_COMPARED[compare]).format(Identifier(column("seq", ("seq",))), Literal(seq)))
+            name = _column(shape, "seq", (INSERT_ORDER,))
+            parts.append(SQL(_COMPARED[compare]).format(Identifier(name), Literal(seq)))
     return SQL(" AND ").join(parts)
+
+
+def not_older(moment: str, shape: TableShape, columns: Columns) -> Composed:
+    """The SQL condition for rows that are not known to be older than `moment`: a row without a time meets it.
+
+    Raises ConfigurationError when the table has no column with a time.
+    """
+    return SQL("({}) IS NOT TRUE").format(_compared(moment, "<", shape, columns))
+
+
+def _compared(moment: str, compare: str, shape: TableShape, columns: Columns) -> Composed:
+    name = _column(shape, "time", (columns.timestamp,) if columns.timestamp else TIME_COLUMNS)
+    kind = _TIMES.get(dict(shape.columns)[name])
+    if kind is None:
+        raise ConfigurationError(
+            f"rows of {shape.table} cannot be chosen by time: column {name} is none of {', '.join(_TIMES.values())}",
+            code="choose-column",
+            cure=_CHOOSE,
+            table=str(shape.table),
+        )
+    bound = SQL("{}::timestamptz" + ("::date" if kind == "date" else "")).format(Literal(moment))
+    return SQL(_COMPARED[compare]).format(Identifier(name), bound)
+
+
+def _column(shape: TableShape, criterion: str, names: Sequence[str]) -> str:
+    found = shape.first_of(names)
+    if found is None:
+        raise ConfigurationError(
+            f"rows of {shape.table} cannot be chosen by {criterion}: the table has no column {' or '.join(names)}",
+            code="choose-column",
+            cure=_CHOOSE,
+            table=str(shape.table),
+        )
+    return found
+
+
+_CHOOSE: Final = "choose them by something else, or name the column (--id-column, --key-column, --timestamp-column)"
 
 
 _COMPARED: Final = {">=": "{} >= {}", "<=": "{} <= {}", "<": "{} < {}"}

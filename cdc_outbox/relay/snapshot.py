@@ -27,6 +27,7 @@ from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.postgres import connect, slot, slot_wait, table_rows
 from cdc_outbox.postgres.replication import ReplicationSession
+from cdc_outbox.postgres.selection import not_older
 from cdc_outbox.records.mapping import Mappings, SnapshotMapping
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.row_sender import RowSender
@@ -61,8 +62,9 @@ class FirstStart:
         self._gone: list[str] = []
         """Tables with rows written, whose trigger deletes each row as it is inserted."""
 
-    def run(self, *, replace: bool = False) -> None:
-        """Send the rows and create the slot. `replace`: a slot of that name exists, and is dropped at the end.
+    def run(self, *, replace: bool = False, since: str | None = None) -> None:
+        """Send the rows and create the slot. `replace`: a slot of that name exists, and is dropped at the end. `since`: a
+        timestamp; rows that are known to be older are left out.
 
         Raises Stopped, PoisonEvent, AccessRefused (with the GRANT), ConfigurationError or Unreachable.
         """
@@ -87,7 +89,7 @@ class FirstStart:
             if replace
             else "--no-snapshot: then the rows that the table already has are never sent",
         ) as snapshot:
-            self._send_tables(snapshot)
+            self._send_tables(snapshot, since)
             self._gone = [str(table) for table in self._settings.tables if _are_gone(snapshot, table)]
         self._rows.finish()
         old = None
@@ -122,14 +124,20 @@ class FirstStart:
             first = "; next time, cdc-outbox slot create comes before the first event"
             log.warning("rows.skipped", table=table, **where, cure=cure + (after or first))
 
-    def _send_tables(self, snapshot: table_rows.SnapshotRows) -> None:
-        counts = {table: snapshot.count(table) for table in self._settings.tables}
+    def _send_tables(self, snapshot: table_rows.SnapshotRows, since: str | None) -> None:
+        columns, tables = self._settings.columns, self._settings.tables
+        where = {
+            table: not_older(since, snapshot.shape(table), columns) if since else table_rows.EVERY_ROW
+            for table in tables
+        }
+        counts = {table: snapshot.count(table, where[table]) for table in tables}
         self.expected = self._counters.snapshot_expected = sum(counts.values())
         if self.expected:
             log.info(
                 "snapshot.started",
                 slot=self._settings.slot,
                 rows=self.expected,
+                since=since,
                 complete_since=self._complete_since(snapshot),
             )
         for table, count in counts.items():
@@ -137,7 +145,7 @@ class FirstStart:
                 shape = snapshot.shape(table)
                 mapping = mapping_of(self._row_mappings, shape)
                 order = row_order(self._settings, shape, count)
-                for cells in snapshot.read(shape, order):
+                for cells in snapshot.read(shape, order, where=where[table]):
                     self._rows.send(mapping, cells)
 
     def _complete_since(self, snapshot: table_rows.SnapshotRows) -> str | None:

@@ -119,8 +119,9 @@ class Supervisor:
                 raise
             self._stop_unconnected()
 
-    def recover(self) -> None:
-        """Replace the slot, lost or not, as a first start does: once, without waiting for another process.
+    def recover(self, since: str | None = None) -> None:
+        """Replace the slot, lost or not, as a first start does: once, without waiting for another process. `since`: a
+        timestamp; older rows are not sent.
 
         Raises CdcOutboxError: SlotBusy while another process streams from the slot or replaces it, ConfigurationError for a
         slot of another kind. Raises Stopped when a stop is requested meanwhile; then the old slot is unchanged.
@@ -136,7 +137,7 @@ class Supervisor:
         try:
             if not slot.lock_creation(session, self._settings.slot):
                 raise self._made_by_another("wait until it is done")
-            self._first_start(session, publisher, replace=catalog.slot is not None)
+            self._first_start(session, publisher, replace=catalog.slot is not None, since=since)
         finally:
             session.close()
 
@@ -313,13 +314,15 @@ class Supervisor:
             slot=name,
         )
 
-    def _first_start(self, session: ReplicationSession, publisher: Publisher, *, replace: bool) -> None:
+    def _first_start(
+        self, session: ReplicationSession, publisher: Publisher, *, replace: bool, since: str | None = None
+    ) -> None:
         self._counters.state = State.RECONNECTING if self._streamed else State.STARTING
         first = FirstStart(
             self._settings, session, publisher, self._row_mappings, self._policy, self._counters, self._stop
         )
         try:
-            first.run(replace=replace)
+            first.run(replace=replace, since=since)
         except (Stopped, Unreachable) as error:
             if first.expected and self._stop.requested:
                 raise Undelivered(

@@ -107,6 +107,10 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         RECOVER,
         "test_a_slot_that_fell_too_far_behind_is_recovered_by_hand",
     ),
+    ("docs/how-to/recover-a-lost-slot.md", 'cdc-outbox slot recover --brokers "$BROKERS" --since 12h --yes'): (
+        RECOVER,
+        "test_with_since_older_rows_are_left_out",
+    ),
     ("docs/how-to/recover-a-lost-slot.md", "slot            cdc_outbox"): (
         RECOVER,
         "test_a_slot_that_fell_too_far_behind_is_recovered_by_hand",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = "docs/how-to/recover-a-lost-slot.md"
 RECOVER: Final = 'cdc-outbox slot recover --brokers "$BROKERS" --yes'
+RECOVER_SINCE: Final = 'cdc-outbox slot recover --brokers "$BROKERS" --since 12h --yes'
 BY_ITSELF: Final = 'cdc-outbox run --brokers "$BROKERS" --on-slot-lost recover'
 
 CATCH_UP: Final = 'cdc-outbox run --brokers "$BROKERS" --until caught-up'
@@ -128,6 +129,17 @@ def test_a_row_that_was_deleted_before_it_was_delivered_is_all_that_is_lost(shop
     shop.type(RECOVER_IN_A_HURRY)
 
     assert shop.ids() == [delivered, kept]
+
+
+def test_with_since_older_rows_are_left_out(shop: Shop) -> None:
+    shop.emit()
+    recent = shop.emit()
+    shop.database.execute("UPDATE outbox SET created_at = now() - interval '13 hours' WHERE id <> %s", [recent])
+
+    done = shop.type(BLOCKS[RECOVER_SINCE])
+
+    assert shop.ids() == [recent]
+    assert "public.outbox: 1 rows are sent, 1 are older" in done.stderr
 
 
 def test_with_on_slot_lost_recover_nobody_is_woken(shop: Shop) -> None:

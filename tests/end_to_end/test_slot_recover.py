@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.faults.acts import recover as recover_as_run
 from tests.plugins.command import run_command
+from tests.plugins.outbox import ended, ids
 
 if TYPE_CHECKING:
     from tests.plugins.kafka import KafkaCluster
+    from tests.plugins.outbox import Outbox
     from tests.plugins.postgres import Database
 
 
@@ -66,3 +71,25 @@ def test_recovery_without_the_rows_is_refused(installed: Database, kafka: KafkaC
     code, stderr = recover(installed, kafka, "--no-snapshot")
     assert code == 2
     assert "leave --no-snapshot out" in stderr
+
+
+@pytest.mark.parametrize("policy", [("skip",), ("dead-letter", "--dead-letter-topic", "{prefix}dead")])
+def test_the_cure_that_is_printed_has_the_policy_with_which_old_poison_was_left_out(
+    outbox: Outbox, policy: tuple[str, ...]
+) -> None:
+    outbox.create()
+    outbox.create_slot()
+    options = ("--on-poison", *(word.format(prefix=outbox.prefix) for word in policy))
+    outbox.add(headers="[1]")
+    good = outbox.add()
+    relay = outbox.streaming(*options)
+    outbox.confirm()
+    outbox.database.execute("DROP PUBLICATION cdc_outbox")
+    outbox.add()
+    outbox.publish("outbox")
+    last = ended(relay, 78, "cdc-outbox slot recover", timeout=60)
+    typed = re.search(r"cdc-outbox slot recover((?: --\S+ [^ ,;]+)*)", last["cure"])
+    assert typed is not None
+    assert shlex.split(typed[1]) == list(options)
+    recover_as_run(outbox, *shlex.split(typed[1]))
+    assert ids([each for each in outbox.records() if each.topic.endswith("order")]).count(good) == 2

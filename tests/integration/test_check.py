@@ -415,6 +415,7 @@ def test_rows_that_are_older_than_a_slot_from_which_nobody_has_streamed(bench: B
     assert not bench.check().of("slot.older-rows"), "a first start sends them"
     bench.create_slot()
     bench.check().warned("slot.older-rows", "are older than slot", "cdc-outbox slot recover")
+    bench.check(on_poison="skip").warned("slot.older-rows", "slot recover", "--on-poison skip")
     unread = bench.check(dsn=Secret.of(bench.role())).only("slot.older-rows", "not-checked")
     assert "may not read" in unread.message
 

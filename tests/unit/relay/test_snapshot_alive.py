@@ -27,7 +27,7 @@ class SlowSnapshot:
         self._rig = rig
         self.alive: list[bool] = []
 
-    def count(self, _table: TableName) -> int:
+    def count(self, _table: TableName, _where: object) -> int:
         return 3
 
     def shape(self, table: TableName) -> TableShape:
@@ -36,7 +36,7 @@ class SlowSnapshot:
     def first_kept(self, _shape: TableShape) -> None:
         return None
 
-    def read(self, _shape: TableShape, _order: Sequence[str]) -> Iterator[Sequence[Cells]]:
+    def read(self, _shape: TableShape, _order: Sequence[str], *, where: object) -> Iterator[Sequence[Cells]]:  # noqa: ARG002
         for _ in range(3):
             self._rig.clock.now += 60
             self.alive.append(passed(liveness(self._rig.counters, self._rig.clock.now)))
@@ -56,7 +56,7 @@ def test_rows_that_are_long_in_coming_are_no_loop_that_has_stuck() -> None:
     )
     snapshot = SlowSnapshot(rig)
     with rig.time_is_ours():
-        first._send_tables(cast("SnapshotRows", snapshot))
+        first._send_tables(cast("SnapshotRows", snapshot), None)
 
     assert snapshot.alive == [True, True, True]
     assert len(rig.ids) == 3
