@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
 from confluent_kafka import KafkaError, KafkaException
@@ -231,18 +232,52 @@ def failed_delivery(failure: DeliveryFailure) -> CdcOutboxError:
     return Unreachable(f"Kafka did not take a record: {error.str()}", topic=topic, kafka_error=error.name())
 
 
+def not_accepted(failure: DeliveryFailure) -> CdcOutboxError:
+    """The CdcOutboxError for a record that librdkafka does not take into its queue: an invalid argument is the record's."""
+    error = failure.error
+    if cause_of(error) is not Cause.RECORD and error.code() != KafkaError._INVALID_ARG:
+        return failed_delivery(failure)
+    return PoisonEvent(
+        f"librdkafka does not take the record: {error.str()}",
+        cure="raise message.max.bytes here and max.message.bytes of the topic, or keep such payloads elsewhere",
+        reason=reason(error),
+        topic=failure.topic,
+        key=shown_key(failure.key),
+        size=failure.size,
+    )
+
+
+class Cause(Enum):
+    """What an error is about, which decides what the relay does. Each code has one cause."""
+
+    RECORD = "record"
+    """One record: the policy for poison events."""
+    TOPIC = "topic"
+    """A topic, until the cluster is changed (unknown topic or partition, privilege, policy): its records wait."""
+    CONFIGURATION = "configuration"
+    """The login or a property: an operator has to act."""
+    CLUSTER = "cluster"
+    """Everything else, codes that no release has yet included: a retry, by librdkafka or with a new producer."""
+
+
+def cause_of(error: KafkaError) -> Cause:
+    """The cause of an error, by its code. A record that was only in the same batch (_INVALID_DIFFERENT_RECORD) is no cause."""
+    code = error.code()
+    if code in _ABOUT_THE_TOPIC:
+        return Cause.TOPIC
+    if code in _POISON:
+        return Cause.RECORD
+    return Cause.CLUSTER if final(error) is None else Cause.CONFIGURATION
+
+
 def about_cluster(error: KafkaError) -> bool:
-    """Whether the refusal concerns the record's topic and lasts until the cluster is changed: an unknown topic or partition, a
-    missing privilege, or a policy.
-    """
-    return error.code() in _ABOUT_THE_TOPIC
+    """Whether the refusal concerns the record's topic and lasts until the cluster is changed."""
+    return cause_of(error) is Cause.TOPIC
 
 
 def caused_by_record(failures: Sequence[DeliveryFailure]) -> list[DeliveryFailure]:
-    """The failures that a single record or its topic may have caused. The others concern the producer or the cluster, or a
-    record that was only in the same batch (_INVALID_DIFFERENT_RECORD).
-    """
-    return [failure for failure in failures if failure.error.code() in _ABOUT_A_RECORD]
+    """The failures that a single record or its topic may have caused."""
+    return [failure for failure in failures if cause_of(failure.error) in {Cause.RECORD, Cause.TOPIC}]
 
 
 def shown_key(key: bytes | None) -> str | None:
@@ -277,5 +312,3 @@ _ABOUT_THE_TOPIC: Final = _UNKNOWN_TOPIC | {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.POLICY_VIOLATION,
 }
-
-_ABOUT_A_RECORD: Final = _UNKNOWN_TOPIC | _POISON.keys() | {KafkaError.TOPIC_AUTHORIZATION_FAILED}

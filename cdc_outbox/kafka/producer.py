@@ -19,15 +19,14 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cdc_outbox.counters import MAX_TOPICS, Counters
-from cdc_outbox.errors import CdcOutboxError, PoisonEvent, Unreachable
+from cdc_outbox.errors import CdcOutboxError, Unreachable
 from cdc_outbox.kafka.diagnosis import not_taken, silent
 from cdc_outbox.kafka.errors import (
     DeliveryFailure,
     about_cluster,
-    failed_delivery,
     final,
     kafka_error,
-    reason,
+    not_accepted,
 )
 from cdc_outbox.kafka.first_records import FirstRecords
 from cdc_outbox.kafka.library_log import LIBRARY_LOG
@@ -496,19 +495,10 @@ class Publisher:
         if error is None or error.fatal() or error.code() == KafkaError._FATAL:
             self._fatal = True
             return Unreachable(f"Kafka: {raised}", code="kafka-error")
-        if about_cluster(error):
-            return failed_delivery(
-                DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET, UNSET)
-            )
-        return PoisonEvent(
-            f"librdkafka does not take the record: {error.str()}",
-            cure="raise message.max.bytes here and max.message.bytes of the topic, or keep such payloads elsewhere",
-            reason=reason(error),
-            topic=record.topic,
-            key=None if record.key is None else record.key[:200].decode(errors="replace"),
-            size=len(record.value or b""),
-            limit=self._largest if error.code() == KafkaError.MSG_SIZE_TOO_LARGE else None,
-        )
+        refusal = not_accepted(DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET, UNSET))
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            refusal.where["limit"] = self._largest
+        return refusal
 
     def _error(self, raised: BaseException) -> CdcOutboxError:
         error = kafka_error(raised)

@@ -7,7 +7,18 @@ from confluent_kafka import KafkaError, KafkaException
 
 from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, Unreachable
 from cdc_outbox.kafka import errors
-from cdc_outbox.kafka.errors import DeliveryFailure, failed_delivery, final, kafka_error, unreachable
+from cdc_outbox.kafka.errors import (
+    Cause,
+    DeliveryFailure,
+    about_cluster,
+    cause_of,
+    caused_by_record,
+    failed_delivery,
+    final,
+    kafka_error,
+    not_accepted,
+    unreachable,
+)
 from cdc_outbox.lsn import UNSET
 from cdc_outbox.records.router import TOO_LARGE
 
@@ -88,6 +99,70 @@ def test_every_code_of_librdkafka_has_an_error_of_ours(code: int) -> None:
     error = failed_delivery(failure(code))
     assert isinstance(error, (ConfigurationError, AccessRefused, PoisonEvent, Unreachable))
     assert error.cure or isinstance(error, Unreachable)
+
+
+CAUSES: dict[Cause, set[int]] = {
+    Cause.RECORD: {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_RECORD,
+    },
+    Cause.TOPIC: {
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.POLICY_VIOLATION,
+    },
+    Cause.CONFIGURATION: {
+        KafkaError._SSL,
+        KafkaError._AUTHENTICATION,
+        KafkaError._INVALID_ARG,
+        KafkaError._UNSUPPORTED_FEATURE,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    },
+}
+"""Every other code is the cluster's: NOT_LEADER_FOR_PARTITION and its kin, and those that no release has yet."""
+
+FUTURE_CODES = [134, 250, 32_767]
+
+
+@pytest.mark.parametrize("code", [*ALL_CODES, *FUTURE_CODES])
+def test_every_code_is_about_a_record_or_its_topic_or_the_configuration_or_else_the_cluster(code: int) -> None:
+    wanted = next((cause for cause, codes in CAUSES.items() if code in codes), Cause.CLUSTER)
+    assert cause_of(KafkaError(code)) is wanted
+
+
+@pytest.mark.parametrize("code", sorted({*ALL_CODES, *FUTURE_CODES}.difference(*CAUSES.values())))
+def test_what_the_cluster_causes_meets_no_policy_and_is_tried_again(code: int) -> None:
+    """By each way on which an error arrives: a delivery report, the error callback, `produce` itself."""
+    assert caused_by_record([failure(code)]) == []
+    assert not about_cluster(KafkaError(code))
+    assert type(failed_delivery(failure(code))) is Unreachable
+    assert final(KafkaError(code)) is None
+    assert type(not_accepted(failure(code))) is Unreachable
+
+
+@pytest.mark.parametrize("code", sorted(CAUSES[Cause.RECORD]))
+def test_only_what_a_record_causes_meets_the_policy(code: int) -> None:
+    assert len(caused_by_record([failure(code)])) == 1
+    assert not about_cluster(KafkaError(code))
+    assert isinstance(failed_delivery(failure(code)), PoisonEvent)
+    assert isinstance(not_accepted(failure(code)), PoisonEvent)
+
+
+def test_an_argument_that_librdkafka_refuses_is_the_records() -> None:
+    assert isinstance(not_accepted(failure(KafkaError._INVALID_ARG)), PoisonEvent)
+
+
+@pytest.mark.parametrize("code", sorted(CAUSES[Cause.TOPIC]))
+def test_what_a_topic_causes_is_waited_for(code: int) -> None:
+    assert about_cluster(KafkaError(code))
+    assert len(caused_by_record([failure(code)])) == 1, "its batch is isolated, so that only its own topic waits"
 
 
 @pytest.mark.parametrize("code", [code for code, kind in DELIVERIES if kind is PoisonEvent])
