@@ -51,8 +51,9 @@ PINNED: Final = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
 }
-"""Session settings that a role or a database may have changed, and that would change values or end a long read."""
+"""Session settings that a role or a database may have changed, and that would change values, or end a long read or a session that waits."""
 
 CA_BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch

@@ -106,6 +106,10 @@ def _lost(message: str) -> CdcOutboxError:
     return ConnectionLost(f"PostgreSQL ended the connection: {message}", code="connection-lost")
 
 
+def _canceled(message: str) -> CdcOutboxError:
+    return ConnectionLost(f"PostgreSQL canceled the query: {message}", code="connection-lost")
+
+
 def _busy(message: str) -> CdcOutboxError:
     return SlotBusy(message)
 
@@ -302,9 +306,11 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
         ),
     ),
     ("42704", _config("option-unsupported", "PostgreSQL does not know it", "see cdc-outbox slot status")),
-    ("57P01", _lost),
-    ("57P02", _lost),
     ("57P03", lambda message: NotAccepting(f"PostgreSQL is not ready: {message}", code="postgres-not-ready")),
+    ("57014", _canceled),  # pg_cancel_backend
+    ("57", _lost),  # operator intervention: a shutdown, pg_terminate_backend, idle_session_timeout
+    ("25P03", _lost),  # idle_in_transaction_session_timeout
+    ("25P04", _lost),  # transaction_timeout
     (
         "53400",
         _config("slots-exhausted", "no free replication slot", "raise max_replication_slots, or drop an unused slot"),
