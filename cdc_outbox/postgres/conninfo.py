@@ -53,7 +53,8 @@ PINNED: Final = {
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
 }
-"""Session settings that a role or a database may have changed, and that would change values, or end a long read or a session that waits."""
+"""Session settings that a role or a database may have changed, and that would change values, or end a long read or a session
+that waits."""
 
 CA_BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch
