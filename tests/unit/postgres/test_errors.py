@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg.errors
 import pytest
 
+from cdc_outbox.errors import Unreachable
 from cdc_outbox.postgres.errors import from_sqlstate
 
 ENDED = ("25P03", "25P04")
