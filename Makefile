@@ -76,20 +76,24 @@ example: $(VENV)/example-ready ## a web API, three consumers and a mail server o
 
 .PHONY: test-unit
 test-unit: $(VENV)/ready ## the tests that need no server and no Java
-	$(PYTEST) $(PARALLEL) tests/unit -m 'not postgres and not kafka and not slow' $(ARGS)
+	$(PYTEST) $(PARALLEL) tests/unit -m 'not postgres and not kafka and not nightly' $(ARGS)
 
 .PHONY: test
-test: $(VENV)/ready ## all tests, on a real PostgreSQL and a real Apache Kafka (WORKERS=4 side by side, each with its own)
-	$(PYTEST) $(PARALLEL) $(ARGS)
+test: $(VENV)/ready ## the tests, on a real PostgreSQL and a real Apache Kafka (WORKERS=4 side by side, each with its own)
+	$(PYTEST) $(PARALLEL) -m 'not nightly' $(ARGS)
+
+.PHONY: test-nightly
+test-nightly: $(VENV)/ready ## the tests that take long: also run each night, and before a release
+	$(PYTEST) $(PARALLEL) -m nightly $(ARGS)
 
 .PHONY: test-older
 test-older: $(VENV)/ready ## the tests that meet PostgreSQL once more, on Debian's (15 on bookworm) or POSTGRES_BIN
 	CDC_OUTBOX_POSTGRES_BIN=$(or $(POSTGRES_BIN),$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)) \
-	  $(PYTEST) $(PARALLEL) tests/integration tests/end_to_end -m 'postgres and not slow' $(ARGS)
+	  $(PYTEST) $(PARALLEL) tests/integration tests/end_to_end -m 'postgres and not nightly' $(ARGS)
 
 .PHONY: test-native
 test-native: $(VENV)/native-ready ## the tests that run a relay once more, on the native plane
-	CDC_OUTBOX_NATIVE=on $(PYTEST) $(PARALLEL) tests/integration tests/end_to_end tests/faults -m 'postgres and kafka' $(ARGS)
+	CDC_OUTBOX_NATIVE=on $(PYTEST) $(PARALLEL) tests/integration tests/end_to_end tests/faults -m 'postgres and kafka and not nightly' $(ARGS)
 
 .PHONY: test-versions
 test-versions: VERSIONS ?= 14 15 16 17

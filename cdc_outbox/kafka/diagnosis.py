@@ -14,7 +14,7 @@ def silent(brokers: str) -> Unreachable:
     """The error for brokers that do not answer on an open connection."""
     return Unreachable(
         "Kafka does not answer, though connections to it are open: brokers are frozen, overloaded, or behind a broken network",
-        cure=f"see whether they answer others: kafka-broker-api-versions.sh --bootstrap-server {brokers}; nothing is lost",
+        cure=f"see whether they answer others: kafka-broker-api-versions.sh --bootstrap-server {brokers}",
         code="kafka-silent",
     )
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.plugins.kafka import KafkaCluster
     from tests.plugins.postgres import Database
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]  # the first test makes the base and builds the image
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(420)]  # the first test makes the base and builds the image
 
 ROOT: Final = Path(__file__).parents[2]
 BUILD: Final = ROOT / "deploy" / "build-image.sh"

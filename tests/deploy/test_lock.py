@@ -74,7 +74,7 @@ def test_every_file_of_the_wheel_is_copied_and_every_copied_file_reaches_the_bui
     assert [name for name in [*wheel["packages"], *wheel["force-include"]] if name not in copied] == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_the_wheel_runs_on_what_is_locked(tmp_path: Path) -> None:
     python = str(tmp_path / "venv/bin/python")

@@ -144,9 +144,12 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
                 "kafka-configs.sh",
             ],
             "test_openssl_tells_which_and_the_table_knows_it": ["openssl s_client"],
-            "test_a_table_of_another_role_is_installed_as_that_role": ["cdc-outbox sql install | PGOPTIONS"],
         }.items()
         for beginning in beginnings
+    },
+    **{
+        ("docs/how-to/harden.md", beginning): (SECURE, "test_a_table_of_another_role_is_installed_as_that_role")
+        for beginning in ["cdc-outbox sql install | PGOPTIONS", 'psql "$ADMIN_DSN"']
     },
     **{
         ("docs/how-to/fail-over.md", beginning): (FAIL_OVER, "test_the_page_in_order")
@@ -176,9 +179,9 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         ("docs/how-to/prune.md", beginning): (PRUNE, "test_whole_days_at_once")
         for beginning in ["cdc-outbox sql install --partitioned", "cdc-outbox prune --older-than 7d --partitions-ahead"]
     },
-    ("docs/how-to/prune.md", "cdc-outbox sql install --delete-after-insert"): (PRUNE, "test_no_rows_at_all"),
-    ("docs/how-to/prune.md", "CREATE FUNCTION outbox_delete_at_once"): (PRUNE, "test_no_rows_at_all_by_hand"),
-    ("docs/how-to/prune.md", "BEGIN;"): (PRUNE, "test_no_rows_at_all_by_hand"),
+    ("docs/how-to/delete-at-once.md", "cdc-outbox sql install --delete-after-insert"): (PRUNE, "test_no_rows_at_all"),
+    ("docs/how-to/delete-at-once.md", "CREATE FUNCTION outbox_delete_at_once"): (PRUNE, "test_no_rows_at_all_by_hand"),
+    ("docs/how-to/delete-at-once.md", "BEGIN;"): (PRUNE, "test_no_rows_at_all_by_hand"),
     ("docs/how-to/replay.md", "cdc-outbox replay --since"): (REPLAY, "test_the_page_in_order"),
     ("docs/how-to/replay.md", "public.outbox 2"): (REPLAY, "test_the_page_in_order"),
     ("docs/how-to/replay.md", "cdc-outbox replay --id"): (REPLAY, "test_the_page_in_order"),

@@ -1,21 +1,16 @@
-"""docs/design.md shows the code as it is: the rooms, the imports between them, the path of one row, the names."""
+"""docs/design.md shows the code as it is: the rooms, the imports between them, the path of one row."""
 
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import grimp
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, read, section
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.docs.pages import ROOT, read, section
 
 PAGE: Final = "docs/design.md"
 
@@ -134,79 +129,3 @@ def test_each_link_is_reached_from_the_one_before() -> None:
     for number, (_, function, _) in enumerate(links[1:], start=1):
         earlier = {name.replace("._", ".") for _, _, called in links[:number] for name in called}
         assert function.replace("._", ".") in earlier, f"no earlier link calls {function}"
-
-
-# --- names -------------------------------------------------------------------------------------------------------------
-
-OLD_WORDS: Final = {
-    "generations?": "session, Supervisor",
-    "lanes?": "mapping",
-    "outlets?": "RecordSender",
-    "errand": "SessionParams",
-    "surroundings": "catalog",
-    "parcels?": "transaction",
-    "culprits?": "rejected record",
-    "suspect(s|ed)?": "rejected record",
-    "condemn(s|ed)?": "apply_policy",
-    "held apart": "isolated",
-    "PruneBeside": "BackgroundPruner",
-    "OwnRows": "ShardFilter",
-    "message\\.left": "message.ignored",
-    "poison\\.searching": "delivery.isolating",
-    "messages\\.not-sent": "messages.skipped",
-}
-"""Former names and the present ones. These words have no other use in code, log events or documents."""
-
-OLD_IDENTIFIERS: Final = {
-    "around": "catalog",
-    "otherwise": "alternative_hint",
-    "so_many": "count",
-    "told": "reported, sent, logged",
-    "words": "message, text",
-    "letter": "dead_letter",
-    "hurry": "flush",
-    "Guard": "ProcessReaper",
-    "blamed": "caused_by_record",
-    "trial": "isolated",
-    "carrier": "transaction",
-    "Look": "StatusReport",
-    "Question": "StatusQuery",
-    "Watcher": "PruneProgress",
-    "Observer": "StatusReader",
-    "Kind": "ValueType",
-    "Position": "an argument",
-}
-"""Former names of variables, parameters, functions and classes; as words in a sentence they may be right."""
-
-
-def package_files() -> list[Path]:
-    return [path for path in sorted(PACKAGE.rglob("*.py")) if "app" not in path.relative_to(PACKAGE).parts]
-
-
-@cache
-def identifiers() -> dict[str, list[str]]:
-    """Names in the code of the package without their leading underscores, and where they are."""
-    found: dict[str, list[str]] = {}
-    for path in package_files():
-        for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
-            if token.type == tokenize.NAME:
-                found.setdefault(token.string.strip("_"), []).append(f"{path.relative_to(ROOT)}:{token.start[0]}")
-    return found
-
-
-@pytest.mark.parametrize("word", OLD_WORDS)
-def test_a_former_name_is_nowhere(word: str) -> None:
-    files = [*package_files(), *(ROOT / page for page in PAGES)]
-    found = [
-        f"{path.relative_to(ROOT)}:{number}"
-        for path in files
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if re.search(rf"\b(?:{word})\b", line, re.IGNORECASE)
-    ]
-    assert not found, f"now called {OLD_WORDS[word]}: {found}"
-
-
-@pytest.mark.parametrize("name", OLD_IDENTIFIERS)
-def test_no_identifier_has_a_former_name(name: str) -> None:
-    found = identifiers().get(name)
-    assert not found, f"now called {OLD_IDENTIFIERS[name]}: {found}"

@@ -44,7 +44,7 @@ SETTING_AGAIN: Final = next(text for text in BLOCKS if text.startswith("ALTER SY
 READY_SECONDS: Final = 60.0
 """The worker that copies slots starts again 10 s after an error, and looks every 30 s when nothing moves."""
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 PACKAGE: Final = ROOT / "cdc_outbox"
 
 
+@cache
 def methods() -> set[str]:
     """`Class.method` of the whole package."""
     found = set()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.plugins.postgres import Database
 
 PAGE: Final = "docs/how-to/prune.md"
+AT_ONCE: Final = "docs/how-to/delete-at-once.md"
 PASSWORD: Final = "of-the-housekeeper"
 
 
@@ -77,7 +78,7 @@ def test_whole_days_at_once(
 def test_no_rows_at_all(
     database: Database, outbox: Outbox, shell: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    install = block(PAGE, "cdc-outbox sql install --delete-after-insert --apply").text
+    install = block(AT_ONCE, "cdc-outbox sql install --delete-after-insert --apply").text
     assert "before the first event" in shell(install, CDC_OUTBOX_DSN=database.dsn).stderr
     written = outbox.add_all([{}, {}, {}])
     assert database.execute("SELECT count(*) FROM outbox") == [(0,)]
@@ -91,8 +92,10 @@ def test_no_rows_at_all(
 def test_no_rows_at_all_by_hand(database: Database, outbox: Outbox) -> None:
     outbox.create()
     outbox.create_slot()
-    database.execute(block(PAGE, "BEGIN;").text)
-    database.execute(block(PAGE, "CREATE FUNCTION outbox_delete_at_once() RETURNS trigger LANGUAGE plpgsql AS $$").text)
+    database.execute(block(AT_ONCE, "BEGIN;").text)
+    database.execute(
+        block(AT_ONCE, "CREATE FUNCTION outbox_delete_at_once() RETURNS trigger LANGUAGE plpgsql AS $$").text
+    )
     by_trigger = outbox.add()
     assert database.execute("SELECT count(*) FROM outbox") == [(0,)]
     outbox.drain()

@@ -1,4 +1,4 @@
-"""docs/how-to/secure.md, done as it says, on a PostgreSQL and an Apache Kafka that insist on it."""
+"""docs/how-to/secure.md and harden.md, done as they say, on a PostgreSQL and an Apache Kafka that insist on it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ RUN: Final = BLOCKS["export CDC_OUTBOX_DSN_FILE=/etc/cdc-outbox/dsn"]
 ROLE: Final = BLOCKS['cdc-outbox sql roles | psql -v ON_ERROR_STOP=1 "$ADMIN_DSN"']
 BY_PASSWORD: Final = BLOCKS["hostssl  shop  cdc_outbox_relay  10.1.2.0/24  scram-sha-256"]
 BY_CERTIFICATE: Final = BLOCKS["hostssl  shop  cdc_outbox_relay  10.1.2.0/24  cert"]
-AS_OWNER: Final = next(text for line, text in BLOCKS.items() if "role=shop_owner" in line)
+HARDEN: Final = {each.first_line: each.text for each in read("docs/how-to/harden.md").blocks}
+AS_OWNER: Final = next(text for line, text in HARDEN.items() if "role=shop_owner" in line)
+NO_CREATE: Final = next(text for line, text in HARDEN.items() if "REVOKE CREATE" in line)
 ENCRYPTED: Final = next(text for line, text in BLOCKS.items() if line.startswith("SELECT application_name, ssl"))
 KAFKA: Final = next(text for line, text in BLOCKS.items() if line.startswith("kafka-configs.sh"))
 VERIFY: Final = next(text for line, text in BLOCKS.items() if line.startswith("openssl s_client"))
@@ -214,6 +216,7 @@ def test_a_table_of_another_role_is_installed_as_that_role(database: Database, s
     assert "table public.outbox belongs to role shop_owner, not to postgres" in refused.stderr
     assert "SET ROLE shop_owner" in refused.stderr
 
+    shell(NO_CREATE, ADMIN_DSN=database.dsn)
     shell(AS_OWNER, ADMIN_DSN=database.dsn)
 
     owners = "SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE proname = 'outbox_emit'"

@@ -95,7 +95,7 @@ def start_of(each: Block) -> str:
     return next((name for name in STAY if each.text.startswith(name)), "")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(240)
 def test_the_tutorial_from_top_to_bottom(
     database: Database, kafka: KafkaCluster, shell: Shell, tmp_path: Path, postgres_binaries: Path

@@ -25,7 +25,7 @@ from tests.plugins.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(180)]
 
 SHORT: Final = ("--seconds", "6")
 START_SECONDS: Final = 60.0

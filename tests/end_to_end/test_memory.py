@@ -35,7 +35,7 @@ def delivered(outbox: Outbox) -> int:
     return sum(future.result(10).offset for future in outbox.kafka.admin.list_offsets(latest).values())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 def test_one_transaction_of_a_million_rows(outbox: Outbox) -> None:
     outbox.create()
@@ -47,7 +47,7 @@ def test_one_transaction_of_a_million_rows(outbox: Outbox) -> None:
     assert relay.peak_rss_bytes() < BOUND, f"{relay.peak_rss_bytes() / MEGABYTE:.0f} MB"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 def test_a_first_start_with_three_hundred_thousand_rows_in_the_table(outbox: Outbox) -> None:
     outbox.create()
@@ -58,7 +58,7 @@ def test_a_first_start_with_three_hundred_thousand_rows_in_the_table(outbox: Out
     assert relay.peak_rss_bytes() < BOUND, f"{relay.peak_rss_bytes() / MEGABYTE:.0f} MB"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_large_payloads_are_bounded_by_bytes_in_flight(outbox: Outbox) -> None:
     outbox.create(payload="text")
     outbox.create_slot()
@@ -82,7 +82,7 @@ MEMORY_HOGS: Final = {
 """Rows of 12 MB and a message of 18 MB, each with millions of values."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("first_start", [False, True])
 @pytest.mark.parametrize("hog", MEMORY_HOGS)
 def test_one_row_takes_a_few_times_its_size_whatever_is_in_it(outbox: Outbox, hog: str, first_start: bool) -> None:

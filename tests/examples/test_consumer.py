@@ -65,7 +65,7 @@ def committed(outbox: Outbox) -> int:
         client.close()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(240)
 def test_kill_9_in_full_flow_leaves_each_effect_once(outbox: Outbox) -> None:
     topic_of_ours(outbox)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.plugins.kafka import KafkaCluster
     from tests.plugins.postgres import Database
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(300)]
 
 HERE: Final = ROOT / "examples" / "languages"
 PAGE: Final = "docs/how-to/emit-from-other-languages.md"

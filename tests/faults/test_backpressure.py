@@ -69,7 +69,7 @@ def _resume_broker(kafka: KafkaCluster) -> None:
 @pytest.mark.parametrize(
     ("stop", "start"),
     [
-        pytest.param(_stop_broker, _start_broker, id="stopped", marks=pytest.mark.slow),
+        pytest.param(_stop_broker, _start_broker, id="stopped", marks=pytest.mark.nightly),
         pytest.param(_pause_broker, _resume_broker, id="standing still"),
     ],
 )

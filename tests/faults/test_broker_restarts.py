@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.plugins.outbox import Outbox
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 def test_in_full_flow(how: str, fragile: Outbox, witness: Witness, writers: Callable[..., Writers]) -> None:
     fragile.create()

@@ -35,7 +35,7 @@ def stage() -> Iterator[Stage]:
         yield stage
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.postgres
 @pytest.mark.kafka
 @pytest.mark.parametrize("seed", SEEDS)

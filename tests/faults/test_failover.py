@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.plugins.pair import Pair, PairOutbox
     from tests.plugins.secure import TlsOutbox
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 SOME: Final = 50
 """Events that are under way when something happens."""

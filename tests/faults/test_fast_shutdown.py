@@ -75,7 +75,7 @@ def test_with_kafka_up_a_fast_shutdown_takes_no_time(server: PostgresServer, sho
     start_again(server, shop, running, witness)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_with_kafka_down_a_fast_shutdown_waits_the_grace_and_is_not_stormed_with_answers(
     server: PostgresServer, shop: Outbox, proxy: Callable[[str], Proxy]
 ) -> None:
@@ -97,7 +97,7 @@ def test_with_kafka_down_a_fast_shutdown_waits_the_grace_and_is_not_stormed_with
     start_again(server, shop, running, witness)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_with_reading_paused_by_backpressure_a_fast_shutdown_waits_little_longer(
     server: PostgresServer, shop: Outbox
 ) -> None:

@@ -36,7 +36,7 @@ def _within_bounds(relay: Relay, resident: int) -> None:
     assert peak - resident < TIMES * GIANT
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("way", ["stream", "first start"])
 def test_a_row_of_a_hundred_megabytes_becomes_a_dead_letter_that_tells_its_size(way: str, outbox: Outbox) -> None:
     outbox.create(payload="text")
@@ -59,7 +59,7 @@ def test_a_row_of_a_hundred_megabytes_becomes_a_dead_letter_that_tells_its_size(
     assert relay.wait() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_row_of_a_hundred_megabytes_stops_the_relay_with_its_size_and_the_limit(outbox: Outbox) -> None:
     outbox.create(payload="text")
     outbox.create_slot()
@@ -71,7 +71,7 @@ def test_a_row_of_a_hundred_megabytes_stops_the_relay_with_its_size_and_the_limi
     assert ids(outbox.records()) == [before]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_first_start_with_many_large_rows_holds_few_of_them_at_a_time(outbox: Outbox) -> None:
     """360 MB in 400 rows, far fewer than a batch of small ones has."""
     outbox.create(payload="text")

@@ -172,7 +172,7 @@ def test_in_the_middle_of_a_transaction(ready: Outbox, witness: Witness) -> None
     assert verdict.duplicates == sent - 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_under_load_little_is_repeated(ready: Outbox, witness: Witness) -> None:
     """Confirmed closely: what comes again is what was on its way, whatever the backlog."""
     commit_one_by_one(ready, 30_000)

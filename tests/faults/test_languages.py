@@ -122,7 +122,7 @@ def test_a_server_that_starts_again_is_waited_for(shop: Outbox, foreign: Postgre
     all_confirmed(shop)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_fast_shutdown_while_reading_is_paused_is_not_held_up(shop: Outbox, foreign: PostgresServer) -> None:
     assert foreign.embedded is not None
     relay = shop.streaming("--max-in-flight-events", "20", *QUICK_RECONNECT)

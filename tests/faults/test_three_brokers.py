@@ -25,7 +25,7 @@ IMPATIENT: Final = (*QUICK_RECONNECT, "-X", "socket.timeout.ms=10000")
 """By default librdkafka waits 60 s for the answer of a broker whose connection is open, before it looks for another leader."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("act", ["stop", "kill", "pause"])
 def test_a_leader_that_is_away_is_replaced_and_nothing_is_lost_or_repeated(
     replicated: Outbox, three_brokers: ThreeBrokers, witness: Witness, writers: Callable[..., Writers], act: str
@@ -51,7 +51,7 @@ def test_a_leader_that_is_away_is_replaced_and_nothing_is_lost_or_repeated(
     assert len(relay.log_lines("streaming")) == 1, "the session with PostgreSQL is not concerned"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_with_two_of_three_away_nothing_is_confirmed_and_all_arrives_when_they_are_back(
     replicated: Outbox, three_brokers: ThreeBrokers, witness: Witness
 ) -> None:

@@ -299,7 +299,7 @@ def test_topics_get_the_settings_they_are_made_with(kafka: KafkaCluster) -> None
     assert told == ["MSG_SIZE_TOO_LARGE"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kafka_keeps_records_over_a_restart_and_a_kill(own_kafka: Callable[..., KafkaCluster]) -> None:
     kafka = own_kafka()
     assert kafka.server is not None

@@ -289,7 +289,7 @@ consume(handle, connect=lambda: psycopg.connect(os.environ["DSN"]), brokers=os.e
 SEEDS: Final = int(os.environ.get("CONSUMER_SEEDS", "2"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_members_that_are_killed_and_join_have_each_effect_once_and_in_order(
@@ -325,7 +325,7 @@ def test_members_that_are_killed_and_join_have_each_effect_once_and_in_order(
     require_each_once_in_order(bank, topic)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_thousands_of_events_a_second(
     topic: Topic, bank: Database, record_property: Callable[[str, object], None]
 ) -> None:

@@ -162,7 +162,7 @@ def test_any_number_of_topics_is_produced_to_but_a_thousand_at_a_time() -> None:
     assert topics(5000)[:1000] == [0] * 1000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_is_flat_through_a_million_failures() -> None:
     one = producer(records=10_000, size=100_000_000)
 
