@@ -22,6 +22,7 @@ from typing import Any, Final
 from .calls import Statement, colon, dollar, percent
 from .driver import AsyncDriver, Driver, inside, is_a, outside
 from .errors import OutboxUsageError
+from .mistakes import not_a_connection, not_an_alias
 
 # --- psycopg -----------------------------------------------------------------------------------------------------------
 
@@ -234,8 +235,8 @@ class Django(Driver):
     """A database's alias, or its connection."""
 
     def __init__(self, target: Any) -> None:
-        if "django" not in sys.modules:
-            raise OutboxUsageError(f"a text is the alias of a Django database, and Django is not here: {target!r}")
+        if isinstance(target, str) and ("django" not in sys.modules or "=" in target or "://" in target):
+            raise not_an_alias(target)
         from django.db import connections  # noqa: PLC0415 - imported only where it is used
 
         super().__init__(connections[target] if isinstance(target, str) else target)
@@ -296,11 +297,7 @@ def driver_for(target: object) -> Driver | AsyncDriver:
     """Find the driver of a connection, cursor or session. Raises OutboxUsageError for any other object."""
     make = _find(target)
     if make is None:
-        kind = target.__class__
-        raise OutboxUsageError(
-            f"{kind.__module__}.{kind.__qualname__} is not a connection that is known: give a connection or cursor of"
-            " psycopg, a connection of asyncpg, a session or connection of SQLAlchemy, or the alias of a Django database"
-        )
+        raise not_a_connection(target)
     return make(target)
 
 
@@ -310,6 +307,11 @@ def is_async(target: object) -> bool:
     if make is None:
         return inspect.iscoroutinefunction(getattr(target, "execute", None))
     return make in {PsycopgAsync, Asyncpg, SqlalchemyAsync}
+
+
+def is_connection(target: object) -> bool:
+    """Whether `emit` can write to it. A text may be the alias of a Django database."""
+    return _find(target) is not None
 
 
 def identity(target: object) -> object:

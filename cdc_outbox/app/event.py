@@ -81,7 +81,9 @@ def _event_id(value: object) -> UUID:
 
 
 def _name(what: str, value: object) -> str:
-    """Check the type at run time: not every caller uses a type checker."""
+    """Check the type at run time: not every caller uses a type checker. A member of an Enum becomes its value."""
+    if isinstance(value, Enum):
+        value = value.value
     if not isinstance(value, str) or not value:
         raise OutboxUsageError(f"{what} must be a text that is not empty, not {value!r}")
     return require_text(what, value)

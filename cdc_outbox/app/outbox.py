@@ -19,10 +19,11 @@ from uuid import UUID
 from .calls import Statement, column, explain, function_call, function_call_each, function_of, insert, table_of
 from .captures import Recorder, recorder_for
 from .driver import AsyncDriver, AsyncTarget, Driver, Target
-from .drivers import driver_for, is_async
+from .drivers import driver_for, is_async, is_connection
 from .encoding import Default, Encoder, PayloadType
 from .errors import OutboxUsageError
 from .event import Event, HeaderValue, Payload, make_event
+from .mistakes import MISSING, connection_missing, require_parts, without_names
 from .registry import Registry, described
 
 Presets: TypeAlias = Literal["debezium", "snake"]
@@ -97,14 +98,16 @@ class Outbox:
     def emit(self, connection: Target, event: object = ..., /, **parts: Any) -> UUID: ...
 
     def emit(
-        self, connection: Target | AsyncTarget, event: object = None, /, **parts: Any
+        self, connection: Target | AsyncTarget = MISSING, event: object = None, /, *further: object, **parts: Any
     ) -> UUID | Coroutine[Any, Any, UUID]:
-        """Write one event: a registered one (`Outbox.event`), or its parts as keyword arguments of `cdc_outbox.app.emit`.
+        """Write one event: a registered one (`Outbox.event`), or its parts as keyword arguments of `cdc_outbox.app.emit`, or
+        as a mapping of them.
 
         Returns its id; with a connection for asyncio, a coroutine of it. Raises OutboxUsageError, with nothing written.
         """
-        row = self._row(parts) if event is None else self._registered_row(event, parts)
-        written = self._write(connection, [row])
+        if further or connection is MISSING:
+            raise without_names() if further else connection_missing()
+        written = self._write(connection, [self._one_row(event, parts)])
         if isinstance(written, list):
             return written[0]
         return _first(written)
@@ -125,11 +128,22 @@ class Outbox:
         return self._write(connection, list(self._rows(events)))
 
     def _rows(self, events: Iterable[object]) -> Iterator[_Row]:
+        if isinstance(events, Mapping | str):
+            raise OutboxUsageError("emit_many takes a list of events: emit_many(connection, [event, ...])")
         for place, event in enumerate(events):
             try:
-                yield self._row(event) if isinstance(event, Mapping) else self._registered_row(event, {})
+                yield self._one_row(event, {})
             except OutboxUsageError as error:
                 raise OutboxUsageError(f"event {place}: {error}") from error
+
+    def _one_row(self, event: object, parts: Mapping[str, Any]) -> _Row:
+        if event is None:
+            return self._row(parts)
+        if isinstance(event, Mapping):
+            return self._row({**event, **parts})
+        if is_connection(event) and not isinstance(event, str):
+            raise connection_missing()
+        return self._registered_row(event, parts)
 
     def _row(self, parts: Mapping[str, Any]) -> _Row:
         further = dict(parts)
@@ -137,13 +151,8 @@ class Outbox:
         if not isinstance(columns, Mapping):
             raise OutboxUsageError("columns must be a dict of column names and values")
         arguments = {"headers": None, "default": self._default, "encoder": self._encoder} | further
-        try:
-            event = make_event(table=self.table, payload_type=self._payload_type, **arguments)
-        except TypeError as error:
-            raise OutboxUsageError(
-                f"an event has aggregate_type, aggregate_id, type, payload, and may have headers, id, columns: {error}"
-            ) from None
-        return _Row(event, columns)
+        require_parts(arguments)
+        return _Row(make_event(table=self.table, payload_type=self._payload_type, **arguments), columns)
 
     def _registered_row(self, event: object, parts: Mapping[str, Any]) -> _Row:
         found = described(event)
@@ -153,7 +162,7 @@ class Outbox:
     def _write(
         self, connection: Target | AsyncTarget, rows: list[_Row]
     ) -> list[UUID] | Coroutine[Any, Any, list[UUID]]:
-        recorder = recorder_for(connection)
+        recorder = recorder_for(connection, column(self._columns["id"]))
         events = [row.event for row in rows]
         if not recorder.write or not rows:
             return _recorded(events, recorder) if is_async(connection) else recorder.record(events)
@@ -231,10 +240,10 @@ def emit(
 
 
 def emit(
-    connection: Target | AsyncTarget,
+    connection: Target | AsyncTarget = MISSING,
     event: object = None,
     /,
-    *,
+    *further: object,
     table: str = "public.outbox",
     payload_type: PayloadType = "json",
     **parts: Any,
@@ -244,7 +253,8 @@ def emit(
     `connection`: a connection or cursor of psycopg, a connection of asyncpg, a Session or Connection of SQLAlchemy, the
     alias or the connection of a Django database. With one for asyncio: `await emit(…)`.
 
-    `event`: an instance of a class that `Outbox.event` registered; then the parts come from it. Otherwise:
+    `event`: an instance of a class that `Outbox.event` registered, then the parts come from it; or a mapping of the parts.
+    Otherwise:
 
     `aggregate_type` names the topic, `aggregate_id` is the key (records of one key keep commit order), `type` a header.
     `payload`: a str or bytes go out as they are; a mapping, list, tuple, dataclass, attrs or pydantic object as its JSON
@@ -259,11 +269,12 @@ def emit(
     autocommit, where the event would commit without the change. Errors of the database come as the driver's own.
     """
     outbox = _DEFAULT
-    if event is not None:
-        outbox = _outbox_of(event)
-    elif (table, payload_type) != ("public.outbox", "json"):
+    if (table, payload_type) != ("public.outbox", "json"):
         outbox = Outbox(table=table, payload_type=payload_type)
-    return outbox.emit(connection, event, **parts)
+    if registered := Registry.find(event):
+        assert isinstance(registered.outbox, Outbox)
+        outbox = registered.outbox
+    return outbox.emit(connection, event, *further, **parts)
 
 
 @overload
@@ -279,13 +290,6 @@ def emit_many(
 ) -> list[UUID] | Coroutine[Any, Any, list[UUID]]:
     """Write many events into `public.outbox` in one round trip, as `Outbox.emit_many` does for any table."""
     return _DEFAULT.emit_many(connection, events)
-
-
-def _outbox_of(event: object) -> Outbox:
-    """The outbox at which an event's class is registered. Raises OutboxUsageError if there is none."""
-    found = Registry.of(event).outbox
-    assert isinstance(found, Outbox)
-    return found
 
 
 def _names(columns: str | Mapping[str, str]) -> dict[str, str]:

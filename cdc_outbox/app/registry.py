@@ -84,10 +84,16 @@ class Registry:
         return register
 
     @staticmethod
+    def find(event: object) -> EventType | None:
+        """The registration of an instance's class, if there is one."""
+        found = getattr(type(event), _ATTRIBUTE, None)
+        return found if isinstance(found, EventType) else None
+
+    @staticmethod
     def of(event: object) -> EventType:
         """The registration of an instance's class. Raises OutboxUsageError if there is none."""
-        found = getattr(type(event), _ATTRIBUTE, None)
-        if not isinstance(found, EventType):
+        found = Registry.find(event)
+        if found is None:
             raise OutboxUsageError(
                 f"{kind_of(event)} is not a registered event: decorate its class with @outbox.event(...), or give emit "
                 "the parts aggregate_type, aggregate_id, type and payload"
