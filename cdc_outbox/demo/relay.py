@@ -35,7 +35,7 @@ class RelayProcess:
         self.http = f"127.0.0.1:{free_port()}"
         """The address of /metrics, /status, /livez and /readyz."""
         self.arguments = ["run", "--brokers", brokers, "--http", self.http, "--log-format", "json"]
-        self._environment = {**_clean_environment(), "CDC_OUTBOX_DSN": dsn}
+        self._environment = {**clean_environment(), "CDC_OUTBOX_DSN": dsn}
         self.state = "not started"
         """Its state, for the view."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,8 +109,13 @@ class RelayProcess:
     def _last_lines(self) -> str:
         assert self._log is not None
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").splitlines()
-        return "\n".join(_for_people(line) for line in lines[-LAST_LINES:])
+        return log_lines(self._log.read())
+
+
+def log_lines(log: bytes) -> str:
+    """The end of its log, as text for people."""
+    lines = log.decode(errors="replace").splitlines()
+    return "\n".join(_for_people(line) for line in lines[-LAST_LINES:])
 
 
 def _for_people(line: str) -> str:
@@ -123,6 +128,6 @@ def _for_people(line: str) -> str:
     return "  ".join([str(fields.get("event")), *shown])
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment without the user's own settings of a relay or a database."""
     return {name: value for name, value in os.environ.items() if not re.match(r"CDC_OUTBOX_|PG[A-Z]", name)}

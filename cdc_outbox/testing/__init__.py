@@ -1,0 +1,1 @@
+"""For the tests of applications: a pytest plugin. `plugin` has the fixtures, and imports the rest when one is used."""
