@@ -208,7 +208,7 @@ class Order(models.Model):
 
 def test_the_page_for_django(database: Database, shell: Shell, tmp_path: Path) -> None:
     parts = psycopg.conninfo.conninfo_to_dict(database.dsn)
-    settings, migrate, orders, tests = read(DJANGO).blocks
+    settings, migrate, orders, tests, operate = read(DJANGO).blocks
     (tmp_path / "shop" / "migrations").mkdir(parents=True)
     for file, text in {
         "settings.py": settings.text + SETTINGS.format(name=database.name, **parts),
@@ -233,6 +233,9 @@ def test_the_page_for_django(database: Database, shell: Shell, tmp_path: Path) -
     assert "Ran 1 test" in tested.stderr
     assert Reader(database, shell).outbox() == [placed(42, "99.5")]
     assert database.execute("SELECT inbox_claim('mailer', '1')") == [(True,)]
+    operated = shell(operate.text, code=1, DJANGO_SETTINGS_MODULE="settings").stdout
+    assert "System check identified no issues" in operated
+    assert "no slot cdc_outbox in this database" in operated
     manage("migrate cdc_outbox zero")
     assert database.execute("SELECT to_regproc('outbox_emit'), (SELECT count(*) FROM outbox)") == [(None, 1)]
 

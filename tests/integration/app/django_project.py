@@ -1,4 +1,4 @@
-"""A Django project in this process: our two apps, and the test's database as `default`."""
+"""A Django project in this process: our two apps, the admin, and the test's database as `default`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,36 @@ if TYPE_CHECKING:
 
 if not settings.configured:
     settings.configure(
-        INSTALLED_APPS=["cdc_outbox.app.django", "cdc_outbox.app.django.inbox"],
+        INSTALLED_APPS=[
+            "cdc_outbox.app.django",
+            "cdc_outbox.app.django.inbox",
+            "django.contrib.admin",
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.messages",
+            "django.contrib.sessions",
+        ],
+        MIDDLEWARE=[
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "django.contrib.messages.middleware.MessageMiddleware",
+        ],
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "APP_DIRS": True,
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.template.context_processors.request",
+                        "django.contrib.auth.context_processors.auth",
+                        "django.contrib.messages.context_processors.messages",
+                    ]
+                },
+            }
+        ],
+        ROOT_URLCONF="tests.integration.app.django_urls",
+        STATIC_URL="/static/",
+        ALLOWED_HOSTS=["testserver"],
         DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "none"}},
         LOGGING_CONFIG=None,
         USE_TZ=True,
