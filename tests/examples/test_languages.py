@@ -1,20 +1,14 @@
 """examples/languages: each program run on a real database, with its commit, its rollback, and the relay behind it.
 
-A language whose toolchain is not on the machine is skipped, also in CI: what is missing then is somebody else's compiler.
-What the programs depend on is fetched once, into the user's cache.
+Without a language's toolchain the test is skipped, and fails in CI. What the programs depend on is fetched once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 import re
-import shutil
 import subprocess
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -22,11 +16,10 @@ import pytest
 from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
 from tests.docs.pages import ROOT, read
 from tests.docs.test_application_pages import url
+from tests.examples.toolchains import Program, go, java, node
 from tests.plugins.command import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.plugins.daemon import Relay
     from tests.plugins.kafka import KafkaCluster
     from tests.plugins.postgres import Database
@@ -36,65 +29,11 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(300)]
 HERE: Final = ROOT / "examples" / "languages"
 PAGE: Final = "docs/how-to/emit-from-other-languages.md"
 
-Program = list[str]
-
-
-def needs(*tools: str) -> None:
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
-
-
-def run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-
-
-def prepared(language: str, prepare: Callable[[Path], None]) -> Path:
-    """A copy of the example in the user's cache, made ready once for each state of its files."""
-    files = sorted(path for path in (HERE / language).iterdir() if path.is_file())
-    state = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdc-outbox"
-    home = cache / f"example-{language}-{state}"
-    if not home.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f"{home.name}-", dir=cache))
-        try:
-            shutil.copytree(HERE / language, draft, dirs_exist_ok=True)
-            prepare(draft)
-            with contextlib.suppress(OSError):  # another process was faster; its folder is as good
-                draft.rename(home)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    return home
-
-
-def go() -> Program:
-    needs("go")
-    home = prepared("go", lambda folder: run(["go", "build", "-mod=readonly", "-o", "shop", "."], folder))
-    return [str(home / "shop")]
-
-
-def node() -> Program:
-    needs("node", "npm")
-    install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-    home = prepared("node", lambda folder: run(install, folder))
-    return ["node", str(home / "register.js")]
-
-
-def java() -> Program:
-    needs("javac", "mvn")
-    copy = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=jars"]
-
-    def build(folder: Path) -> None:
-        run(copy, folder)
-        run(["javac", "-Xlint:all", "-Werror", "Register.java"], folder)
-
-    home = prepared("java", build)
-    return ["java", "-cp", f"{home}:{home}/jars/*", "Register"]
-
-
-PROGRAMS: Final = {"go": go, "node": node, "java": java}
+PROGRAMS: Final[dict[str, Callable[[], Program]]] = {
+    "go": lambda: go(HERE / "go"),
+    "node": lambda: node(HERE / "node", "register.js"),
+    "java": lambda: java(HERE / "java", "Register", "-Werror"),
+}
 
 
 @pytest.mark.parametrize("language", PROGRAMS)
