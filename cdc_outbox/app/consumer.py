@@ -22,11 +22,11 @@ import logging
 import random
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Final, TypeVar, Unpack
 
 from .calls import claim_each, function_of
-from .consumer_io import Asyncio, Blocking, Io, KafkaConsumer, Options
+from .consumer_io import Asyncio, Blocking, ConsumeOptions, Io, KafkaConsumer, Options
 from .errors import OutboxUsageError
 from .received import ConsumerStats, ReceivedEvent
 
@@ -34,18 +34,9 @@ T = TypeVar("T")
 
 log: Final = logging.getLogger(__name__)
 
-BATCH_EVENTS: Final = 500
-"""Events in one transaction: with more, the commit no longer dominates the cost."""
-
-ATTEMPTS: Final = 5
-"""Attempts of one event before it is given up."""
-
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 30.0
 """Pauses between tries double from the first to the longest; a quarter is added at random."""
-
-_FIXED: Final = ("enable.auto.commit", "enable.auto.offset.store", "group.id", "bootstrap.servers")
-"""Properties that the loop depends on, or that have an argument of their own."""
 
 _CURE: Final = "Run `cdc-outbox sql consumer --apply` on the consumer's database."
 
@@ -69,26 +60,16 @@ def consume(
     handler: Callable[[ReceivedEvent, Any], object],
     *,
     connect: Callable[[], Any],
-    brokers: str,
-    group: str,
-    topics: Sequence[str],
-    consumer: str | None = None,
-    table: str = "public.inbox",
-    batch_events: int = BATCH_EVENTS,
-    attempts: int = ATTEMPTS,
-    dead_letter_topic: str | None = None,
-    properties: Mapping[str, Any] | None = None,
     stop: threading.Event | None = None,
     stats: ConsumerStats | None = None,
+    **options: Unpack[ConsumeOptions],
 ) -> None:
-    r"""Consume until stopped; call `handler(event, connection)` once for each event, in the transaction that claims it.
+    """Consume until stopped; call `handler(event, connection)` once for each event, in the transaction that claims it.
 
     `connect` makes the connection or session, as for `emit`; it is called again when one is lost. The handler works on that
-    connection and does not commit. `topics`: names, or a pattern such as `^outbox\.event\..*`; topics that do not exist yet
-    are found once they do. `consumer`: the name in the inbox; by default that of the group. `properties`: of librdkafka's
-    consumer.
+    connection and does not commit. `options`: those of `Options`; `brokers`, `group` and `topics` are required.
 
-    `attempts`: tries of one event that fails; then it goes to `dead_letter_topic` with the reason in its headers, or
+    An event that fails is tried `attempts` times; then it goes to `dead_letter_topic` with the reason in its headers, or
     without one HandlerFailed is raised. While the database cannot be reached nothing counts as a try.
 
     `stop`: ends the loop after the present batch; without it SIGTERM and SIGINT do, in the main thread. `stats`: the
@@ -99,9 +80,9 @@ def consume(
     """
     if inspect.iscoroutinefunction(handler):
         raise OutboxUsageError("the handler is a coroutine function: await consume_async(...)")
-    options = _options(brokers, group, topics, consumer, table, batch_events, attempts, dead_letter_topic, properties)
-    with _stop_or_signals(stop) as event, contextlib.closing(KafkaConsumer(options, event)) as kafka:
-        loop = _Loop(options, kafka, Blocking(handler, connect, kafka), stats or ConsumerStats())
+    chosen = Options(**options)
+    with _stop_or_signals(stop) as event, contextlib.closing(KafkaConsumer(chosen, event)) as kafka:
+        loop = _Loop(chosen, kafka, Blocking(handler, connect, kafka), stats or ConsumerStats())
         _finish(loop.run())
 
 
@@ -109,57 +90,17 @@ async def consume_async(
     handler: Callable[[ReceivedEvent, Any], Awaitable[object]],
     *,
     connect: Callable[[], Awaitable[Any]],
-    brokers: str,
-    group: str,
-    topics: Sequence[str],
-    consumer: str | None = None,
-    table: str = "public.inbox",
-    batch_events: int = BATCH_EVENTS,
-    attempts: int = ATTEMPTS,
-    dead_letter_topic: str | None = None,
-    properties: Mapping[str, Any] | None = None,
     stop: threading.Event | None = None,
     stats: ConsumerStats | None = None,
+    **options: Unpack[ConsumeOptions],
 ) -> None:
     """`consume` for asyncio: `handler` and `connect` are awaited. Cancelling the task ends the loop; so does `stop`."""
-    options = _options(brokers, group, topics, consumer, table, batch_events, attempts, dead_letter_topic, properties)
-    kafka = KafkaConsumer(options, stop or threading.Event())
+    chosen = Options(**options)
+    kafka = KafkaConsumer(chosen, stop or threading.Event())
     try:
-        await _Loop(options, kafka, Asyncio(handler, connect, kafka), stats or ConsumerStats()).run()
+        await _Loop(chosen, kafka, Asyncio(handler, connect, kafka), stats or ConsumerStats()).run()
     finally:
         await asyncio.shield(asyncio.to_thread(kafka.close))
-
-
-def _options(
-    brokers: str,
-    group: str,
-    topics: Sequence[str],
-    consumer: str | None,
-    table: str,
-    batch_events: int,
-    attempts: int,
-    dead_letter_topic: str | None,
-    properties: Mapping[str, Any] | None,
-) -> Options:
-    if isinstance(topics, str) or not topics:
-        raise OutboxUsageError("topics is a list of names, with one at least")
-    if batch_events < 1 or attempts < 1:
-        raise OutboxUsageError("batch_events and attempts are 1 at least")
-    taken = [name for name in properties or {} if name in _FIXED]
-    if taken:
-        raise OutboxUsageError(f"the loop depends on {', '.join(taken)}: leave it out of properties")
-    function_of(table, "_claim")
-    return Options(
-        brokers,
-        group,
-        list(topics),
-        consumer or group,
-        table,
-        batch_events,
-        attempts,
-        dead_letter_topic,
-        properties or {},
-    )
 
 
 class _Loop:
@@ -219,7 +160,7 @@ class _Loop:
 
     async def _transaction(self, events: list[ReceivedEvent], *, handled: bool = True) -> None:
         """Claim and handle. Raises _Failed if the handler failed; waits while the database cannot be reached."""
-        statement = claim_each(self._claim, self._options.consumer, sorted({event.id for event in events}), _CURE)
+        statement = claim_each(self._claim, self._options.inbox_name, sorted({event.id for event in events}), _CURE)
         while True:
             connection = await self._connected()
             try:

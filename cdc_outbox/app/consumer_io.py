@@ -13,10 +13,10 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, Required, TypedDict, TypeVar
 
-from .calls import Statement
+from .calls import Statement, function_of
 from .driver import AsyncDriver, Driver
 from .drivers import driver_for
 from .errors import OutboxUsageError
@@ -42,19 +42,59 @@ _PROPERTIES: Final[dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Arguments of `consume`."""
+_FIXED: Final = ("enable.auto.commit", "enable.auto.offset.store", "group.id", "bootstrap.servers")
+"""Properties that the loop depends on, or that have an argument of their own."""
 
-    brokers: str
-    group: str
-    topics: Sequence[str]
-    consumer: str
+
+class ConsumeOptions(TypedDict, total=False):
+    """The arguments that `consume` and `consume_async` share; `Options` has their defaults and meaning."""
+
+    brokers: Required[str]
+    group: Required[str]
+    topics: Required[Sequence[str]]
+    consumer: str | None
     table: str
     batch_events: int
     attempts: int
     dead_letter_topic: str | None
     properties: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Arguments of `consume`. Raises OutboxUsageError for values that cannot be meant."""
+
+    brokers: str
+    """Bootstrap addresses of Kafka."""
+    group: str
+    topics: Sequence[str]
+    """Names, or a pattern that begins with `^`; topics that do not exist yet are found once they do."""
+    consumer: str | None = None
+    """The name in the inbox; None: that of the group."""
+    table: str = "public.inbox"
+    batch_events: int = 500
+    """Events in one transaction, at most: with more, the commit no longer dominates the cost."""
+    attempts: int = 5
+    """Attempts of one event before it is given up."""
+    dead_letter_topic: str | None = None
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    """Further properties of librdkafka's consumer."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if isinstance(self.topics, str) or not self.topics:
+            raise OutboxUsageError("topics is a list of names, with one at least")
+        if self.batch_events < 1 or self.attempts < 1:
+            raise OutboxUsageError("batch_events and attempts are 1 at least")
+        taken = [name for name in self.properties if name in _FIXED]
+        if taken:
+            raise OutboxUsageError(f"the loop depends on {', '.join(taken)}: leave it out of properties")
+        function_of(self.table, "_claim")
+
+    @property
+    def inbox_name(self) -> str:
+        """The consumer's name in the inbox."""
+        return self.consumer or self.group
 
 
 class KafkaConsumer:
@@ -133,7 +173,7 @@ class KafkaConsumer:
             ("outbox.error.reason", b"handler-failed"),
             ("outbox.error.message", repr(error)[:2000].encode(errors="replace")),
             ("outbox.original.topic", event.topic.encode()),
-            ("outbox.consumer", self._options.consumer.encode()),
+            ("outbox.consumer", self._options.inbox_name.encode()),
         ]
         self._producer.produce(
             self._options.dead_letter_topic,
