@@ -27,7 +27,7 @@ from cdc_outbox.demo.database import prepare
 from cdc_outbox.demo.postgres import EmbeddedPostgres
 from cdc_outbox.demo.relay import KILLED, RelayProcess
 from cdc_outbox.demo.tally import Tally
-from cdc_outbox.demo.text import after, before, kept
+from cdc_outbox.demo.text import after, before, following, kept
 from cdc_outbox.demo.verdict import judge
 from cdc_outbox.demo.view import Picture, View, open_view, print_line
 from cdc_outbox.demo.writer import Shop
@@ -86,6 +86,8 @@ def run(options: Options) -> int:
             if options.keep:
                 with suppress(KeyboardInterrupt):
                     scenario.stay_up()
+            elif verdict.good:
+                print_line(following(_program()))
         finally:
             _ignore_signals()
     return 0 if verdict.good else 1

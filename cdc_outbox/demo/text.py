@@ -39,6 +39,10 @@ confirmed arrived again, with the same id."""
 _BAD: Final = """\
 This is not what cdc-outbox promises. Please report it, with the lines above."""
 
+_NEXT: Final = """\
+next: {program} demo --keep   (the servers stay, for commands of yours)
+      docs/tutorial.md         (an outbox of your own, in 15 minutes)"""
+
 _KEPT: Final = """\
 Servers and relay stay up until you press Ctrl-C. Paste this into another terminal:
 
@@ -69,6 +73,11 @@ def after(verdict: Verdict) -> str:
     """The result."""
     title = "VERDICT: GOOD" if verdict.good else "VERDICT: BAD"
     return "\n".join(["", title, "", *in_words(verdict), "", _GOOD if verdict.good else _BAD])
+
+
+def following(program: str) -> str:
+    """What to do after the demo."""
+    return "\n" + _NEXT.format(program=program)
 
 
 def kept(program: str, dsn: str, brokers: str, http: str) -> str:

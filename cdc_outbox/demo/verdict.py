@@ -72,11 +72,11 @@ def _overtaken(committed: Iterable[Event], arrived: Iterable[Event]) -> int:
 def in_words(verdict: Verdict) -> list[str]:
     """Lines for a person: each number, and what it means."""
     rows = (
-        ("committed", verdict.committed, "events, each in one transaction with its business change"),
+        ("committed", verdict.committed, "each in one transaction with its change"),
         ("lost", verdict.lost, "committed, but the consumer never got it"),
         ("out of order", verdict.out_of_order, "overtaken by a later event of the same key"),
         ("altered", verdict.altered, "topic, key, type or payload is not what was written"),
-        ("duplicates", verdict.duplicates, "came again, each with an id seen before: easy to drop"),
+        ("duplicates", verdict.duplicates, "came again with an id seen before"),
         ("rolled back", verdict.rolled_back, "events that must never be seen"),
         ("  and seen", verdict.leaked, "all the same"),
     )

@@ -7,6 +7,7 @@ Never: a figure of its own, or a picture on something that is no terminal.
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -31,9 +32,14 @@ FRAME_SECONDS: Final = 0.125
 ACTS: Final = 7
 """Sentences that stay on the screen."""
 
-GRAPH_CELLS: Final = 48
-GRAPH_SECONDS: Final = 0.5
+GRAPH_CELLS: Final = 38
+"""Cells of the graph, so that the panel fits a terminal of 80 columns."""
+
+GRAPH_SECONDS: Final = 0.6
 """Seconds of one cell of the graph: the whole demo fits."""
+
+COLUMNS: Final = 80
+"""Width of the plain lines."""
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 _ASCII_BARS: Final = " .:|#"
@@ -99,8 +105,9 @@ class PlainView:
         pass
 
     def log(self, text: str) -> None:
-        """Print a line at once."""
-        print_line(f"[{time.monotonic() - self._began:5.1f} s] {text}")
+        """Print it at once, in lines of at most COLUMNS."""
+        stamp = f"[{time.monotonic() - self._began:5.1f} s] "
+        print_line(textwrap.fill(stamp + text, COLUMNS, subsequent_indent=" " * len(stamp)))
 
     def show(self, picture: Picture) -> None:
         """Print a line if one is due."""
@@ -108,9 +115,8 @@ class PlainView:
             return
         self._next = time.monotonic() + LINE_SECONDS
         self.log(
-            f"committed {picture.committed:,} | delivered {picture.delivered:,} | waiting {picture.waiting:,} "
-            f"({picture.oldest:.1f} s) | acknowledged {size_text(picture.behind)} behind | {picture.rate:,.0f}/s | "
-            f"relay {picture.relay}"
+            f"committed {picture.committed:,} delivered {picture.delivered:,} waiting {picture.waiting:,} "
+            f"{picture.rate:,.0f}/s relay {picture.relay}"
         )
 
 
@@ -152,28 +158,32 @@ class LiveView:
             self._next_frame = now + FRAME_SECONDS
             self._draw()
 
-    def _draw(self) -> None:
+    def panel(self) -> Panel:
+        """The present screen."""
         parts: list[Text | Table] = []
         if self._picture is not None:
             parts += [_way(self._picture), Text(), self._figures(self._picture), Text()]
         parts += [Text(act, style="" if act == self._acts[-1] else "dim") for act in self._acts]
         title = f"cdc-outbox demo, {time.monotonic() - self._began:.0f} s"
-        self._live.update(Panel(Group(*parts), title=title, title_align="left"), refresh=True)
+        return Panel(Group(*parts), title=title, title_align="left")
+
+    def _draw(self) -> None:
+        self._live.update(self.panel(), refresh=True)
 
     def _figures(self, picture: Picture) -> Table:
         table = Table.grid(padding=(0, 2))
         table.add_column(style="bold", no_wrap=True, min_width=12)
-        table.add_column(justify="right", no_wrap=True, min_width=10)
+        table.add_column(justify="right", no_wrap=True, min_width=12)
         table.add_column(overflow="ellipsis", no_wrap=True)
         confirmed = "" if picture.confirmed is None else format_lsn(picture.confirmed)
         rows: list[tuple[str, str, str | Text]] = [
-            ("committed", f"{picture.committed:,}", "written in one transaction with their business change"),
+            ("committed", f"{picture.committed:,}", "in one transaction with their change"),
             ("delivered", f"{picture.delivered:,}", f"{picture.rate:,.0f}/s, {picture.latest}"),
             ("waiting", f"{picture.waiting:,}", self._graph_line(picture)),
             (
                 "acknowledged",
                 confirmed,
-                f"before it PostgreSQL may forget; {size_text(picture.behind)} of WAL behind",
+                f"{size_text(picture.behind)} of WAL not yet acknowledged",
             ),
             ("duplicates", f"{picture.duplicates:,}", "arrived with an id seen before"),
             ("rolled back", f"{picture.rolled_back:,}", "must never arrive"),
