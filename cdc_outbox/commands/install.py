@@ -288,7 +288,9 @@ _NOT_THERE: Final = frozenset({"42883", "42P01", "3F000"})
 def apply_roles(dsn: str, options: InstallOptions, warn: Callable[[str], None]) -> None:
     """Run `render_roles` in one transaction."""
     try:
-        _apply(dsn, render_roles(options), "run it as a superuser: cdc-outbox sql roles | psql", warn)
+        _apply(
+            dsn, render_roles(options), "run it as a superuser: cdc-outbox sql roles | psql -v ON_ERROR_STOP=1", warn
+        )
     except ConfigurationError as error:
         if error.where.get("sqlstate") in _NOT_THERE:
             error.cure = "first cdc-outbox sql install --apply, with the same --table and --source"

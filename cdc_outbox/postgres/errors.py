@@ -158,7 +158,9 @@ _AT_LOGIN: Final[tuple[tuple[str, str, Maker], ...]] = (
     (
         "28",
         "InitializeSessionUserId",
-        _refused("postgres-login-refused", "PostgreSQL refuses the login", "cdc-outbox sql roles | psql"),
+        _refused(
+            "postgres-login-refused", "PostgreSQL refuses the login", "cdc-outbox sql roles | psql -v ON_ERROR_STOP=1"
+        ),
     ),
     (
         "28",
@@ -282,7 +284,11 @@ _BY_SQLSTATE: Final[tuple[tuple[str, Maker], ...]] = (
     ("3D000", _config("database-unknown", "no such database", "name an existing database in --dsn (dbname=NAME)")),
     (
         "42501",
-        _refused("privilege-missing", "a privilege is missing", "as an administrator: cdc-outbox sql roles | psql"),
+        _refused(
+            "privilege-missing",
+            "a privilege is missing",
+            "as an administrator: cdc-outbox sql roles | psql -v ON_ERROR_STOP=1",
+        ),
     ),
     ("55006", _busy),
     (

@@ -39,6 +39,8 @@ CHECK: Final = "tests/docs/test_check_page.py"
 RECORD: Final = "tests/docs/test_record_page.py"
 WITHOUT_A_TABLE: Final = "tests/docs/test_outbox_without_a_table.py"
 
+PLUGIN: Final = "tests/integration/app/test_pytest_plugin.py"
+
 TUTORIAL: Final = "tests/docs/test_tutorial.py"
 
 APPLICATION_PAGES: Final = {
@@ -60,7 +62,7 @@ APPLICATION_PAGES: Final = {
     ),
     "emit-from-django": (
         "test_the_page_for_django",
-        ["# settings.py", "python manage.py", "# shop/orders.py", "# shop/tests.py"],
+        ["# settings.py", "python manage.py migrate", "# shop/orders.py", "# shop/tests.py", "python manage.py check"],
     ),
     "consume-once": (
         "test_the_page_on_consuming_once_but_for_its_loop",
@@ -78,11 +80,11 @@ APPLICATION_PAGES: Final = {
 SHARDS: Final = "tests/end_to_end/test_shards.py"
 
 RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
-    ("docs/scaling.md", 'cdc-outbox sql install --shards 2 | psql "$DSN"     #'): (
+    ("docs/scaling.md", 'cdc-outbox sql install --shards 2 | psql -v ON_ERROR_STOP=1 "$DSN"     #'): (
         SHARDS,
         "test_two_shards_send_all_there_was_and_all_that_comes_in_order_of_each_key_though_one_is_killed",
     ),
-    ("docs/scaling.md", 'cdc-outbox sql install --shards 2 | psql "$DSN"\ncdc-outbox slot create'): (
+    ("docs/scaling.md", 'cdc-outbox sql install --shards 2 | psql -v ON_ERROR_STOP=1 "$DSN"\ncdc-outbox slot create'): (
         SHARDS,
         "test_from_one_relay_to_two_nothing_is_lost_and_each_key_keeps_its_order",
     ),
@@ -95,7 +97,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         README,
         "test_the_three_snippets_in_order_end_with_the_record_that_is_shown",
     ),
-    ("README.md", 'cdc-outbox sql install | psql "$DSN"'): (
+    ("README.md", 'cdc-outbox sql install | psql -v ON_ERROR_STOP=1 "$DSN"'): (
         README,
         "test_install_and_roles_go_through_psql_without_an_error",
     ),
@@ -137,7 +139,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
             "test_the_page_in_order_ends_with_records_over_tls_of_a_relay_that_logs_in": [
                 "host=db.example.internal",
                 "export CDC_OUTBOX_DSN_FILE",
-                "cdc-outbox sql roles | psql",
+                "cdc-outbox sql roles | psql -v ON_ERROR_STOP=1",
                 "hostssl  shop  cdc_outbox_relay  10.1.2.0/24  scram-sha-256",
                 "hostssl  shop  cdc_outbox_relay  10.1.2.0/24  cert",
                 "SELECT application_name, ssl",
@@ -218,7 +220,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         for beginning in [
             'psql "$DSN" -c \'CREATE TABLE customers',
             "cdc-outbox sql install --apply",
-            "psql \"$DSN\" <<'SQL'",
+            "psql -v ON_ERROR_STOP=1 \"$DSN\" <<'SQL'",
             "cdc-outbox run",
             "# shop.py",
             "python shop.py",
@@ -265,6 +267,27 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         APPLICATION,
         "test_the_loop_killed_again_and_again_has_each_effect_once",
     ),
+    **{
+        ("docs/how-to/consume-once-in-other-languages.md", beginning): ("tests/examples/test_consumers.py", test)
+        for beginning, test in {
+            "    /** Gives ten points": "test_the_page_shows_what_is_run",
+            "// credit gives ten points": "test_the_page_shows_what_is_run",
+            "// Give ten points": "test_the_page_shows_what_is_run",
+            "spring.kafka.consumer": "test_the_page_shows_the_properties_of_spring",
+        }.items()
+    },
+    **{
+        ("docs/how-to/schema-registry.md", beginning): ("tests/docs/test_schema_registry.py", "test_the_page_in_order")
+        for beginning in [
+            "cdc-outbox sql install",
+            "# formats.py",
+            "import psycopg",
+            "from confluent_kafka.schema_registry.json_schema",
+            "from confluent_kafka.schema_registry.avro",
+        ]
+    },
+    ("docs/how-to/test-events.md", "# test_orders.py"): (PLUGIN, "test_the_page_followed_in_a_new_project"),
+    ("docs/how-to/test-events.md", "# conftest.py"): (PLUGIN, "test_a_database_of_the_readers_own"),
 }
 """By page and the beginning of the block: the file and the name of the test that runs it, or compares with it."""
 
@@ -288,6 +311,7 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
         "docker compose",
     ): "needs images; tests/examples/test_compose.py runs what its services run",
     ("docs/tutorial.md", "python -m venv"): "needs a package index; the Makefile has installed what is tested here",
+    ("docs/how-to/test-events.md", "pip install"): "needs a package index; the test of the page installs the wheel",
     ("docs/scaling.md", "CREATE PUBLICATION cdc_outbox_0_of_2"): "what sql/shards.sql makes; that it is SQL is checked",
     ("CONTRIBUTING.md", "make help"): "developers' tools; that the targets exist is checked",
     ("docs/how-to/monitor.md", "kubectl port-forward"): "needs a Kubernetes cluster",

@@ -27,7 +27,7 @@ README: Final = "README.md"
 INSERT: Final = "BEGIN;"
 RUN: Final = 'cdc-outbox run --dsn "$DSN" --brokers "$BROKERS"'
 RECORD: Final = "id:01a207b6-8329-7897-99bd-428955e6b3ed,type:OrderPaid"
-INSTALL: Final = 'cdc-outbox sql install | psql "$DSN"'
+INSTALL: Final = 'cdc-outbox sql install | psql -v ON_ERROR_STOP=1 "$DSN"'
 TABLE: Final = "CREATE TABLE outbox ("
 START: Final = "export CDC_OUTBOX_DSN_FILE=/run/secrets/dsn"
 TOPIC: Final = "outbox.event.order"
