@@ -1,4 +1,5 @@
-"""Writes the files that are derived from the code alone: reference pages, and the Kubernetes form of the alert rules.
+"""Writes the files that are derived from the code alone: reference pages, and the Kubernetes form of the alert
+rules, the manual page and completion.
 
     python scripts/generate.py           write
     python scripts/generate.py --check   write nothing; print what is out of date, and end with 1
@@ -9,6 +10,7 @@ Never: a sentence that is not in the program, apart from each page's first parag
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +18,12 @@ from typing import Final
 
 import click
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from cdc_outbox import cli, errors
 from cdc_outbox.cli.options import CONTEXT
 from cdc_outbox.config.options import Option
 from cdc_outbox.config.settings import OPTIONS, PRESETS
+from scripts import manual
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -64,24 +68,10 @@ def command_line() -> str:
     context = click.Context(cli.cli, info_name="cdc-outbox", **CONTEXT)
     lines = [f"{NOTE}", "", "# Commands", "", _paragraph(cli.cli), ""]
     lines += ["| Command | Does |", "|---|---|"]
-    lines += [f"| [`{_name(each)}`](#{_anchor(_name(each))}) | {_summary(each)} |" for each in _commands(context)]
-    for each in _commands(context):
+    lines += [f"| [`{_name(each)}`](#{_anchor(_name(each))}) | {_summary(each)} |" for each in manual.commands(context)]
+    for each in manual.commands(context):
         lines += ["", f"## {_name(each)}", "", _paragraph(each.command), *_usage(each), *_own(each), *_shared(each)]
     return "\n".join(lines) + "\n"
-
-
-def _commands(context: click.Context) -> Iterator[click.Context]:
-    """Each command that can be run, the groups opened."""
-    group = context.command
-    assert isinstance(group, click.Group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        inner = click.Context(command, info_name=name, parent=context, **CONTEXT)
-        if isinstance(command, click.Group):
-            yield from _commands(inner)
-        else:
-            yield inner
 
 
 def _name(context: click.Context) -> str:
@@ -232,6 +222,11 @@ FILES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/cli.md": command_line,
     "docs/reference/configuration.md": configuration,
     "deploy/kubernetes/monitoring/prometheusrule.yaml": prometheus_rule,
+    "packaging/share/man/man1/cdc-outbox.1": manual.page,
+    **{
+        f"packaging/share/{place}": functools.partial(manual.completion, shell)
+        for shell, place in manual.COMPLETIONS.items()
+    },
 }
 """By path from the root: what makes it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -61,3 +62,14 @@ def test_an_event_is_emitted_with_nothing_else_installed(unpacked: Path) -> None
 def test_the_migrations_of_django_find_their_sql(unpacked: Path) -> None:
     for script in ("outbox.sql", "consumer.sql"):
         assert (unpacked / "cdc_outbox/_sql" / script).read_bytes() == (ROOT / "sql" / script).read_bytes()
+
+
+@pytest.mark.parametrize("project", [ROOT, ROOT / "packaging/cdc-outbox-app"])
+def test_the_metadata_names_versions_frameworks_and_where_the_documentation_is(project: Path) -> None:
+    described = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    wanted = {"Framework :: Django", "Typing :: Typed"}
+    wanted |= {f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 15)}
+    assert wanted <= set(described["classifiers"])
+    assert described["urls"]["Documentation"] == cdc_outbox.DOCUMENTATION
+    assert all(url.startswith(cdc_outbox.DOCUMENTATION) for url in described["urls"].values())
+    assert described["authors"]

@@ -1,0 +1,1 @@
+"""What contributors run beside make: generated pages, the site, the count of words."""
