@@ -39,6 +39,7 @@ PSYCOPG: Final = "docs/how-to/emit-from-psycopg.md"
 ASYNCPG: Final = "docs/how-to/emit-from-asyncpg.md"
 SQLALCHEMY: Final = "docs/how-to/emit-from-sqlalchemy.md"
 DJANGO: Final = "docs/how-to/emit-from-django.md"
+REGISTER: Final = "docs/how-to/register-events.md"
 CONSUME: Final = "docs/how-to/consume-once.md"
 
 
@@ -238,6 +239,49 @@ def test_the_page_for_django(database: Database, shell: Shell, tmp_path: Path) -
     assert "no slot cdc_outbox in this database" in operated
     manage("migrate cdc_outbox zero")
     assert database.execute("SELECT to_regproc('outbox_emit'), (SELECT count(*) FROM outbox)") == [(None, 1)]
+
+
+# --- registered events -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_on_registered_events(
+    reader: Reader, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_install(reader.database.dsn, InstallOptions(), pytest.fail)
+    reader.database.execute("CREATE SCHEMA billing; CREATE TABLE billing.events (LIKE outbox INCLUDING ALL)")
+    reader.database.execute("ALTER TABLE billing.events RENAME aggregateid TO customer")
+    reader.database.execute("ALTER TABLE billing.events ADD tenant text, ALTER payload TYPE jsonb")
+    monkeypatch.syspath_prepend(tmp_path)
+    exported = []
+    for each in read(REGISTER).blocks:
+        if each.text.startswith(("# shop/", "# tests/")):
+            file = tmp_path / each.first_line.removeprefix("# ")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(each.text)
+        elif each.language == "sh" and not each.text.startswith("pip"):
+            exported = [shell(line).stdout for line in each.text.splitlines()]
+        elif each.language == "python":
+            exec(compile(each.text, str(each), "exec", dont_inherit=True), reader.names)
+
+    for _ in range(2):
+        held = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+            cwd=tmp_path,
+            env=environment({"PYTHONPATH": str(tmp_path)}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert held.returncode == 0, held.stdout
+    assert (tmp_path / "events.json").read_text() == exported[0]
+    assert "outbox.event.order" in exported[1]
+    rows = reader.outbox()
+    assert rows[0] == ("order", "42", "OrderPaid", '{"order_id":42,"total":99.50,"coupon":null}')
+    assert [row[1] for row in rows[1:]] == [str(number) for number in range(1000)]
+    found = reader.database.execute("SELECT customer, type, payload, tenant FROM billing.events")
+    assert found == [("7", "InvoiceSent", {"total": 12}, "acme")]
+    for name in ("shop", "shop.events"):
+        sys.modules.pop(name, None)
 
 
 # --- consuming ---------------------------------------------------------------------------------------------------------

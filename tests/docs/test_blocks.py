@@ -64,6 +64,17 @@ APPLICATION_PAGES: Final = {
         "test_the_page_for_django",
         ["# settings.py", "python manage.py migrate", "# shop/orders.py", "# shop/tests.py", "python manage.py check"],
     ),
+    "register-events": (
+        "test_the_page_on_registered_events",
+        [
+            "# shop/events.py",
+            "import os",
+            "# tests/test_events.py",
+            "cdc-outbox-app schema",
+            "from cdc_outbox.app import emit_many",
+            "from cdc_outbox.app import Outbox",
+        ],
+    ),
     "consume-once": (
         "test_the_page_on_consuming_once_but_for_its_loop",
         [
@@ -311,6 +322,7 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
         "docker compose",
     ): "needs images; tests/examples/test_compose.py runs what its services run",
     ("docs/tutorial.md", "python -m venv"): "needs a package index; the Makefile has installed what is tested here",
+    ("docs/how-to/register-events.md", "pip install"): "needs a package index; tests/unit/app builds that wheel",
     ("docs/how-to/test-events.md", "pip install"): "needs a package index; the test of the page installs the wheel",
     ("docs/scaling.md", "CREATE PUBLICATION cdc_outbox_0_of_2"): "what sql/shards.sql makes; that it is SQL is checked",
     ("CONTRIBUTING.md", "make help"): "developers' tools; that the targets exist is checked",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -42,6 +43,16 @@ def test_it_has_the_files_of_the_package_and_its_version(unpacked: Path) -> None
 
 def test_it_is_smaller_than_a_megabyte(unpacked: Path) -> None:
     assert sum(file.stat().st_size for file in unpacked.rglob("*") if file.is_file()) < LIMIT_BYTES
+
+
+def test_the_page_has_its_size(unpacked: Path) -> None:
+    (wheel,) = unpacked.parent.glob("*.whl")
+    page = (ROOT / "docs/how-to/register-events.md").read_text()
+    shown = re.search(r"a wheel of (\d+) kB that takes\s+([\d.]+) MB on disk", page)
+    assert shown is not None
+    assert wheel.stat().st_size / 1000 == pytest.approx(int(shown[1]), rel=0.15)
+    blocks = sum(-(-file.stat().st_size // 4096) * 4096 for file in unpacked.rglob("*") if file.is_file())
+    assert blocks / 1e6 == pytest.approx(float(shown[2]), abs=0.15)
 
 
 def test_an_event_is_emitted_with_nothing_else_installed(unpacked: Path) -> None:
