@@ -1,7 +1,7 @@
 """Builds the documentation site into site/: python scripts/site.py [--repository https://github.com/OWNER/NAME]
 
 In: mkdocs.yml; README.md and the other pages of the root; docs/. Out: site/, by zensical in strict mode: a link that leads
-nowhere ends the build. The navigation is made of the pages that are there, so that a new page is never left out.
+nowhere ends the build. The navigation is that of docs/README.md: its headings, and the pages in the order of its links.
 Never: a page changed where it stands; an asset that is loaded from elsewhere.
 
 Pages are copied, and links that lead out of them (to a manifest, a test) become links into the repository; or, where no
@@ -32,7 +32,18 @@ FROM_ROOT: Final = {
 INDEX: Final = "documentation.md"
 """docs/README.md in the site: its own index is the project's README."""
 
-SECTIONS: Final = {"how-to": "How to", "reference": "Reference"}
+TABBED: Final = "how-to/emit-from-python.md"
+"""One page of the site, made of the pages of the drivers: a tab for each."""
+
+TABS: Final = {
+    "how-to/emit-from-psycopg.md": "psycopg",
+    "how-to/emit-from-asyncpg.md": "asyncpg",
+    "how-to/emit-from-sqlalchemy.md": "SQLAlchemy",
+    "how-to/emit-from-django.md": "Django",
+}
+"""Their names below docs/, and the titles of the tabs. A title in lower case begins the anchors of its tab."""
+
+TABBED_TITLE: Final = "Emit from Python"
 
 _LINK: Final = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _DRAWN: Final = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)
@@ -46,7 +57,7 @@ def pages() -> dict[Path, str]:
     found = {ROOT / name: target for name, target in FROM_ROOT.items()}
     for path in sorted((ROOT / "docs").rglob("*.md")):
         name = str(path.relative_to(ROOT / "docs"))
-        found[path] = INDEX if name == "README.md" else name
+        found[path] = INDEX if name == "README.md" else TABBED if name in TABS else name
     return found
 
 
@@ -58,6 +69,8 @@ def stage(folder: Path, repository: str) -> None:
         target = folder / "docs" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(rewritten(path, names, repository), encoding="utf-8")
+    tabs = {tab: rewritten(ROOT / "docs" / name, names, repository) for name, tab in TABS.items()}
+    (folder / "docs" / TABBED).write_text(tabbed(tabs), encoding="utf-8")
     for path in (ROOT / "docs").rglob("*"):
         if path.suffix in {".png", ".svg"}:
             target = folder / "docs" / path.relative_to(ROOT / "docs")
@@ -78,6 +91,9 @@ def rewritten(path: Path, names: dict[Path, str], repository: str) -> str:
         if not where or re.match(r"[a-z]+:", where):
             return match[0]
         file = (path.parent / where).resolve()
+        tab = TABS.get(str(file.relative_to(ROOT / "docs"))) if file.is_relative_to(ROOT / "docs") else None
+        if tab:
+            heading = "-".join(filter(None, (tab.lower(), heading)))
         anchor = f"#{heading}" if heading else ""
         if file in names:
             return f"[{text}]({_relative(names[file], names[path])}{anchor})"
@@ -96,21 +112,48 @@ def _relative(target: str, page: str) -> str:
     return f"{up}{target}"
 
 
+def tabbed(tabs: dict[str, str]) -> str:
+    """One page with a tab for each text. A heading goes down by one level, and its anchor begins with the tab's title."""
+    page = [f"# {TABBED_TITLE}", ""]
+    for tab, text in tabs.items():
+        page += [f'=== "{tab}"', ""]
+        parts = _FENCED.split(text)
+        moved = "".join(part if number % 2 else _moved(part, tab.lower()) for number, part in enumerate(parts))
+        page += [f"    {line}" if line else "" for line in moved.splitlines()]
+        page.append("")
+    return "\n".join(page)
+
+
+def _moved(text: str, tab: str) -> str:
+    def heading(match: re.Match[str]) -> str:
+        slug = "" if match[1] == "#" else f"-{_slug(match[2])}"
+        return f"#{match[1]} {match[2]} {{ #{tab}{slug} }}"
+
+    return re.sub(r"^(#+) (.+)$", heading, text, flags=re.MULTILINE)
+
+
+def _slug(heading: str) -> str:
+    """As the site makes anchors: lower case, without punctuation."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
 def navigation(names: dict[Path, str]) -> Iterator[str]:
-    """Lines of `nav`: the project, its pages, the sections, and the contributors' pages."""
-    titles = {name: title(path) for path, name in names.items()}
-    top = [name for name in titles if "/" not in name and name not in {*FROM_ROOT.values(), INDEX}]
-    for name in ["index.md", INDEX, *top]:
-        yield f"  - {_quoted(titles[name])}: {name}"
-    folders = sorted({name.partition("/")[0] for name in titles if "/" in name})
-    for folder in folders:
-        yield f"  - {_quoted(SECTIONS.get(folder, folder.capitalize()))}:"
-        for name, text in titles.items():
-            if name.startswith(f"{folder}/"):
-                yield f"      - {_quoted(text)}: {name}"
-    yield "  - Project:"
-    for name in list(FROM_ROOT.values())[1:]:
-        yield f"      - {_quoted(titles[name])}: {name}"
+    """Lines of `nav`: the sections of docs/README.md, each with the pages that it links, a page in the first that does."""
+    titles = {name: title(path) for path, name in names.items()} | {TABBED: TABBED_TITLE}
+    index = ROOT / "docs" / "README.md"
+    yield f"  - {_quoted(titles['index.md'])}: index.md"
+    yield f"  - {_quoted(titles[INDEX])}: {INDEX}"
+    placed = {"index.md", INDEX}
+    for section in re.split(r"^## ", index.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        yield f"  - {_quoted(section.partition(chr(10))[0].strip())}:"
+        for _, _, target in _LINK.findall(section):
+            name = names.get((index.parent / target.partition("#")[0]).resolve())
+            if name is not None and name not in placed:
+                placed.add(name)
+                yield f"      - {_quoted(titles[name])}: {name}"
+    left_out = sorted(set(titles) - placed)
+    if left_out:
+        raise SystemExit(f"docs/README.md links no page of {', '.join(left_out)}")
 
 
 def title(path: Path) -> str:

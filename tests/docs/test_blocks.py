@@ -108,11 +108,18 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         README,
         "test_the_three_snippets_in_order_end_with_the_record_that_is_shown",
     ),
+    ("README.md", "kafka-console-consumer.sh"): (
+        README,
+        "test_the_three_snippets_in_order_end_with_the_record_that_is_shown",
+    ),
     ("README.md", 'cdc-outbox sql install | psql -v ON_ERROR_STOP=1 "$DSN"'): (
         README,
         "test_install_and_roles_go_through_psql_without_an_error",
     ),
-    ("README.md", "CREATE TABLE outbox ("): (README, "test_the_sql_that_is_shown_makes_what_install_makes"),
+    ("docs/reference/record.md", "CREATE TABLE outbox ("): (
+        README,
+        "test_the_sql_that_is_shown_makes_what_install_makes",
+    ),
     ("docs/runbook.md", "SELECT pid, usename"): (OPERATIONS, "test_the_queries_run"),
     ("docs/how-to/size-wal.md", "SELECT now()"): (OPERATIONS, "test_the_queries_run"),
     ("README.md", "export CDC_OUTBOX_DSN_FILE="): (README, "test_the_start_with_a_secret_in_a_file_relays"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -28,6 +29,8 @@ INSERT: Final = "BEGIN;"
 RUN: Final = 'cdc-outbox run --dsn "$DSN" --brokers "$BROKERS"'
 RECORD: Final = "id:01a207b6-8329-7897-99bd-428955e6b3ed,type:OrderPaid"
 INSTALL: Final = 'cdc-outbox sql install | psql -v ON_ERROR_STOP=1 "$DSN"'
+RECORD_PAGE: Final = "docs/reference/record.md"
+CONSOLE: Final = "kafka-console-consumer.sh"
 TABLE: Final = "CREATE TABLE outbox ("
 START: Final = "export CDC_OUTBOX_DSN_FILE=/run/secrets/dsn"
 TOPIC: Final = "outbox.event.order"
@@ -70,7 +73,9 @@ def test_the_three_snippets_in_order_end_with_the_record_that_is_shown(
     shell(until_caught_up, **servers)
 
     (event_id,) = installed.execute("SELECT id::text FROM outbox")[0]
-    printed = kafka.server.console_consumer(TOPIC, max_messages=before + 1).splitlines()
+    console = shlex.split(beginning_with(CONSOLE).replace("\\\n", " "))
+    assert console[:6] == [CONSOLE, "--bootstrap-server", "$BROKERS", "--topic", TOPIC, "--from-beginning"]
+    printed = kafka.server.console_consumer(TOPIC, *console[6:], max_messages=before + 1).splitlines()
     assert ID.sub(event_id, beginning_with(RECORD).rstrip("\n")) in printed
     assert installed.execute("SELECT status FROM orders WHERE id = 42") == [("paid",)]
 
@@ -115,12 +120,13 @@ def test_the_sql_that_is_shown_makes_what_install_makes(installed: Database, dat
     columns, publications = installed.execute(COLUMNS), installed.execute(PUBLICATION)
     installed.execute("DROP PUBLICATION cdc_outbox; DROP TABLE outbox CASCADE")
 
-    installed.execute(beginning_with(TABLE))
+    (shown,) = [each for each in read(RECORD_PAGE).blocks if each.first_line.startswith(TABLE)]
+    installed.execute(shown.text)
 
-    shown = installed.execute(COLUMNS)
+    made = installed.execute(COLUMNS)
     if database.server.version >= 180_000:  # as the comment in the block says
-        shown = [(*row[:4], "uuidv7()", row[5]) if row[0] == "id" else row for row in shown]
-    assert shown == columns
+        made = [(*row[:4], "uuidv7()", row[5]) if row[0] == "id" else row for row in made]
+    assert made == columns
     assert installed.execute(PUBLICATION) == publications
 
 
