@@ -328,7 +328,7 @@ NOT_RUN: Final[dict[tuple[str, str], str]] = {
         "examples/registration/README.md",
         "docker compose",
     ): "needs images; tests/examples/test_compose.py runs what its services run",
-    ("docs/tutorial.md", "python -m venv"): "needs a package index; the Makefile has installed what is tested here",
+    ("docs/tutorial.md", "python3 -m venv"): "needs a package index; the Makefile has installed what is tested here",
     ("docs/how-to/register-events.md", "pip install"): "needs a package index; tests/unit/app builds that wheel",
     ("docs/how-to/test-events.md", "pip install"): "needs a package index; the test of the page installs the wheel",
     ("docs/scaling.md", "CREATE PUBLICATION cdc_outbox_0_of_2"): "what sql/shards.sql makes; that it is SQL is checked",
