@@ -154,6 +154,11 @@ lock: ## write deploy/requirements*.txt, by which the image and the released whe
 	$(VENV)/lock/bin/uv $(LOCK) pyproject.toml --output-file deploy/requirements.txt
 	$(VENV)/lock/bin/uv $(LOCK) --group pyproject.toml:build --output-file deploy/requirements-build.txt
 
+.PHONY: diagrams
+diagrams: $(VENV)/ready ## draw the pages' diagrams for the site (needs npm and chromium)
+	npm install --silent --no-audit --no-fund --prefix build/mermaid mermaid@11
+	$(BIN)/python scripts/diagrams.py build/mermaid/node_modules/mermaid/dist/mermaid.min.js
+
 .PHONY: dist
 dist: $(VENV)/release-ready ## the wheels of cdc-outbox and cdc-outbox-app and the source, in dist/
 	rm -rf dist

@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from scripts import diagrams
+
 ROOT: Final = Path(__file__).parents[1]
 
 FROM_ROOT: Final = {
@@ -46,9 +49,6 @@ TABS: Final = {
 TABBED_TITLE: Final = "Emit from Python"
 
 _LINK: Final = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
-_DRAWN: Final = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)
-"""Pictures that the repository's own pages show. Here they would need a megabyte of script."""
-
 _FENCED: Final = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.MULTILINE | re.DOTALL)
 
 
@@ -102,8 +102,16 @@ def rewritten(path: Path, names: dict[Path, str], repository: str) -> str:
             return f"![{text}]({_relative(str(inside), names[path])})" if inside else text
         return f"[{text}]({repository}/blob/main/{file.relative_to(ROOT)}{anchor})" if repository else text
 
-    parts = _FENCED.split(_DRAWN.sub("", path.read_text(encoding="utf-8")))
+    parts = _FENCED.split(diagrams.BLOCK.sub(_diagram, path.read_text(encoding="utf-8")))
     return "".join(part if number % 2 else _LINK.sub(link, part) for number, part in enumerate(parts))
+
+
+def _diagram(match: re.Match[str]) -> str:
+    """A link to its picture, from a page in docs/: mermaid itself would need a megabyte of script."""
+    name = diagrams.picture_of(match[1])
+    if not (diagrams.FOLDER / name).is_file():
+        raise SystemExit(f"docs/images/{name} is not there: make diagrams")
+    return f"![Diagram](images/{name})\n"
 
 
 def _relative(target: str, page: str) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from scripts import site
+from scripts import diagrams, site
 from tests.docs.pages import PAGES, ROOT
 
 if TYPE_CHECKING:
@@ -98,3 +98,23 @@ def test_a_link_to_a_file_leads_into_the_repository_or_is_plain_text(tmp_path: P
     assert "](" not in site.rewritten(page, names, "").partition("deploy/prometheus/rules.yml")[0]
     there = "https://git.example/x"
     assert f"]({there}/blob/main/deploy/prometheus/rules.yml)" in site.rewritten(page, names, there)
+
+
+def test_every_diagram_is_drawn_and_every_drawing_is_of_a_diagram() -> None:
+    texts = [
+        text for page in ROOT.glob("docs/**/*.md") for text in diagrams.BLOCK.findall(page.read_text(encoding="utf-8"))
+    ]
+    assert {diagrams.picture_of(text) for text in texts} == {
+        file.name for file in diagrams.FOLDER.glob("diagram-*.svg")
+    }
+    for file in diagrams.FOLDER.glob("diagram-*.svg"):
+        assert "Syntax error" not in file.read_text(encoding="utf-8")
+
+
+def test_the_pages_of_the_drivers_are_tabs_of_one_page(built: Path) -> None:
+    page = built / site.TABBED.removesuffix(".md") / "index.html"
+    text = page.read_text(encoding="utf-8")
+    for tab in site.TABS.values():
+        assert re.search(rf"<label[^>]*>{tab}</label>", text)
+        assert {tab.lower(), f"{tab.lower()}-emit"} <= html(page).anchors
+    assert "=== " not in text
