@@ -84,6 +84,7 @@ class FedStream(ScriptedStream):
     def receive(self, limit: int) -> list[bytes]:
         """The next ones."""
         start, self._at = self._at, self._at + limit
+        self.empty = self._at >= len(self._messages)
         return self._messages[start : self._at]
 
 

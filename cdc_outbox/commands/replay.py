@@ -11,7 +11,7 @@ All rows are read in one transaction, as long as the replay itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,6 @@ from cdc_outbox.kafka.properties import effective, message_max_bytes
 from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.selection import Selection, condition
-from cdc_outbox.records.events import OutboxEvent
 from cdc_outbox.records.mapping import Mappings, SnapshotMapping
 from cdc_outbox.records.router import InFlight, KafkaRecord
 from cdc_outbox.relay.poison import PoisonPolicy
@@ -149,12 +148,12 @@ class Replay:
 def _marked(mapping: SnapshotMapping, stamp: bytes) -> SnapshotMapping:
     """The mapping, with the header added to each of its records."""
 
-    def route(event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
-        record = mapping.route(event, transaction)
+    def marked(cells: Sequence[bytes | None], transaction: InFlight) -> KafkaRecord:
+        record = mapping.record(cells, transaction)
         record.headers.append((HEADER, stamp))
         return record
 
-    return SnapshotMapping(mapping.name, mapping.event, route)
+    return SnapshotMapping(mapping.name, mapping.event, marked)
 
 
 def _sample(table: TableName, mapping: SnapshotMapping, cells: table_rows.Cells) -> Sample:

@@ -75,6 +75,7 @@ this producer in a partition accepts any first number (KAFKA-15591; better for n
 it, refused a moment earlier because the partition's leader was not ready, is then lost, but reported as delivered."""
 
 _USUAL: Final = RECORD_BYTES + USUAL_BYTES
+_USUAL_TEXT: Final = USUAL_BYTES - 2 * HEADER_BYTES
 
 _BATCH_BYTES: Final = "1000000"
 """librdkafka's default of batch.size."""
@@ -309,24 +310,25 @@ class Publisher:
         """
         topic, key, value, headers, timestamp, partition = record
         size = _USUAL if value is None else _USUAL + len(value)
-        usual = USUAL_BYTES if key is None else USUAL_BYTES - len(key)
-        known = self._known_names
-        for name, content in headers:
-            if name not in known or content is None:
-                usual = -1
-                break
-            usual -= HEADER_BYTES + len(content)
-        report = self._report
+        report, first, known = self._report, None, self._known_names
+        if len(headers) == 2 and key is not None:
+            (name, first_text), (other, text) = headers
+            is_usual = False
+            if name in known and other in known and first_text is not None and text is not None:
+                is_usual = len(key) + len(first_text) + len(text) <= _USUAL_TEXT
+        else:
+            is_usual = self._is_usual(record)
         try:
-            if topic not in self._open_topics and not (self._admits(topic) and self._may_follow(topic, key)):
-                return False
-            if usual < 0 or size > self._free:
+            if topic not in self._open_topics:
+                if not (self._admits(topic) and self._may_follow(topic, key)):
+                    return False
+                first = self._first.get(topic)
+            if not is_usual or size > self._free:
                 size, report = self._weigh(record, transaction)
                 if size > self._free < self._limit:
                     return False
             elif topic is not self._topic or transaction is not self._transaction or report is None:
                 report = self._new_report(transaction, topic)
-            first = self._first.get(topic)
             if first is not None:
                 report = first.watched(key, report)
             self._produce(topic, value, key, partition, report, report, timestamp, headers)
@@ -340,6 +342,15 @@ class Publisher:
         transaction.events += 1
         self._free -= size
         return True
+
+    def _is_usual(self, record: KafkaRecord) -> bool:
+        """Whether the record has known header names, and no more than the usual key and headers."""
+        usual, known = USUAL_BYTES if record.key is None else USUAL_BYTES - len(record.key), self._known_names
+        for name, content in record.headers:
+            if name not in known or content is None:
+                return False
+            usual -= HEADER_BYTES + len(content)
+        return usual >= 0
 
     def _weigh(self, record: KafkaRecord, transaction: InFlight) -> tuple[int, Report]:
         """The exact size, and the report, of a record with header names that are not known yet, with more than the usual key

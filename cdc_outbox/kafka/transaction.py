@@ -6,7 +6,7 @@ Never: a decision. The native plane has a class of its own with these attributes
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from cdc_outbox.lsn import UNSET, Lsn
 from cdc_outbox.records.router import InFlight
@@ -24,13 +24,16 @@ class LedgerEntry(InFlight, Protocol):
 
     @property
     def transactions(self) -> int:
-        """The number of its transactions that have events."""
+        """The number of its transactions, not counting those without events in a group."""
 
 
 class Transaction:
     """A transaction that is being delivered. The delivery reports of its records count `outstanding` down."""
 
     __slots__ = ("commit_time", "end_lsn", "events", "isolated", "lsn", "outstanding", "sequence")
+
+    transactions: Final = 1
+    """One, since it is not a group."""
 
     def __init__(self, commit_time: int, lsn: Lsn = UNSET) -> None:
         self.lsn = lsn
@@ -52,8 +55,3 @@ class Transaction:
     def last_lsn(self) -> Lsn:
         """Its commit LSN, since it is not a group."""
         return self.lsn
-
-    @property
-    def transactions(self) -> int:
-        """1 if it has events, else 0."""
-        return 1 if self.events else 0

@@ -85,6 +85,9 @@ class ReplicationStream:
         """Seconds without a status update after which the server ends the connection."""
         self.last_received = time.monotonic()
         """`time.monotonic()` of the last received message."""
+        self.empty = True
+        """Whether the last receive returned all messages that had arrived. Those that it left may be in libpq's buffer, where
+        `wait` does not see them."""
         self._skipped = ""
         self._whole = 0
         self._arriving: list[bytes] = []
@@ -161,7 +164,7 @@ class ReplicationStream:
     def _collect(self, messages: list[bytes], limit: int) -> None:
         append, get = messages.append, self._pgconn.get_copy_data
         size = 0
-        consumed = False
+        consumed = self.empty = False
         while size < RECEIVE_BYTES and len(messages) < limit:
             length, view = get(1)
             if length > 0:
@@ -172,7 +175,7 @@ class ReplicationStream:
                 self._pgconn.consume_input()
                 consumed = True
             else:
-                self._over = length < 0
+                self._over, self.empty = length < 0, True
                 break
 
     @property
@@ -200,7 +203,7 @@ class ReplicationStream:
                 f"the replication connection broke: {' '.join(self._pgconn.get_error_message().split())}",
                 code="connection-lost",
             )
-        self._over = reader.over
+        self._over, self.empty = reader.over, reader.empty
         if self._skipping() and items and isinstance(items[-1], bytes):
             items = items[:-1]
         if reader.count:

@@ -22,7 +22,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -71,6 +71,10 @@ class BinaryCloudEvents(Route):
         self._source_at = len(template.columns)
         self._content_type_at = self._source_at + len(source.columns)
         self._time: tuple[int, bytes] = (-1, b"")
+
+    def make(self, transaction: InFlight, *parts: Any) -> KafkaRecord:
+        """Make the record of an event of `transaction` from the parts of `OutboxEvent`. Raises PoisonEvent."""
+        return self.record(OutboxEvent(*parts), transaction)
 
     def record(self, event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
         """Make the record of one event of `transaction`. Raises PoisonEvent."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from cdc_outbox.config.settings import Columns
 from cdc_outbox.config.value_types import HeaderColumn
@@ -88,6 +88,18 @@ class Positions(NamedTuple):
     extra: tuple[int, ...]
 
 
+Made = TypeVar("Made")
+Unit = TypeVar("Unit")
+"""A transaction, or a batch."""
+
+
+class PartsReader(Protocol):
+    """Compiles a function of a row and its transaction."""
+
+    def __call__(self, make: Callable[..., Made]) -> Callable[[bytes, Unit], Made]:
+        """Compile the call of `make(transaction, *parts)`. The compiled function raises ProtocolError, and as `make` does."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxPlan:
     """Converts rows of one relation to events."""
@@ -100,6 +112,9 @@ class OutboxPlan:
     """A row's columns in the relation's order -> event."""
     extra_names: tuple[str, ...]
     """Header names for `OutboxEvent.extra`."""
+    compile: PartsReader
+    """Makes a function of an Insert and a transaction from one of a transaction and the parts of an event, in their order. No
+    event is made in between: that saves a twentieth of a row's time."""
 
     @property
     def table(self) -> TableName:
@@ -127,8 +142,8 @@ def compile_plan(
     *parts, routed, extras = positions
     wanted = sorted({position for position in (*parts, *routed, *extras) if position is not None})
 
-    def event(form: str) -> str:
-        """Source text of the event, in terms of a row's columns: `form` with a column's position in it."""
+    def event_parts(form: str) -> str:
+        """Source text of an event's parts, in terms of a row's columns: `form` with a column's position in it."""
 
         def cell(position: int | None) -> str:
             if position is None:
@@ -137,15 +152,21 @@ def compile_plan(
             return f"unhex({text})" if relation.columns[position].type_oid == BYTEA else text
 
         groups = ["(" + "".join(f"{cell(position)}," for position in group) + ")" for group in (routed, extras)]
-        return f"new(event, ({', '.join([*map(cell, parts), *groups])}))"
+        return ", ".join([*map(cell, parts), *groups])
 
-    read: object = compile_reader(relation, event("c{}"), wanted, _SCOPE, ROW_AT)
+    def compile_for(make: Callable[..., Made]) -> Callable[[bytes, Unit], Made]:
+        expression = f"make(transaction, {event_parts('c{}')})"
+        made: object = compile_reader(relation, expression, wanted, {**_SCOPE, "make": make}, ROW_AT, "transaction, ")
+        return made  # type: ignore[return-value]  # the source text returns what `make` does
+
+    read: object = compile_reader(relation, f"new(event, ({event_parts('c{}')}))", wanted, _SCOPE, ROW_AT)
     return OutboxPlan(
         relation=relation,
         positions=positions,
         read=read,  # type: ignore[arg-type]  # the source text makes an event
-        pick=eval(f"lambda cells: {event('cells[{}]')}", dict(_SCOPE)),  # noqa: S307 - positions only
+        pick=eval(f"lambda cells: new(event, ({event_parts('cells[{}]')}))", dict(_SCOPE)),  # noqa: S307 - positions only
         extra_names=tuple(header.name for header in extra),
+        compile=compile_for,
     )
 
 

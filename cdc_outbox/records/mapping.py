@@ -34,24 +34,20 @@ Source = TypeVar("Source", contravariant=True)  # noqa: PLC0105 - it is a name o
 
 
 class RecordMapping(Generic[Source]):
-    """Maps a source to a record: `event` reads the event, `route` makes its record."""
+    """Maps a source to a record, and to its event."""
 
-    __slots__ = ("event", "name", "received", "route")
+    __slots__ = ("event", "name", "received", "record")
 
     def __init__(
-        self, name: str, event: Callable[[Source], OutboxEvent], route: Callable[[OutboxEvent, InFlight], KafkaRecord]
+        self, name: str, event: Callable[[Source], OutboxEvent], record: Callable[[Source, InFlight], KafkaRecord]
     ) -> None:
         self.name = name
         self.event = event
         """Reads as much of the event as possible. Raises ProtocolError."""
-        self.route = route
-        """Makes the record of an event of a transaction. Raises PoisonEvent when that is impossible."""
+        self.record = record
+        """Makes the record of one event of a transaction. Raises PoisonEvent if that is impossible, ProtocolError."""
         self.received = 0
         """Events received since the last `StreamReader.count_received`."""
-
-    def record(self, source: Source, transaction: InFlight) -> KafkaRecord:
-        """Make the record of one event of `transaction`. Raises PoisonEvent if that is impossible, ProtocolError."""
-        return self.route(self.event(source), transaction)
 
 
 class RowMapping(RecordMapping[bytes]):
@@ -63,10 +59,10 @@ class RowMapping(RecordMapping[bytes]):
         self,
         name: str,
         event: Callable[[bytes], OutboxEvent],
-        route: Callable[[OutboxEvent, InFlight], KafkaRecord],
+        record: Callable[[bytes, InFlight], KafkaRecord],
         plain: PlainLayout | None = None,
     ) -> None:
-        super().__init__(name, event, route)
+        super().__init__(name, event, record)
         self.plain = plain
         """Layout of the rows that the native plane can take; None if it can take none."""
 
@@ -78,21 +74,22 @@ SnapshotMapping = RecordMapping[Sequence[bytes | None]]
 class MessageMapping(RecordMapping[bytes]):
     """Maps the content of logical messages of one prefix."""
 
-    __slots__ = ("_counters", "_logged", "_plan", "_prefix")
+    __slots__ = ("_counters", "_logged", "_plan", "_prefix", "_route")
 
     def __init__(self, plan: MessagePlan, route: Route, prefix: str, counters: Counters) -> None:
-        super().__init__(plan.table, lambda content: plan.read(content)[0], route.record)
+        super().__init__(plan.table, lambda content: plan.read(content)[0], self._record)
         self._plan = plan
+        self._route = route
         self._prefix = prefix
         self._counters = counters
         self._logged: set[tuple[str, str]] = set()
 
-    def record(self, source: bytes, transaction: InFlight) -> KafkaRecord:
+    def _record(self, source: bytes, transaction: InFlight) -> KafkaRecord:
         """Make the record of one message. Raises PoisonEvent also for content that is not an event."""
         event, error = self._plan.read(source)
         if error is not None:
             raise error
-        return self.route(event, transaction)
+        return self._route.record(event, transaction)
 
     def takes(self, message: LogicalMessage) -> bool:
         """Whether the message is an event. Others are counted, and logged once per prefix: either side may have misspelt it."""
@@ -155,12 +152,13 @@ class Mappings:
     def rows(self, relation: Relation) -> RowMapping:
         """The mapping for a relation's rows in the stream. Raises ConfigurationError for a missing or wrong column."""
         plan = self._plan(relation)
-        return RowMapping(str(plan.table), plan.read, self._route(plan).record, self._plain(plan))
+        return RowMapping(str(plan.table), plan.read, plan.compile(self._route(plan).make), self._plain(plan))
 
     def snapshot(self, relation: Relation) -> SnapshotMapping:
         """The mapping for rows of a query with all columns. Raises ConfigurationError for a missing or wrong column."""
         plan = self._plan(relation)
-        return SnapshotMapping(str(plan.table), plan.pick, self._route(plan).record)
+        route, pick = self._route(plan), plan.pick
+        return SnapshotMapping(str(plan.table), pick, lambda cells, transaction: route.record(pick(cells), transaction))
 
     def _plan(self, relation: Relation) -> OutboxPlan:
         return compile_plan(relation, self._settings.columns, self._routing, self._extra)

@@ -90,17 +90,45 @@ class Route:
 
     def record(self, event: OutboxEvent, transaction: InFlight) -> KafkaRecord:
         """Make the record of one event of `transaction`. Raises PoisonEvent."""
-        topic = self._topics.get(event.routing) or self._new_topic(event)
-        event_id, key, event_type, payload, members, timestamp, partition, _, extra = event
-        if event_id is None:
-            raise self._poison(event, "no-id", "the event has no id: the column is NULL")
+        return self.make(transaction, *event)
+
+    def make(
+        self,
+        transaction: InFlight,
+        event_id: bytes | None,
+        key: bytes | None,
+        event_type: bytes | None,
+        payload: bytes | None,
+        members: bytes | None,
+        timestamp: bytes | None,
+        partition: bytes | None,
+        routing: tuple[bytes | None, ...],
+        extra: tuple[bytes | None, ...],
+    ) -> KafkaRecord:
+        """Make the record of an event of `transaction` from the parts of `OutboxEvent`. Raises PoisonEvent."""
+        topic = self._topics.get(routing)
+        time, number = transaction.commit_time, UNASSIGNED
         headers: Headers = [(self._id_name, event_id)]
         if event_type is not None:
             headers.append((self._type_name, event_type))
-        if members is not None or extra:
-            self._add_headers(headers, event)
-        time = transaction.commit_time if timestamp is None else self._timestamp(event, timestamp)
-        number = UNASSIGNED if partition is None else self._partition(event, partition)
+        if (
+            topic is None
+            or event_id is None
+            or members is not None
+            or extra
+            or timestamp is not None
+            or partition is not None
+        ):
+            event = OutboxEvent(event_id, key, event_type, payload, members, timestamp, partition, routing, extra)
+            topic = topic or self._new_topic(event)
+            if event_id is None:
+                raise self._poison(event, "no-id", "the event has no id: the column is NULL")
+            if members is not None or extra:
+                self._add_headers(headers, event)
+            if timestamp is not None:
+                time = self._timestamp(event, timestamp)
+            if partition is not None:
+                number = self._partition(event, partition)
         return _new_record(KafkaRecord, (topic, key, payload, headers, time, number))
 
     def _new_topic(self, event: OutboxEvent) -> str:

@@ -92,9 +92,9 @@ class StreamReader:
                 error.where.setdefault("lsn", format_lsn(self._transaction.lsn))
             raise
 
-    def _read(self, messages: Iterator[bytes]) -> bool:
+    def _read(self, messages: Iterator[bytes]) -> bool:  # noqa: C901 - the path of an event: no calls
         transaction = self._transaction
-        rows, send = self._rows, self._sink.send
+        rows, send, begin = self._rows, self._sink.send, self._sink.begin
         for message in messages:
             try:
                 kind = message[PGOUTPUT_AT] if message[0] == _XLOGDATA else None
@@ -108,25 +108,21 @@ class StreamReader:
                     mapping.received += 1
                     if not send(mapping, message, transaction):
                         return False
-            else:
-                if not self._take(kind, message):
+            elif kind == _BEGIN:
+                lsn, commit_time, _ = _read_begin(message)
+                transaction = self._transaction = begin(lsn, wire.unix_milliseconds(commit_time))
+            elif kind == _COMMIT:
+                if not self._commit(message):
                     return False
-                transaction = self._transaction
+                transaction = None
+            elif not (self._keepalive(message) if kind is None else self._other(message)):
+                return False
         return True
 
-    def _take(self, kind: int | None, message: bytes) -> bool:
-        """Handle a message that is not a row; `kind` is None for one that is not XLogData. False when reading must pause."""
-        if kind == _BEGIN:
-            lsn, commit_time, _ = _read_begin(message)
-            self._transaction = self._sink.begin(lsn, wire.unix_milliseconds(commit_time))
-        elif kind == _COMMIT:
-            return self._commit(message)
-        elif kind is not None:
-            return self._other(message)
-        elif message[0] == wire.KEEPALIVE:
-            self._sink.keepalive(wire.parse_keepalive(message))
-        else:
+    def _keepalive(self, message: bytes) -> bool:
+        if message[0] != wire.KEEPALIVE:
             raise ProtocolError(f"a CopyData message of an unknown type {message[:1]!r}")
+        self._sink.keepalive(wire.parse_keepalive(message))
         return True
 
     def count_received(self) -> None:

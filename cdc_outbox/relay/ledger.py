@@ -85,7 +85,8 @@ class AckLedger:
         if entry.end_lsn == UNSET:
             self.open = entry
             return
-        self._require_higher(entry.end_lsn)
+        if entry.end_lsn <= self.last_end:
+            raise _not_higher(entry.end_lsn, self.last_end)
         self.last_end = entry.end_lsn
         self.received_lsn = max(self.received_lsn, entry.end_lsn)
 
@@ -96,7 +97,8 @@ class AckLedger:
         """
         if self.open is None:
             raise ProtocolError("a Commit without a Begin", lsn=format_lsn(end_lsn))
-        self._require_higher(end_lsn)
+        if end_lsn <= self.last_end:
+            raise _not_higher(end_lsn, self.last_end)
         self.open.end_lsn = self.last_end = end_lsn
         self.open = None
         self.received_lsn = max(self.received_lsn, end_lsn)
@@ -120,10 +122,6 @@ class AckLedger:
             self._queue.append(last)
         last.end_lsn = wal_end
 
-    def _require_higher(self, end_lsn: Lsn) -> None:
-        if end_lsn <= self.last_end:
-            raise ProtocolError(f"a Commit that ends at or before {format_lsn(self.last_end)}", lsn=format_lsn(end_lsn))
-
     def advance(self) -> list[LedgerEntry]:
         """Remove the delivered prefix, move `flush_lsn` to its end, and return the removed entries."""
         delivered: list[LedgerEntry] = []
@@ -133,3 +131,7 @@ class AckLedger:
         if delivered:
             self.flush_lsn = delivered[-1].end_lsn
         return delivered
+
+
+def _not_higher(end_lsn: Lsn, last_end: Lsn) -> ProtocolError:
+    return ProtocolError(f"a Commit that ends at or before {format_lsn(last_end)}", lsn=format_lsn(end_lsn))

@@ -234,7 +234,7 @@ class StreamLoop:
         if self._sender.holds:
             self._publisher.wait(HELD_WAIT_SECONDS)
             self._progress.held(now)
-        elif self._inbox_empty:
+        elif self._inbox_empty and self._stream.empty:
             if self._flush_due and self._publisher.in_flight:
                 self._publisher.flush(FLUSH_WAIT_SECONDS)
             self._flush_due = False
@@ -254,9 +254,10 @@ class StreamLoop:
             native = self._native
             count = self._read_portion() if native is None else self._read_natively(native)
             if count:
-                self._pacing.read(time.monotonic(), count, MESSAGES_PER_TURN)
-                self._flush_due = count < BACKLOG_MESSAGES  # nothing more is coming for linger.ms to batch
-            incomplete = 0 < count < BACKLOG_MESSAGES and self._inbox_empty and self._ledger.in_transaction
+                empty = self._stream.empty
+                self._pacing.read(time.monotonic(), count, empty=empty)
+                self._flush_due = empty and count < BACKLOG_MESSAGES  # nothing more is coming for linger.ms to batch
+            incomplete = self._flush_due and count and self._inbox_empty and self._ledger.in_transaction
             if not incomplete or not self._stream.wait(COMMIT_WAIT_SECONDS):
                 return
 

@@ -1,6 +1,7 @@
 """When the loop reads: at once if the stream was quiet, after a short wait at a steady rate or in a backlog.
 
-In: reads, how many messages each returned, the moments at which the socket was readable. Out: seconds to wait before a read.
+In: reads, how many messages each returned and whether it left some, the moments at which the socket was readable.
+Out: seconds to wait before a read.
 Never: a wait in a quiet stream: a single event is read at once.
 
 Each read costs a turn of the loop, and its events a request for each partition, so events that are read together share both.
@@ -26,10 +27,10 @@ class Pacing:
         self._read_at = 0.0
         self._backlog = False
 
-    def read(self, now: float, messages: int, limit: int) -> None:
-        """Record a read of `messages` messages, of at most `limit`, at `now` as of time.monotonic()."""
+    def read(self, now: float, messages: int, *, empty: bool) -> None:
+        """Record a read of `messages` messages at `now`, as of time.monotonic(). `empty`: no more had arrived."""
         self._read_at = now
-        self._backlog = BACKLOG_MESSAGES <= messages < limit
+        self._backlog = empty and messages >= BACKLOG_MESSAGES
 
     def delay(self, now: float) -> float:
         """Seconds to wait when the socket is readable at `now`, so that more messages arrive."""

@@ -82,6 +82,7 @@ class ScriptedStream(ReplicationStream):
         self.script = deque(script)
         self.wal_sender_timeout = wal_sender_timeout
         self.last_received = clock.now
+        self.empty = True
         self.told: list[Told] = []
         self.ended: str | None = None
         self.portion: Callable[[], int] = lambda: 1000
@@ -110,6 +111,7 @@ class ScriptedStream(ReplicationStream):
                 raise self.script.popleft()  # type: ignore[misc]  # it is one
             self.script.popleft()
             messages.append(message)
+        self.empty = len(messages) < limit
         if messages:
             self.last_received = self._clock.now
         elif not self.script:

@@ -82,7 +82,7 @@ class Way:
         template = TopicTemplate(topic)
         self.plan: OutboxPlan = compile_plan(relation, columns, template.columns, headers)
         self.route = Route(self.plan, template, names, LIMIT)
-        self.streamed = RowMapping("outbox", self.plan.read, Route(self.plan, template, names, LIMIT).record)
+        self.streamed = RowMapping("outbox", self.plan.read, self.plan.compile(self.route.make))
 
     def record(self, **cells: bytes | None) -> KafkaRecord:
         """The record of the row, the same from a row of the stream and from a row of a query: the first of its topic, and a

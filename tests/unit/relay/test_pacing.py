@@ -111,13 +111,36 @@ def test_a_small_transaction_in_three_packets_is_sent_once() -> None:
 
 def test_a_backlog_is_read_after_a_pause_unless_the_last_read_left_something_behind() -> None:
     pacing = Pacing(0.002)
-    pacing.read(10.0, BACKLOG_MESSAGES, 3000)
+    pacing.read(10.0, BACKLOG_MESSAGES, empty=True)
     assert pacing.delay(10.5) == BACKLOG_SECONDS
-    pacing.read(11.0, 3000, 3000)
+    pacing.read(11.0, 3000, empty=False)
     assert pacing.delay(11.5) == 0.0
-    pacing.read(12.0, BACKLOG_MESSAGES - 1, 3000)
+    pacing.read(12.0, BACKLOG_MESSAGES - 1, empty=True)
     assert pacing.delay(12.5) == 0.0
     assert pacing.delay(12.001) == 0.002
+
+
+def test_messages_that_a_read_left_are_read_without_a_wait() -> None:
+    """They may be in libpq's buffer, and the socket not readable: with large rows, a read ends at its limit of bytes."""
+    rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")])
+    rig.stream.portion = lambda: 4
+    receive = rig.stream.receive
+
+    def receive_up_to_the_limit_of_bytes(limit: int) -> list[bytes]:
+        messages = receive(limit)
+        rig.stream.empty = not rig.stream.script
+        return messages
+
+    def wait(seconds: float) -> bool:
+        assert not rig.stream.script or not rig.kafka.accepted, "a wait for messages that are there"
+        rig.clock.now += seconds
+        return bool(rig.stream.script)
+
+    rig.stream.receive = receive_up_to_the_limit_of_bytes  # type: ignore[method-assign]
+    rig.stream.wait = wait  # type: ignore[method-assign]
+    rig.stop_when(lambda: rig.flushed == 308)
+    rig.run()
+    assert rig.ids == ["e1", "e2", "e3"]
 
 
 def test_a_stop_ends_a_wait_for_others() -> None:
