@@ -25,8 +25,11 @@ from benchmarks.steady import Plan, steady
 
 SCENARIOS: Final = ("drain", "steady", "memory", "snapshot")
 
+ROWS_OF_MANY_TOPICS: Final = 10
+"""Rows in a transaction of a backlog over many topics."""
+
 PUBLISHED: Final = {"rows": 500_000, "repeat": 5, "seconds": 20.0, "probes": 20, "outage": 60.0,
-                    "rates": [10, 100, 1000, 2500, 10000], "topics": [1, 20, 400]}  # fmt: skip
+                    "rates": [10, 100, 1000, 2500, 10000], "topics": [1, 20, 400], "drain_topics": [1, 50, 1000]}  # fmt: skip
 """What `--publish` runs, unless told otherwise: what the figures in the documents are of."""
 
 T = TypeVar("T")
@@ -76,12 +79,14 @@ def _present(names: list[str], results: Results) -> list[Contender]:
 
 
 def _drain(rig: Rig, options: argparse.Namespace, contenders: list[Contender], results: Results) -> None:
-    for per_transaction in options.per_transaction:
-        backlog = rig.backlog(options.rows, per_transaction, options.payload_bytes, options.seed)
+    shapes = [(per_transaction, 1) for per_transaction in options.per_transaction]
+    shapes += [(ROWS_OF_MANY_TOPICS, topics) for topics in options.drain_topics if topics != 1]
+    for per_transaction, topics in shapes:
+        backlog = rig.backlog(options.rows, per_transaction, options.payload_bytes, options.seed, topics)
         readers = [contender for contender in contenders if not contender.polls]
         for turn in range(options.repeat):
             for reader in raw.READERS:
-                results.drains.append(_timed(f"{reader}, {per_transaction} rows/tx", raw.drain, rig, backlog, reader))
+                results.drains.append(_timed(f"{reader}, {_shape(backlog)}", raw.drain, rig, backlog, reader))
             order = random.Random(options.seed + turn).sample(readers, len(readers))
             for contender in order:
                 _drain_one(rig, backlog, contender, results)
@@ -92,9 +97,11 @@ def _drain(rig: Rig, options: argparse.Namespace, contenders: list[Contender], r
 
 
 def _drain_one(rig: Rig, backlog: Backlog, contender: Contender, results: Results) -> None:
-    results.drains.append(
-        _timed(f"{contender.name}, {backlog.per_transaction} rows/tx", drain, rig, backlog, contender)
-    )
+    results.drains.append(_timed(f"{contender.name}, {_shape(backlog)}", drain, rig, backlog, contender))
+
+
+def _shape(backlog: Backlog) -> str:
+    return f"{backlog.per_transaction} rows/tx, {backlog.topics} topics"
 
 
 def _steady(rig: Rig, options: argparse.Namespace, contenders: list[Contender], results: Results) -> None:
@@ -173,7 +180,7 @@ def _words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     everyone = tuple(CONTENDERS)
-    usual = ["relay", "polling-delete", "polling-indexed", "debezium", "debezium-tuned"]
+    usual = ["relay", "native", "polling-delete", "polling-indexed", "debezium", "debezium-tuned"]
     add = parser.add_argument
     add("--run", type=_words(SCENARIOS), default=list(SCENARIOS), help=f"some of {','.join(SCENARIOS)}")
     add(
@@ -184,6 +191,7 @@ def _options() -> argparse.Namespace:
     )
     add("--rows", type=int, help="of the backlog, the outage and the first start (50000)")
     add("--per-transaction", type=_numbers, default=[1, 10, 1000], help="shapes of the backlog (1,10,1000)")
+    add("--drain-topics", type=_numbers, help="over how many topics a backlog of 10 rows/tx goes (1)")
     add("--payload-bytes", type=int, default=200, help="of the json payload (200: rows of about 290 B)")
     add("--repeat", type=int, help="turns of each (1); medians are shown")
     add("--rates", type=_numbers, help="single-row transactions a second (100,1000)")
@@ -206,6 +214,7 @@ def _options() -> argparse.Namespace:
         "outage": 5.0,
         "rates": [100, 1000],
         "topics": [1],
+        "drain_topics": [1],
     }
     for name, value in (PUBLISHED if options.publish else small).items():
         if getattr(options, name) is None:

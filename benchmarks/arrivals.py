@@ -16,7 +16,6 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
-from confluent_kafka.admin._metadata import PartitionMetadata
 from confluent_kafka.cimpl import NewTopic
 
 PARTITIONS: Final = 6
@@ -60,31 +59,40 @@ class Arrival:
         return (self.records - self.with_first) / max(self.last - self.first, 0.001)
 
 
-class Topic:
-    """One topic of one turn, made anew and deleted at the end."""
+def topic_names(name: str, count: int) -> list[str]:
+    """The topics of rows over `count` topics: see `Rig.fill`."""
+    return [name] if count == 1 else [f"{name}{number}" for number in range(count)]
 
-    def __init__(self, brokers: str, name: str) -> None:
+
+class Topic:
+    """The topic of one turn, or `count` topics of one partition each; made anew and deleted at the end."""
+
+    def __init__(self, brokers: str, name: str, count: int = 1) -> None:
         """Raises TimeoutError when its partitions get no leaders."""
         self.name = name
+        self._names = topic_names(name, count)
+        self._partitions = PARTITIONS if count == 1 else 1
         self._brokers = brokers
         self._admin = AdminClient({"bootstrap.servers": brokers, "log_level": 0}, logger=_SILENT)
-        made = NewTopic(name, PARTITIONS, 1, config={"message.timestamp.type": "LogAppendTime"})
-        self._admin.create_topics([made])[name].result(30)
-        deadline = time.monotonic() + METADATA_SECONDS
-        while (led := sum(part.leader >= 0 for part in self._partitions().values())) < PARTITIONS:
+        stamps = {"message.timestamp.type": "LogAppendTime"}
+        made = [NewTopic(each, self._partitions, 1, config=stamps) for each in self._names]
+        for future in self._admin.create_topics(made).values():
+            future.result(CREATE_SECONDS)
+        deadline, wanted = time.monotonic() + METADATA_SECONDS, count * self._partitions
+        while (led := self._with_leader()) < wanted:
             if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"{name}: {led} of {PARTITIONS} partitions have a leader after {METADATA_SECONDS:g} s"
-                )
+                raise TimeoutError(f"{name}: {led} of {wanted} partitions have a leader after {METADATA_SECONDS:g} s")
             time.sleep(LEADER_SECONDS)
 
-    def _partitions(self) -> dict[int, PartitionMetadata]:
-        return self._admin.list_topics(self.name, timeout=10).topics[self.name].partitions
+    def _with_leader(self) -> int:
+        topics = self._admin.list_topics(self.name if len(self._names) == 1 else None, timeout=10).topics
+        names = [each for each in self._names if each in topics]
+        return sum(part.leader >= 0 for each in names for part in topics[each].partitions.values())
 
     def count(self) -> int:
         """How many records it has."""
         end: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        wanted = {TopicPartition(self.name, number): end for number in range(PARTITIONS)}
+        wanted = {TopicPartition(each, number): end for each in self._names for number in range(self._partitions)}
         deadline = time.monotonic() + METADATA_SECONDS
         while True:
             try:
@@ -96,11 +104,12 @@ class Topic:
 
     def delete(self) -> None:
         """Remove it."""
-        self._admin.delete_topics([self.name])[self.name].result(30)
+        for future in self._admin.delete_topics(self._names).values():
+            future.result(CREATE_SECONDS)
 
     def read(self, rows: int) -> Arrival:
         """Read all of it. Raises AssertionError unless it holds `rows` ids, each key's in the order of their numbers."""
-        consumer = consume(self._brokers, self.name)
+        consumer = consume(self._brokers, *self._names)
         records, wanted, deadline = 0, self.count(), time.monotonic() + READ_SECONDS
         ids: set[bytes] = set()
         newest: dict[bytes, int] = {}
@@ -129,8 +138,7 @@ class Topics:
     """The topics of one turn of a steady rate: one with `PARTITIONS` partitions, or many with one each."""
 
     def __init__(self, brokers: str, prefix: str, count: int) -> None:
-        kinds = ["order"] if count == 1 else [f"order{number}" for number in range(count)]
-        self.names = [f"{prefix}.{kind}" for kind in kinds]
+        self.names = topic_names(f"{prefix}.order", count)
         self._admin = AdminClient({"bootstrap.servers": brokers, "log_level": 0}, logger=_SILENT)
         partitions = PARTITIONS if count == 1 else 1
         for future in self._admin.create_topics([NewTopic(name, partitions, 1) for name in self.names]).values():

@@ -78,7 +78,7 @@ def draw(document: Mapping[str, object]) -> str:
 
 
 def _panels(summary: Mapping[str, Sequence[Mapping[str, object]]]) -> list[Panel]:
-    drains = summary["drain"]
+    drains = [row for row in summary["drain"] if row.get("topics", 1) == 1]
     shapes = [row["per_transaction"] for row in drains]
     shape = 10 if 10 in shapes else (shapes[0] if shapes else 0)
     at = [row for row in drains if row["per_transaction"] == shape]

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from benchmarks.child import Child
-from benchmarks.installed import cache_folder, program
+from benchmarks.installed import cache_folder, install_native, program
 from cdc_outbox.demo.ports import free_port
 
 DEBEZIUM: Final = Path(__file__).parent / "debezium"
@@ -87,6 +87,8 @@ class Relay:
             return None if self.another in os.environ else f"{self.another} does not name a program"
         try:
             program()
+            if "on" in self.options:
+                install_native()
         except subprocess.CalledProcessError as error:
             return f"pip cannot install it: {error.stderr.strip()[-300:]}"
         return None
@@ -243,7 +245,8 @@ def build_debezium() -> Path:
 
 
 CONTENDERS: Final[dict[str, Contender]] = {
-    "relay": Relay(),
+    "relay": Relay(options=("--native", "off")),
+    "native": Relay("cdc-outbox, native", options=("--native", "on")),
     "before": Relay("cdc-outbox, before", another="BENCH_BEFORE"),
     "polling-delete": PollingWorker("delete"),
     "polling-indexed": PollingWorker("delete", second_index=True),

@@ -31,7 +31,7 @@ POLLED: Final = "public.polled"
 
 def drain(rig: Rig, backlog: Backlog, contender: Contender) -> Drained:
     """Let one contender send the backlog. Raises Failed, or AssertionError when what arrived is wrong."""
-    slot, prefix, topic = rig.next_turn()
+    slot, prefix, topic = rig.next_turn(backlog.topics)
     if contender.polls:
         copy_table(rig)
         contender.prepare(rig.run, POLLED)
@@ -47,7 +47,7 @@ def drain(rig: Rig, backlog: Backlog, contender: Contender) -> Drained:
                 wait_for(child, topic, backlog.rows)
                 confirmed = None if contender.polls else rig.confirmed(slot, backlog.end, CONFIRM_SECONDS)
                 code = child.terminate()
-                if contender.name == "cdc-outbox":
+                if contender.name.startswith("cdc-outbox"):
                     assert confirmed is not None, "the confirmed position does not follow"
                     assert code == 0, child.errors[-3000:]
                 server = tree_cpu(rig.postgres.pid) - server
@@ -64,6 +64,7 @@ def _judge(
     return Drained(
         contender=contender.name,
         per_transaction=backlog.per_transaction,
+        topics=backlog.topics,
         rows=backlog.rows,
         rows_per_second=arrival.per_second,
         cpu_microseconds_per_row=child.cpu_between(arrival.first, arrival.last)

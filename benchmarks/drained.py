@@ -11,6 +11,7 @@ class Drained:
 
     contender: str
     per_transaction: int
+    topics: int
     rows: int
     rows_per_second: float
     """Between the broker's timestamps of the first and the last record."""

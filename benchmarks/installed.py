@@ -26,9 +26,18 @@ def cache_folder() -> Path:
 def program() -> Path:
     """Install once in a run; give `cdc-outbox`. Raises CalledProcessError, with what pip says."""
     environment = cache_folder() / "installed"
-    for command in (
-        (sys.executable, "-m", "venv", "--clear", environment),
-        (environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ROOT),
-    ):
-        subprocess.run(command, check=True, capture_output=True, text=True)
+    subprocess.run((sys.executable, "-m", "venv", "--clear", environment), check=True, capture_output=True, text=True)
+    _install(environment, ROOT)
     return environment / "bin" / "cdc-outbox"
+
+
+@cache
+def install_native() -> None:
+    """Install the native plane beside `program`, which needs a C compiler. Raises CalledProcessError."""
+    _install(program().parent.parent, ROOT / "native")
+
+
+def _install(environment: Path, source: Path) -> None:
+    python = environment / "bin" / "python"
+    command = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", source)
+    subprocess.run(command, check=True, capture_output=True, text=True)

@@ -47,6 +47,7 @@ def drain(rig: Rig, backlog: Backlog, reader: str) -> Drained:
     return Drained(
         contender=reader,
         per_transaction=backlog.per_transaction,
+        topics=backlog.topics,
         rows=backlog.rows,
         rows_per_second=backlog.rows / (last - first),
         cpu_microseconds_per_row=used / backlog.rows * 1e6,

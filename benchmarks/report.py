@@ -97,10 +97,10 @@ Row = dict[str, str | float | None]
 
 def summarize_drains(drains: Sequence[Drained]) -> list[Row]:
     """Medians by shape and contender, the better eager raw reader and the lazy one, and each rate's ratio to the fastest."""
-    rows = medians(drains, ("per_transaction", "contender"))
+    rows = medians(drains, ("per_transaction", "topics", "contender"))
     result: list[Row] = []
-    for shape in dict.fromkeys(row["per_transaction"] for row in rows):
-        these = [row for row in rows if row["per_transaction"] == shape]
+    for shape in dict.fromkeys(map(_shape, rows)):
+        these = [row for row in rows if _shape(row) == shape]
         readers = [row for row in these if row["contender"] in READERS]
         eager = max((row for row in readers if row["contender"] in EAGER), key=_rate, default=None)
         lazy = next((row for row in readers if row["contender"] not in EAGER), None)
@@ -110,6 +110,10 @@ def summarize_drains(drains: Sequence[Drained]) -> list[Row]:
         shown += [row for row in these if row not in readers]
         result += [{**row, "ratio": _rate(row) / limit if limit else None} for row in shown]
     return result
+
+
+def _shape(row: Row) -> tuple[object, object]:
+    return row["per_transaction"], row["topics"]
 
 
 def _rate(row: Row) -> float:
@@ -165,6 +169,7 @@ _Columns = dict[str, tuple[str, str]]
 
 _DRAIN: Final[_Columns] = {
     "per_transaction": ("rows/tx", "{:,.0f}"),
+    "topics": ("topics", "{:,.0f}"),
     "contender": ("", "{}"),
     "rows_per_second": ("rows/s", "{:,.0f}"),
     "ratio": ("of raw", "{:.2f}"),

@@ -42,6 +42,8 @@ class Backlog:
     payload_bytes: int
     end: int
     """LSN behind the last commit."""
+    topics: int = 1
+    """How many topics the rows go to, in turns."""
 
 
 class Rig:
@@ -62,10 +64,10 @@ class Rig:
         self._turn += 1
         return f"bench_{self._turn}", f"bench{self._turn}"
 
-    def next_turn(self) -> tuple[str, str, Topic]:
-        """A slot's name, a topic template's beginning, and the topic that rows of type `order` go to."""
+    def next_turn(self, topics: int = 1) -> tuple[str, str, Topic]:
+        """A slot's name, a topic template's beginning, and the topics that rows of `fill` go to."""
         slot, prefix = self.next_name()
-        return slot, prefix, Topic(self.kafka.brokers, f"{prefix}.order")
+        return slot, prefix, Topic(self.kafka.brokers, f"{prefix}.order", topics)
 
     def run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """Run one statement, by itself; its rows, if it has any."""
@@ -120,8 +122,13 @@ class Rig:
                 time.sleep(CONFIRM_PAUSE_SECONDS)
         return None
 
-    def fill(self, rows: int, per_transaction: int, payload_bytes: int, seed: int, *, first: int = 0) -> None:
-        """Write `rows` rows, numbered from `first`, so many in each transaction, with keys drawn by the seed."""
+    def fill(
+        self, rows: int, per_transaction: int, payload_bytes: int, seed: int, *, first: int = 0, topics: int = 1
+    ) -> None:
+        """Write rows, numbered from `first`, `per_transaction` in each transaction, to `topics` topics in turns. The seed draws
+        the keys.
+        """
+        kind = "'order'" if topics == 1 else f"'order' || (i * {per_transaction} + g) % {topics}"
         pad = "x" * max(0, payload_bytes - len('{"n": 123456, "pad": ""}'))
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute("SELECT setseed(%s)", (seed % 1000 / 1000,))
@@ -130,7 +137,7 @@ class Rig:
                 DO $$ BEGIN
                   FOR i IN 0..{rows // per_transaction - 1} LOOP
                     INSERT INTO public.outbox (aggregatetype, aggregateid, type, payload)
-                    SELECT 'order', floor(random() * {KEYS})::int::text, 'OrderPlaced',
+                    SELECT {kind}, floor(random() * {KEYS})::int::text, 'OrderPlaced',
                            ('{{"n": ' || ({first} + i * {per_transaction} + g) || ', "pad": "{pad}"}}')::json
                       FROM generate_series(0, {per_transaction - 1}) g;
                     COMMIT;
@@ -138,20 +145,20 @@ class Rig:
                 END $$"""
             )
 
-    def backlog(self, rows: int, per_transaction: int, payload_bytes: int, seed: int) -> Backlog:
+    def backlog(self, rows: int, per_transaction: int, payload_bytes: int, seed: int, topics: int = 1) -> Backlog:
         """A new outbox with this backlog before `MASTER_SLOT`."""
         self.drop_slot(MASTER_SLOT)
         self.install()
-        return self.fill_backlog(rows, per_transaction, payload_bytes, seed)
+        return self.fill_backlog(rows, per_transaction, payload_bytes, seed, topics)
 
-    def fill_backlog(self, rows: int, per_transaction: int, payload_bytes: int, seed: int) -> Backlog:
+    def fill_backlog(self, rows: int, per_transaction: int, payload_bytes: int, seed: int, topics: int = 1) -> Backlog:
         """This backlog before `MASTER_SLOT`, in the outbox that is there."""
         self.make_slot(MASTER_SLOT)
         whole = rows // per_transaction * per_transaction
-        self.fill(whole, per_transaction, payload_bytes, seed)
+        self.fill(whole, per_transaction, payload_bytes, seed, topics=topics)
         end = self.lsn()
         self.run("CHECKPOINT")
-        return Backlog(whole, per_transaction, payload_bytes, end)
+        return Backlog(whole, per_transaction, payload_bytes, end, topics)
 
 
 @contextmanager

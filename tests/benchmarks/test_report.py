@@ -18,7 +18,7 @@ PUBLISHED = json.loads((DOCS / "benchmarks.json").read_text())
 
 
 def drained(contender: str, rate: float, *, per_transaction: int = 10) -> Drained:
-    return Drained(contender, per_transaction, 1000, rate, 5.0, 6.0, 3.0, 60.0, 0.3, 0, 0.1)
+    return Drained(contender, per_transaction, 1, 1000, rate, 5.0, 6.0, 3.0, 60.0, 0.3, 0, 0.1)
 
 
 def test_a_rate_is_held_against_the_fastest_raw_reader_of_the_same_shape_and_the_lazy_one_is_shown() -> None:
