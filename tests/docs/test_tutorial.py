@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = "docs/tutorial.md"
 WHERE: Final = "export DSN="
-INSTALL: Final = "python -m venv"
+INSTALL: Final = "python3 -m venv"
 RELAY: Final = "cdc-outbox run"
 CONSUMER: Final = "python rewards.py"
 AGAIN: Final = "GROUP=again"
@@ -127,7 +127,7 @@ def test_the_tutorial_from_top_to_bottom(
                     assert said == each.text
             elif name := start_of(each):
                 if name == AGAIN:  # "Stop the consumer with Ctrl-C"
-                    terminals[CONSUMER].ctrl_c()
+                    assert terminals[CONSUMER].ctrl_c() == 0, "without a traceback"
                 terminals[name] = Terminal(each.text, path, tmp_path, variables)
                 said = name
             elif each.text.startswith(CLEAN_UP):
