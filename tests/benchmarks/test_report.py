@@ -49,7 +49,7 @@ def test_of_a_hundred_latencies_the_p99_is_exceeded_by_one() -> None:
     assert summary("cdc-outbox", 1, 0, [3.0], None).p99 == 3.0
 
 
-def test_what_is_left_out_is_said() -> None:
+def test_what_is_left_out_is_reported() -> None:
     results = Results({"rows": 1, "repeat": 1, "payload_bytes": 200}, "18.6", left_out={"Debezium": "no Java here"})
     results.drains.append(drained("cdc-outbox", 150.0))
     assert "Left out: Debezium, since no Java here" in table(results.document())
@@ -63,7 +63,7 @@ def test_the_chart_is_an_image_that_reads_on_light_and_on_dark_and_shows_every_c
     assert {str(row["contender"]) for row in PUBLISHED["summary"]["drain"]} <= words
 
 
-def test_page_and_chart_tell_of_the_same_run() -> None:
+def test_page_and_chart_show_the_same_run() -> None:
     page = (DOCS / "benchmarks.md").read_text().partition(BEGIN)[2].partition(END)[0]
     taken = conditions(PUBLISHED)
     for text in (page, draw(PUBLISHED)):

@@ -173,7 +173,7 @@ print(json.dumps(sum(os.lstat(folder + "/" + name).st_size
     assert 10 < added / 1e6 < LARGEST_MEGABYTES
 
 
-def test_bytecode_is_inside_because_nobody_can_write_it_later(image: Image) -> None:
+def test_bytecode_is_inside_because_it_cannot_be_written_later(image: Image) -> None:
     missing = image.python("""
 import importlib.util, json, pathlib, cdc_outbox
 sources = pathlib.Path(cdc_outbox.__file__).parent.rglob("*.py")
@@ -182,7 +182,7 @@ print(json.dumps([str(path) for path in sources if not pathlib.Path(importlib.ut
     assert missing == []
 
 
-def test_certificates_are_where_the_environment_says(image: Image) -> None:
+def test_certificates_are_at_the_path_of_the_environment(image: Image) -> None:
     certificates = image.python("""
 import os, ssl
 print(len(ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"]).get_ca_certs()))
@@ -190,7 +190,7 @@ print(len(ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"]).get_ca_
     assert certificates > 50
 
 
-def test_image_says_how_it_wants_to_be_run(image: Image) -> None:
+def test_the_configuration_of_the_image_has_user_command_port_and_healthcheck(image: Image) -> None:
     found = image.inspect()
     config = found["Config"]
     assert config["User"] == f"{NOBODY}:{NOBODY}"

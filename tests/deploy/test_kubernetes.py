@@ -116,7 +116,7 @@ def test_probes_ask_for_what_a_restart_cures(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_secret_is_a_file_that_the_relay_is_told_of(recipe: str) -> None:
+def test_the_secret_is_a_file_that_the_relay_reads(recipe: str) -> None:
     container = relay(recipe)
     (mount,) = container["volumeMounts"]
     (file,) = [each["value"] for each in container["env"] if each["name"] == "CDC_OUTBOX_DSN_FILE"]

@@ -65,7 +65,7 @@ def test_one_line_is_the_base_of_every_link_to_the_runbook() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
-def test_the_runbook_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> None:
+def test_the_runbook_has_the_severity_and_the_steps(rule: dict[str, Any]) -> None:
     said = section(RUNBOOK, rule["alert"])
     assert said.strip().startswith(f"*{rule['labels']['severity'].capitalize()}.*")
     assert "**Do**" in said

@@ -61,7 +61,7 @@ def test_a_setting_that_systemd_does_not_know_would_be_found(here: Path) -> None
     assert "WatchdogSeconds" in analyze("verify", "--man=no", "--recursive-errors=no", str(here)).stderr
 
 
-def test_the_service_is_as_confined_as_systemd_can_tell(here: Path) -> None:
+def test_the_service_is_as_confined_as_systemd_measures(here: Path) -> None:
     done = analyze("security", "--no-pager", "--offline=true", f"--threshold={MOST_EXPOSED}", str(here))
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -49,7 +49,7 @@ def test_zizmor_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_every_action_is_pinned_by_its_commit_and_says_which_version_that_is(path: Path) -> None:
+def test_every_action_is_pinned_by_its_commit_and_has_the_version_as_comment(path: Path) -> None:
     used = re.findall(r"uses: (.+)", path.read_text())
     foreign = [use for use in used if not use.startswith("./")]
     assert len(foreign) >= 2

@@ -159,7 +159,7 @@ def test_the_page_for_sqlalchemy(reader: Reader) -> None:
     engine.dispose()
 
 
-def test_what_the_page_says_to_those_whose_migrations_run_on_asyncpg(reader: Reader) -> None:
+def test_the_steps_for_migrations_on_asyncpg(reader: Reader) -> None:
     engine = create_async_engine(url(reader.database, "postgresql+asyncpg"))
     (line,) = [line for line in read(SQLALCHEMY).prose.splitlines() if "run_async" in line]
     statement = line.partition("`")[2].partition("`")[0]

@@ -141,15 +141,15 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ),
     ("docs/how-to/recover-a-lost-slot.md", 'cdc-outbox run --brokers "$BROKERS" --on-slot-lost recover'): (
         RECOVER,
-        "test_with_on_slot_lost_recover_nobody_is_woken",
+        "test_with_on_slot_lost_recover_the_relay_recovers_by_itself",
     ),
     ("docs/how-to/recover-a-lost-slot.md", "SELECT pg_size_pretty(wal_bytes"): (
         RECOVER,
-        "test_its_other_queries_run_and_find_a_slot_that_nobody_reads",
+        "test_its_other_queries_run_and_find_an_unused_slot",
     ),
     ("docs/how-to/recover-a-lost-slot.md", "SELECT slot_name, wal_status"): (
         RECOVER,
-        "test_its_other_queries_run_and_find_a_slot_that_nobody_reads",
+        "test_its_other_queries_run_and_find_an_unused_slot",
     ),
     **{
         ("docs/how-to/secure.md", beginning): (SECURE, test)
@@ -163,7 +163,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
                 "SELECT application_name, ssl",
                 "kafka-configs.sh",
             ],
-            "test_openssl_tells_which_and_the_table_knows_it": ["openssl s_client"],
+            "test_openssl_prints_the_reason_and_the_table_has_it": ["openssl s_client"],
         }.items()
         for beginning in beginnings
     },
@@ -193,7 +193,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
     ),
     ("docs/how-to/monitor.md", "cdc-outbox status --http off"): (
         STATUS,
-        "test_without_a_relay_the_database_says_what_the_slot_costs_and_limits_are_judged",
+        "test_without_a_relay_the_database_has_the_cost_of_the_slot_and_limits_are_judged",
     ),
     **{
         ("docs/how-to/prune.md", beginning): (PRUNE, "test_whole_days_at_once")
@@ -232,7 +232,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         for page, (test, beginnings) in APPLICATION_PAGES.items()
         for beginning in beginnings
     },
-    ("docs/tutorial.md", "export DSN="): (TUTORIAL, "test_where_it_says_the_servers_are_is_where_compose_starts_them"),
+    ("docs/tutorial.md", "export DSN="): (TUTORIAL, "test_the_addresses_of_the_servers_are_those_of_compose"),
     **{
         ("docs/tutorial.md", beginning): (TUTORIAL, "test_the_tutorial_from_top_to_bottom")
         for beginning in [

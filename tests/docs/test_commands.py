@@ -44,7 +44,7 @@ def test_every_option_of_a_document_exists_and_takes_the_value_it_is_shown_with(
             check_options([word for word in span.split() if not word.startswith("column[")])
 
 
-def test_every_command_that_an_error_tells_somebody_to_type_exists() -> None:
+def test_every_command_in_a_cure_exists() -> None:
     told = list(in_program_texts())
     bad = [f"{place}: {said}" for place, words in told for said in wrong([words])]
 

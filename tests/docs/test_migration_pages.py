@@ -112,7 +112,7 @@ def test_a_boolean_becomes_a_header_of_words_from_the_first_start_and_from_the_s
     assert found == [b"true", b"false"]
 
 
-def test_the_connector_that_is_shown_is_what_the_options_beside_it_say() -> None:
+def test_the_connector_that_is_shown_matches_the_options_beside_it() -> None:
     connector, options = block(DEBEZIUM, "{").text, text_of(DEBEZIUM, "cdc-outbox run")
     for name, option in {
         '"slot.name": "debezium"': "--slot debezium",

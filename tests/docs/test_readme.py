@@ -80,7 +80,7 @@ def test_the_three_snippets_in_order_end_with_the_record_that_is_shown(
     assert installed.execute("SELECT status FROM orders WHERE id = 42") == [("paid",)]
 
 
-def test_what_the_readme_says_about_that_record_is_so(installed: Database, kafka: KafkaCluster, shell: Shell) -> None:
+def test_the_record_is_as_the_readme_shows_it(installed: Database, kafka: KafkaCluster, shell: Shell) -> None:
     before = len(kafka.consume(TOPIC, 0))
     installed.execute(beginning_with(INSERT))
     shell(f"{beginning_with(RUN).strip()} --until caught-up", DSN=installed.dsn, BROKERS=kafka.brokers)
@@ -130,7 +130,7 @@ def test_the_sql_that_is_shown_makes_what_install_makes(installed: Database, dat
     assert installed.execute(PUBLICATION) == publications
 
 
-def test_the_roles_may_what_their_table_says(installed: Database) -> None:
+def test_the_roles_have_the_privileges_of_their_table(installed: Database) -> None:
     def allowed(expression: str) -> bool:
         return bool(installed.execute(f"SELECT {expression}")[0][0])
 

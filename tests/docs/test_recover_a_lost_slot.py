@@ -142,7 +142,7 @@ def test_with_since_older_rows_are_left_out(shop: Shop) -> None:
     assert "public.outbox: 1 rows are sent, 1 are older" in done.stderr
 
 
-def test_with_on_slot_lost_recover_nobody_is_woken(shop: Shop) -> None:
+def test_with_on_slot_lost_recover_the_relay_recovers_by_itself(shop: Shop) -> None:
     shop.type(CATCH_UP)
     pending = shop.emit()
     shop.lose_the_slot()
@@ -181,7 +181,7 @@ def test_a_gap_of_the_publication_is_closed_by_hand_only(database: Database, kaf
     assert shop.ids() == [skipped, behind_it]
 
 
-def test_its_other_queries_run_and_find_a_slot_that_nobody_reads(database: Database) -> None:
+def test_its_other_queries_run_and_find_an_unused_slot(database: Database) -> None:
     database.execute("SELECT pg_create_logical_replication_slot('forgotten', 'pgoutput')")
 
     watch = block(

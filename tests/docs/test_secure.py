@@ -185,7 +185,7 @@ def without_password(dsn: str) -> str:
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "authority", "name", "date"])
-def test_openssl_tells_which_and_the_table_knows_it(
+def test_openssl_prints_the_reason_and_the_table_has_it(
     site: Site, authority: Authority, stranger: Authority, wrong: str
 ) -> None:
     issued = authority.issue(*(ELSEWHERE if wrong == "name" else ()), expired=wrong == "date")
@@ -199,7 +199,7 @@ def test_openssl_tells_which_and_the_table_knows_it(
 
 
 @pytest.mark.parametrize(("listener", "code"), [("TLS", "0"), ("MISNAMED", "62"), ("EXPIRED", "10")])
-def test_openssl_tells_which_of_a_broker_too(site: Site, listener: str, code: str) -> None:
+def test_openssl_prints_the_reason_for_a_broker(site: Site, listener: str, code: str) -> None:
     command = "openssl" + VERIFY.partition("\nopenssl")[2]
     address = site.kafka.address(listener).replace("127.0.0.1", "localhost")
     said = site.type(command.replace("kafka.example.internal:9093", address)).stdout

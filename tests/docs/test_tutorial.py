@@ -144,7 +144,7 @@ def test_the_tutorial_from_top_to_bottom(
     assert database.execute(left) == [(None, 0)], "nothing is left behind"
 
 
-def test_where_it_says_the_servers_are_is_where_compose_starts_them() -> None:
+def test_the_addresses_of_the_servers_are_those_of_compose() -> None:
     password = (ROOT / "deploy/compose/secrets/postgres-password").read_text(encoding="utf-8").strip()
     text = block(PAGE, "export DSN=postgresql://postgres:" + password + "@localhost/shop").text
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")

@@ -69,7 +69,7 @@ def test_under_load_nothing_is_lost_and_order_is_kept(
     assert outbox.database.execute(COUNT) == [(0,)]
 
 
-def test_what_is_committed_before_the_slot_is_never_sent_and_check_says_so(outbox: Outbox) -> None:
+def test_what_is_committed_before_the_slot_is_never_sent_and_check_warns_of_it(outbox: Outbox) -> None:
     install(outbox.database)
     outbox.add()
     asked = ["check", "--brokers", outbox.kafka.brokers, "--topic", outbox.prefix + "{aggregatetype}"]

@@ -151,7 +151,7 @@ def test_however_it_ends_nothing_is_left(stage: Stage, number: signal.Signals, c
     assert "".join(demo.stderr).strip() == ""
 
 
-def test_kept_servers_do_what_the_text_says_until_ctrl_c(stage: Stage) -> None:
+def test_kept_servers_behave_as_documented_until_ctrl_c(stage: Stage) -> None:
     with started_command("demo", "--seconds", "4", "--rate", "50", "--keep", env=stage.env) as demo:
         demo.wait_for_stdout("Records from here on", seconds=START_SECONDS + 30)
         stage.look(demo.stdout)
@@ -203,7 +203,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def test_without_the_extra_it_says_what_to_type() -> None:
+def test_without_the_extra_it_prints_the_command_to_type() -> None:
     hidden = "import sys; sys.modules['rich'] = None; sys.argv[1:] = ['demo']; from cdc_outbox.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", hidden], capture_output=True, text=True, check=False, env=environment(), timeout=30

@@ -153,7 +153,7 @@ def test_killed_in_the_middle_it_leaves_no_slot_and_the_next_start_sends_all_wit
     assert seen <= set(ids(records))
 
 
-def test_stopped_in_the_middle_it_leaves_no_slot_and_says_that_events_will_be_sent_again(outbox: Outbox) -> None:
+def test_stopped_in_the_middle_it_leaves_no_slot_and_reports_that_events_will_be_sent_again(outbox: Outbox) -> None:
     outbox.create()
     fill(outbox, 2000)
     relay = outbox.relay(*SLOWLY)

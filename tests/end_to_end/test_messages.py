@@ -211,7 +211,7 @@ def test_every_kind_of_culprit_becomes_a_dead_letter_and_their_neighbours_arrive
     assert ids([record for record in records if record.topic != letters]) == [event for event, _ in neighbours]
 
 
-def test_a_first_start_and_a_recovery_send_no_message_and_say_so(outbox: Outbox) -> None:
+def test_a_first_start_and_a_recovery_send_no_message_and_report_it(outbox: Outbox) -> None:
     outbox.database.execute(render_install(InstallOptions(source="message")))
     writer = outbox.database.connect()
     write(writer, message()[1])
@@ -232,7 +232,7 @@ def test_a_first_start_and_a_recovery_send_no_message_and_say_so(outbox: Outbox)
     assert ids(outbox.records()) == [written[0]]
 
 
-def test_a_slot_that_is_lost_says_what_no_table_has(outbox: Outbox) -> None:
+def test_the_error_of_a_lost_slot_names_the_messages_that_no_table_has(outbox: Outbox) -> None:
     install(outbox)
     relay = outbox.streaming(*MESSAGE)
     outbox.database.execute(

@@ -37,7 +37,7 @@ def test_records_of_a_key_come_in_commit_order_not_in_the_order_of_inserts(outbo
     assert ids(outbox.records()) == [inserted_second, inserted_first]
 
 
-def test_a_transaction_that_is_still_open_holds_nobody_up_and_comes_when_it_commits(outbox: Outbox) -> None:
+def test_a_transaction_that_is_still_open_delays_no_other_and_is_sent_when_it_commits(outbox: Outbox) -> None:
     outbox.create()
     outbox.create_slot()
     slow = outbox.database.connect(autocommit=False)
@@ -106,7 +106,7 @@ def test_a_row_deleted_in_the_transaction_that_inserted_it_is_sent(outbox: Outbo
     assert ids(outbox.records()) == written
 
 
-def test_updates_deletes_and_truncates_of_the_outbox_say_nothing(outbox: Outbox) -> None:
+def test_updates_deletes_and_truncates_of_the_outbox_send_nothing(outbox: Outbox) -> None:
     outbox.create()
     outbox.create_slot()
     written = outbox.add()

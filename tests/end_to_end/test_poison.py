@@ -38,7 +38,7 @@ def test_poison_stops_the_relay_where_it_is(outbox: Outbox, columns: dict[str, A
     assert not outbox.confirmed_past(behind)
 
 
-def test_it_stops_again_until_somebody_acts_and_sends_nothing_twice_meanwhile(outbox: Outbox) -> None:
+def test_it_stops_again_until_the_cause_is_removed_and_sends_nothing_twice_meanwhile(outbox: Outbox) -> None:
     outbox.create()
     outbox.create_slot()
     before = outbox.add()

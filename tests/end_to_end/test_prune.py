@@ -75,7 +75,7 @@ def test_killed_under_load_while_it_prunes_every_row_that_is_gone_is_in_kafka(
             pruned_before = len(gone)
 
 
-def test_a_relay_that_may_not_delete_says_so_and_relays_on(outbox: Outbox) -> None:
+def test_a_relay_that_may_not_delete_reports_it_and_continues(outbox: Outbox) -> None:
     outbox.create()
     outbox.database.execute(
         "ALTER TABLE outbox ADD created_at timestamptz DEFAULT clock_timestamp();"

@@ -78,7 +78,7 @@ def test_the_headers_id_and_type_can_be_called_otherwise(outbox: Outbox) -> None
     assert record.headers == [("eventId", written.encode()), ("eventType", b"OrderPlaced"), ("id", b"mine")]
 
 
-def test_a_member_named_like_a_header_of_ours_is_left_out_so_that_each_name_comes_once(outbox: Outbox) -> None:
+def test_a_member_named_like_a_standard_header_is_left_out_so_that_each_name_comes_once(outbox: Outbox) -> None:
     outbox.create()
     written = outbox.add(headers='{"id": "mine", "type": "mine", "a": "1"}')
     outbox.drain()

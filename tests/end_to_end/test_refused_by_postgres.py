@@ -46,13 +46,13 @@ def test_a_connection_string_that_is_none_is_not_repeated(outbox: Outbox) -> Non
         ("options='-c no_such_setting=1'", ("no_such_setting", "in --dsn")),
     ],
 )
-def test_a_service_or_a_setting_that_nobody_knows_is_not_waited_for(
+def test_a_service_or_a_setting_that_does_not_exist_is_not_waited_for(
     outbox: Outbox, added: str, words: tuple[str, ...]
 ) -> None:
     ended(outbox.relay("--startup-timeout", "20s", dsn=f"{make_conninfo(outbox.database.dsn)} {added}"), 78, *words)
 
 
-def test_replication_in_the_connection_string_disturbs_nobody(outbox: Outbox) -> None:
+def test_replication_in_the_connection_string_has_no_effect(outbox: Outbox) -> None:
     outbox.create()
     outbox.add()
     outbox.drain(dsn=f"{make_conninfo(outbox.database.dsn)} replication=database")

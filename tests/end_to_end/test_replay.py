@@ -92,13 +92,13 @@ def test_a_dry_run_shows_how_many_and_the_first_of_them_and_needs_no_kafka(outbo
         (["--all", "--rate", "0"], "above 0"),
     ],
 )
-def test_what_is_not_said_clearly_is_a_usage_error(given: list[str], said: str) -> None:
+def test_ambiguous_arguments_are_a_usage_error(given: list[str], said: str) -> None:
     done = run_command("replay", "--dry-run", *given)
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
 
 
-def test_without_a_terminal_it_must_be_told_yes(outbox: Outbox) -> None:
+def test_without_a_terminal_it_needs_yes(outbox: Outbox) -> None:
     outbox.create()
     outbox.add()
     done = replay(outbox, "--all")
@@ -141,7 +141,7 @@ def test_an_event_that_cannot_be_sent_meets_the_policy(outbox: Outbox) -> None:
     assert event_id(letter) == bad
 
 
-def test_a_role_that_may_not_read_is_told_the_grant(outbox: Outbox) -> None:
+def test_a_role_that_may_not_read_gets_the_grant_as_cure(outbox: Outbox) -> None:
     outbox.create()
     outbox.add()
     outbox.database.execute("CREATE ROLE blind LOGIN PASSWORD 'blind-password'")
@@ -152,7 +152,7 @@ def test_a_role_that_may_not_read_is_told_the_grant(outbox: Outbox) -> None:
     assert "--no-snapshot" not in done.stderr
 
 
-def test_a_table_without_the_column_that_is_asked_for_says_so(outbox: Outbox) -> None:
+def test_a_table_without_the_column_of_the_option_is_refused_with_its_name(outbox: Outbox) -> None:
     outbox.create()
     done = run_command("replay", "--since", "2026-01-01", "--dry-run", dsn=outbox.database.dsn)
     assert done.returncode == 78

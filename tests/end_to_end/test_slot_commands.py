@@ -60,7 +60,7 @@ def slot_row(database: Database, name: str) -> tuple[Any, ...] | None:
 # --- create ------------------------------------------------------------------------------------------------------------
 
 
-def test_create_prints_where_the_slot_begins_and_says_what_it_does_not_send(
+def test_create_prints_where_the_slot_begins_and_what_it_does_not_send(
     installed: Database, relay_dsn: str, name: str
 ) -> None:
     installed.execute("SELECT outbox_emit('order', '1', 'BeforeTheSlot', '{}')")
@@ -117,7 +117,7 @@ def test_create_names_the_setting_that_is_missing(own_postgres: Callable[..., Po
     assert "ALTER SYSTEM SET wal_level = 'logical'" in done.stderr
 
 
-def test_create_says_whom_it_waits_for_and_goes_on_when_they_are_done(
+def test_create_names_the_transactions_that_it_waits_for_and_continues_after_them(
     installed: Database, relay_dsn: str, name: str
 ) -> None:
     writer = installed.connect(autocommit=False, application_name="nightly-import")
@@ -178,14 +178,14 @@ def test_status_in_words(installed: Database, name: str) -> None:
     assert re.search(rf"confirmed +{position}, [0-9,]+ bytes behind", done.stdout)
 
 
-def test_status_of_no_slot_is_78_and_says_who_makes_one(installed: Database, name: str) -> None:
+def test_status_of_no_slot_is_78_and_names_the_command_that_creates_one(installed: Database, name: str) -> None:
     done = run_command("slot", "status", "--slot", name, dsn=installed.dsn)
     assert (done.returncode, done.stdout) == (78, "")
     assert f"slot {name} does not exist" in done.stderr
     assert "cdc-outbox run" in done.stderr
 
 
-def test_status_of_a_slot_that_is_not_ours_is_shown_and_is_78(installed: Database, name: str) -> None:
+def test_status_of_a_slot_of_another_plugin_is_shown_and_is_78(installed: Database, name: str) -> None:
     installed.execute("SELECT pg_create_physical_replication_slot(%s)", [name])
     try:
         done = run_command("slot", "status", "--slot", name, "--json", dsn=installed.dsn)
@@ -216,7 +216,7 @@ def streamed_from(installed: Database, slot: str) -> Iterator[int]:
     stream.close()
 
 
-def test_drop_with_yes_says_what_is_lost_and_drops(installed: Database, relay_dsn: str, slot: str) -> None:
+def test_drop_with_yes_prints_what_is_lost_and_drops(installed: Database, relay_dsn: str, slot: str) -> None:
     done = run_command("slot", "drop", "--slot", slot, "--yes", dsn=relay_dsn)
     assert (done.returncode, done.stdout) == (0, "")
     assert "first sends every row that is still in the table" in done.stderr

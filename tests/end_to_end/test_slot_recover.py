@@ -39,7 +39,7 @@ def installed(database: Database) -> Database:
         "pg_create_logical_replication_slot(%s, 'test_decoding')",
     ],
 )
-def test_a_slot_that_is_not_ours_is_never_replaced(installed: Database, kafka: KafkaCluster, make: str) -> None:
+def test_a_slot_of_another_plugin_is_never_replaced(installed: Database, kafka: KafkaCluster, make: str) -> None:
     name = f"theirs_{installed.name[-12:]}"
     installed.execute(f"SELECT {make}", (name,))
     before = installed.execute("SELECT slot_type, plugin FROM pg_replication_slots WHERE slot_name = %s", (name,))
@@ -53,7 +53,7 @@ def test_a_slot_that_is_not_ours_is_never_replaced(installed: Database, kafka: K
     assert after == before
 
 
-def test_a_lost_slot_is_replaced_and_a_pruned_table_says_from_when_on_it_is_complete(
+def test_a_lost_slot_is_replaced_and_of_a_pruned_table_the_first_complete_time_is_reported(
     installed: Database, kafka: KafkaCluster
 ) -> None:
     name = f"lost_{installed.name[-12:]}"

@@ -47,7 +47,7 @@ def test_the_second_relay_takes_over_when_the_first_is_gone(outbox: Outbox, how:
     assert second.wait() == 0
 
 
-def test_on_slot_busy_exit_ends_with_75_and_says_who_streams(outbox: Outbox) -> None:
+def test_on_slot_busy_exit_ends_with_75_and_names_the_process_that_streams(outbox: Outbox) -> None:
     outbox.create()
     outbox.create_slot()
     first = outbox.streaming()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.postgres
-def test_without_a_relay_the_database_says_what_the_slot_costs_and_limits_are_judged(database: Database) -> None:
+def test_without_a_relay_the_database_has_the_cost_of_the_slot_and_limits_are_judged(database: Database) -> None:
     slot = f"s_{secrets.token_hex(6)}"
     database.execute(f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")
     asked = ("status", "--slot", slot, "--http", "off")

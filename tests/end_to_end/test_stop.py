@@ -128,7 +128,7 @@ def stuck(outbox: Outbox, *arguments: str) -> Relay:
     return relay
 
 
-def test_with_kafka_frozen_it_ends_within_the_shutdown_timeout_says_so_and_loses_nothing(
+def test_with_kafka_frozen_it_ends_within_the_shutdown_timeout_reports_it_and_loses_nothing(
     fragile: Outbox, witness: Witness
 ) -> None:
     stuck_relay = stuck(fragile, "--shutdown-timeout", "3s")
@@ -194,7 +194,7 @@ def test_while_it_waits_for_postgres_at_start(outbox: Outbox) -> None:
     assert time.monotonic() - began < 8
 
 
-def test_a_stopped_relay_that_cannot_tell_postgres_does_not_claim_that_all_is_confirmed(
+def test_a_stopped_relay_that_cannot_reach_postgres_does_not_claim_that_all_is_confirmed(
     outbox: Outbox, proxy: Callable[[str], Proxy]
 ) -> None:
     outbox.create()
@@ -207,7 +207,7 @@ def test_a_stopped_relay_that_cannot_tell_postgres_does_not_claim_that_all_is_co
     assert relay.wait() == 75
 
 
-def test_usr1_says_where_it_stands_and_hup_that_it_is_not_supported(outbox: Outbox) -> None:
+def test_usr1_logs_a_summary_and_hup_that_it_is_not_supported(outbox: Outbox) -> None:
     outbox.create()
     outbox.create_slot()
     relay = outbox.streaming()

@@ -237,7 +237,7 @@ def test_it_needs_no_kafka_settings_and_reads_the_relays_configuration_file(inst
     assert json.loads(done.stdout)["topic"] == "x.order"
 
 
-def test_without_a_publication_it_says_so_instead_of_waiting_for_ever(installed: Database) -> None:
+def test_without_a_publication_it_ends_with_an_error_and_does_not_wait(installed: Database) -> None:
     installed.execute("DROP PUBLICATION cdc_outbox")
     done = run_command("tail", dsn=installed.dsn)
     assert done.returncode == 78

@@ -99,7 +99,7 @@ def test_kill_9_in_full_flow_leaves_each_effect_once(outbox: Outbox) -> None:
     assert database.execute("SELECT count(*) FROM inbox") == [(USERS,)]
 
 
-def test_the_loop_tells_kafka_nothing_before_the_transaction_is_committed(outbox: Outbox) -> None:
+def test_the_loop_commits_no_offset_before_the_transaction_is_committed(outbox: Outbox) -> None:
     topic_of_ours(outbox)
     database = outbox.database
     apply_consumer(database.dsn, pytest.fail)

@@ -133,14 +133,14 @@ def test_a_standby_is_waited_for_until_it_is_promoted(pair: Pair, pair_outbox: P
     judged(pair_outbox, relay)
 
 
-def test_no_server_that_takes_writes_is_waited_for_and_said(pair: Pair, pair_outbox: PairOutbox) -> None:
+def test_no_server_that_takes_writes_is_waited_for_and_reported(pair: Pair, pair_outbox: PairOutbox) -> None:
     started(pair_outbox, pair).kill()
     pair.primary.stop("fast")
     relay = pair_outbox.relay("--failover", "--startup-timeout", "2")
     ended(relay, 69, "no server takes writes", "Connection refused", "read-only", "when it is promoted")
 
 
-def test_without_failover_the_slot_ends_with_its_server_and_the_relay_says_so(
+def test_without_failover_the_slot_ends_with_its_server_and_the_relay_reports_it(
     pair: Pair, pair_outbox: PairOutbox
 ) -> None:
     """And a new start sends every row of the table, so that nothing is lost all the same."""

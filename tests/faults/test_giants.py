@@ -38,7 +38,7 @@ def _within_bounds(relay: Relay, resident: int) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("way", ["stream", "first start"])
-def test_a_row_of_a_hundred_megabytes_becomes_a_dead_letter_that_tells_its_size(way: str, outbox: Outbox) -> None:
+def test_a_row_of_a_hundred_megabytes_becomes_a_dead_letter_with_its_size(way: str, outbox: Outbox) -> None:
     outbox.create(payload="text")
     if way == "stream":
         outbox.create_slot()

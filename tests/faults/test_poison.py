@@ -125,7 +125,7 @@ def _without(committed: list[Event], *caused: str) -> list[Event]:
 
 
 @pytest.mark.parametrize("kind", [KINDS[name] for name in EACH_WAY], ids=EACH_WAY)
-def test_stop_delivers_all_before_the_culprit_and_says_what_to_do_and_skip_leaves_out_the_culprit_alone(
+def test_stop_delivers_all_before_the_rejected_record_and_names_the_cure_and_skip_leaves_out_that_record_alone(
     kind: Poison, outbox: Outbox, witness: Witness
 ) -> None:
     good = _neighbour(kind)
@@ -301,7 +301,7 @@ def test_a_first_start_that_stops_at_a_culprit_leaves_no_slot_and_another_policy
 # -- dead letters that cannot be delivered as they are
 
 
-def test_a_dead_letter_too_large_for_its_topic_goes_without_its_payload_and_says_how_large_it_was(
+def test_a_dead_letter_too_large_for_its_topic_has_the_size_of_its_payload_instead(
     outbox: Outbox,
 ) -> None:
     topic = outbox.kafka.create_topic(f"dead-{outbox.prefix}", config={"max.message.bytes": str(LIMIT)})

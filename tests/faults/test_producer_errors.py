@@ -112,7 +112,7 @@ def test_an_error_that_only_a_new_producer_survives_costs_no_event(
 
 
 @pytest.mark.parametrize("name", INNOCENT)
-def test_a_batch_refused_though_no_record_of_it_is_refused_alone_condemns_nobody(
+def test_a_batch_refused_though_no_record_of_it_is_refused_alone_rejects_no_record(
     name: str, outbox: Outbox, mock_kafka: MockKafka, witness: Witness, streaming: Relay
 ) -> None:
     mock_kafka.fail(Request.PRODUCE, getattr(KafkaError, name))
@@ -165,7 +165,7 @@ def test_a_producer_lost_in_the_middle_of_a_first_start_is_replaced_and_all_rows
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
-def test_who_may_write_to_no_topic_at_all_ends_with_77_whatever_the_policy(
+def test_a_user_who_may_write_to_no_topic_ends_with_77_whatever_the_policy(
     policy: str, outbox: Outbox, mock_kafka: MockKafka, witness: Witness
 ) -> None:
     outbox.create_slot()
@@ -178,7 +178,7 @@ def test_who_may_write_to_no_topic_at_all_ends_with_77_whatever_the_policy(
     judge(witness.committed(), outbox.records())
 
 
-def test_a_topic_that_we_may_not_write_to_stops_with_77_and_the_acl(
+def test_a_topic_without_write_permission_stops_with_77_and_the_acl(
     outbox: Outbox, mock_kafka: MockKafka, witness: Witness
 ) -> None:
     outbox.create_slot()
@@ -220,7 +220,7 @@ def test_a_coordinator_that_is_not_ready_for_producers_yet_is_waited_for(
     assert judge(witness.committed(), outbox.records()).duplicates == 0
 
 
-def test_a_dead_letter_topic_that_we_may_not_write_to_stops_the_relay(outbox: Outbox, mock_kafka: MockKafka) -> None:
+def test_a_dead_letter_topic_without_write_permission_stops_the_relay(outbox: Outbox, mock_kafka: MockKafka) -> None:
     outbox.create_slot()
     culprit = outbox.add(headers="[1]")
     mock_kafka.create_topic(f"dead-{outbox.prefix}")

@@ -79,7 +79,7 @@ def test_ended_half_way_it_leaves_the_old_slot_as_it_was(
     judged(ready, witness)
 
 
-def test_a_slot_in_use_is_left_to_who_uses_it(ready: Outbox) -> None:
+def test_a_slot_in_use_is_not_replaced(ready: Outbox) -> None:
     ready.streaming()
     ready.add()
     ready.records(until=1)

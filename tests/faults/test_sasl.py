@@ -78,14 +78,14 @@ def test_a_mechanism_that_the_broker_does_not_have_is_77_and_names_those_it_has(
     ended(relay, 77, "another SASL mechanism", "supported mechanisms: SCRAM-SHA-512")
 
 
-def test_sasl_where_there_is_none_is_77_and_says_so(secured: Outbox, secure_kafka_server: SecureKafka) -> None:
+def test_sasl_where_there_is_none_is_77_and_names_the_cause(secured: Outbox, secure_kafka_server: SecureKafka) -> None:
     relay = secured.relay(
         *login(secure_kafka_server, "PLAIN"), brokers=secure_kafka_server.address("TLS"), env=password(WRONG)
     )
     ended(relay, 77, "has no SASL", "security.protocol=ssl")
 
 
-def test_no_sasl_where_there_is_one_is_69_and_says_which_setting(
+def test_no_sasl_where_there_is_one_is_69_and_names_the_setting(
     secured: Outbox, secure_kafka_server: SecureKafka
 ) -> None:
     tls_only = ["-X", "security.protocol=ssl", "-X", f"ssl.ca.location={secure_kafka_server.ca_path}"]

@@ -164,7 +164,7 @@ def test_a_server_that_is_gone_without_a_word_is_noticed_and_the_next_connection
     ends_well(ready, relay, witness)
 
 
-def test_a_connection_that_only_we_saw_end_keeps_the_slot_until_the_servers_timeout_and_no_longer(
+def test_a_connection_that_ended_for_the_relay_only_keeps_the_slot_until_the_servers_timeout_and_no_longer(
     ready: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
 ) -> None:
     wire = proxy(ready.database.dsn)

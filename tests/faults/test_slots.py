@@ -107,7 +107,7 @@ def test_a_recovered_slot_is_known_when_its_connection_is_lost_at_once(
     ends_well(ready, relay, witness)
 
 
-def test_a_slot_that_was_made_again_behind_our_back_is_not_taken_for_ours_and_recovery_closes_the_gap(
+def test_a_slot_that_was_created_again_is_not_taken_for_the_old_one_and_recovery_closes_the_gap(
     ready: Outbox, witness: Witness, away: Callable[..., Away]
 ) -> None:
     gone = away()
@@ -274,7 +274,7 @@ def test_a_slot_that_is_lost_under_a_relay_whose_kafka_is_down(policy: str, smal
     assert {first, missed} <= set(ids(small.records()))
 
 
-def test_a_slot_that_was_idle_for_too_long_says_so(
+def test_a_slot_that_was_idle_for_too_long_is_reported_as_such(
     own_postgres: Callable[..., PostgresServer], kafka: KafkaCluster, relay: Callable[..., Relay]
 ) -> None:
     server = own_postgres(settings={})

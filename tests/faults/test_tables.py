@@ -211,7 +211,7 @@ def test_a_type_that_cannot_be_a_payload_stops_it_and_rows_of_that_time_come_fro
 
 
 @pytest.mark.nightly
-def test_what_the_stream_does_not_tell_is_found_within_forty_seconds(
+def test_changes_that_the_stream_does_not_show_are_found_within_forty_seconds(
     own_postgres: Callable[..., PostgresServer], kafka: KafkaCluster, relay: Callable[..., Relay]
 ) -> None:
     """Several relays at once, since all of them wait for the same half minute."""

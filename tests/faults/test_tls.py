@@ -71,12 +71,12 @@ def test_a_wrong_password_is_77(tls_outbox: TlsOutbox) -> None:
     ended(relay, 77, "password authentication failed", "CDC_OUTBOX_DSN_FILE")
 
 
-def test_a_server_that_wants_tls_refuses_a_relay_without_it_with_77(tls_outbox: TlsOutbox) -> None:
+def test_a_server_that_requires_tls_refuses_a_relay_without_it_with_77(tls_outbox: TlsOutbox) -> None:
     relay = tls_outbox.relay(dsn=tls_outbox.dsn(sslmode="disable", sslrootcert=""))
     ended(relay, 77, "pg_hba.conf", "no encryption", "hostssl")
 
 
-def test_a_relay_that_wants_tls_refuses_a_server_without_it_with_78(
+def test_a_relay_that_requires_tls_refuses_a_server_without_it_with_78(
     tls_outbox: TlsOutbox, secure_postgres: SecurePostgres
 ) -> None:
     secure_postgres.hide(postgres.ADMIT_PLAIN)
@@ -105,7 +105,7 @@ def test_system_roots_are_found_where_this_system_keeps_them(
         assert connection.pgconn.ssl_in_use
 
 
-def test_system_roots_that_somebody_chose_are_left_alone(
+def test_system_roots_of_the_environment_are_kept(
     tls_outbox: TlsOutbox, stranger: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(conninfo, "CA_BUNDLES", (str(tls_outbox.ca),))
@@ -234,14 +234,14 @@ def test_a_client_certificate_that_the_broker_misses_is_78(secured: Outbox, secu
     ended(relay, 78, "the broker ends the TLS handshake", "ssl.certificate.location")
 
 
-def test_without_tls_to_a_listener_that_wants_it_is_69_and_says_which_setting(
+def test_without_tls_to_a_listener_that_requires_it_is_69_and_names_the_setting(
     secured: Outbox, secure_kafka_server: SecureKafka
 ) -> None:
     relay = secured.relay("--startup-timeout", "3", brokers=secure_kafka_server.address("TLS"))
     ended(relay, 69, "closes each connection", "security.protocol")
 
 
-def test_tls_to_a_listener_without_it_is_69_and_says_which_setting(
+def test_tls_to_a_listener_without_it_is_69_and_names_the_setting(
     secured: Outbox, secure_kafka_server: SecureKafka
 ) -> None:
     relay = secured.relay("--startup-timeout", "3", *tls(secure_kafka_server))

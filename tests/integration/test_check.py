@@ -141,7 +141,7 @@ def test_a_relay_with_the_privileges_of_sql_roles_passes(bench: Bench) -> None:
     assert bench.check(dsn=relay).report.passed(), bench.check(dsn=relay).shown
 
 
-def test_an_empty_table_does_not_tell_which_topics_are_needed(bench: Bench) -> None:
+def test_of_an_empty_table_the_topics_are_not_known(bench: Bench) -> None:
     found = bench.check()
     assert found.report.passed(), found.shown
     found.only("kafka.topic", "not-checked", "there are no rows")
@@ -150,7 +150,7 @@ def test_an_empty_table_does_not_tell_which_topics_are_needed(bench: Bench) -> N
 # --- the command, as a new user would try it ---------------------------------------------------------------------------
 
 
-def test_the_command_tells_all_that_is_wrong_at_once_and_ends_with_1(database: Database, kafka: KafkaCluster) -> None:
+def test_the_command_reports_all_findings_at_once_and_ends_with_1(database: Database, kafka: KafkaCluster) -> None:
     done = run_command("check", "--brokers", kafka.brokers, dsn=database.dsn)
     assert done.returncode == 1, done.stderr
     assert re.search(r"^ok    database\.wal-level +logical$", done.stdout, re.MULTILINE)
@@ -249,7 +249,7 @@ def poor_server(own_postgres: Callable[..., PostgresServer]) -> Iterator[SimpleN
     session.close()
 
 
-def test_a_server_with_everything_wrong_is_told_all_of_it(poor_server: SimpleNamespace, kafka: KafkaCluster) -> None:
+def test_a_server_with_everything_wrong_has_every_finding(poor_server: SimpleNamespace, kafka: KafkaCluster) -> None:
     fresh = poor_server.database
     with contextlib.closing(fresh.connect(autocommit=False)) as holder:
         holder.execute("CREATE TABLE half_done (); PREPARE TRANSACTION 'order''s two phases'")
@@ -400,13 +400,13 @@ def test_a_role_that_may_not_drop_days_is_cured_by_the_grant(bench: Bench) -> No
     bench.check(**asked).fine("table.prune")
 
 
-def test_a_table_that_does_not_tell_the_age_of_its_rows_cannot_be_pruned(bench: Bench) -> None:
+def test_a_table_without_the_age_of_its_rows_cannot_be_pruned(bench: Bench) -> None:
     bench.check(prune_after=DAY, partitions_ahead=7).warned("table.prune", "--partitions-ahead does nothing")
     bench.database.execute("ALTER TABLE outbox DROP created_at")
     bench.check(prune_after=DAY).failed("table.prune", "no column created_at", "--timestamp-column")
 
 
-def test_rows_that_are_older_than_a_slot_from_which_nobody_has_streamed(bench: Bench) -> None:
+def test_rows_that_are_older_than_an_unused_slot(bench: Bench) -> None:
     bench.create_slot()
     bench.check().fine("slot.older-rows")
     bench.add()
@@ -549,7 +549,7 @@ def test_a_slot_of_another_database(bench: Bench, postgres_server: PostgresServe
         elsewhere.drop()
 
 
-def test_no_slot_and_nobody_may_make_it(bench: Bench) -> None:
+def test_no_slot_and_none_may_be_created(bench: Bench) -> None:
     bench.check(create_slot=False).failed("slot.state", "--no-create-slot", "cdc-outbox slot create")
     bench.check(snapshot=False).warned("slot.state", "--no-snapshot")
 
@@ -600,7 +600,7 @@ def test_a_slot_in_use_is_fine_and_so_is_a_walsender_less(bench: Bench) -> None:
         stream.close()
 
 
-def test_other_slots_that_nobody_reads_are_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_unused_slots_are_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     other = f"forgotten_{secrets.token_hex(4)}"
     bench.database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [other])
     monkeypatch.setattr(database_checks, "MUCH_WAL_BYTES", 0)
@@ -690,7 +690,7 @@ def test_sasl_that_is_refused_and_tls_without_its_ca(secured: Outbox, secure_kaf
     wrong.failed("kafka.reach", "Kafka refuses the login", "CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE")
 
 
-def test_a_topic_that_is_not_ours_to_write_to(secured: Outbox, secure_kafka_server: SecureKafka) -> None:
+def test_a_topic_without_write_permission(secured: Outbox, secure_kafka_server: SecureKafka) -> None:
     topic = secured.kafka.create_topic(f"{secured.prefix}order")
     seen = secured.kafka.create_topic(f"{secured.prefix}seen")
     ours = secured.kafka.create_topic(f"{secured.prefix}ours")

@@ -103,7 +103,7 @@ def test_readyz_follows_the_state(relay: Relay) -> None:
     assert body.splitlines()[0] == "[-] state: draining"
 
 
-def test_readyz_stays_200_while_only_kafka_is_down_and_verbose_says_so(relay: Relay) -> None:
+def test_readyz_stays_200_while_only_kafka_is_down_and_verbose_shows_it(relay: Relay) -> None:
     relay.counters.postgres_connected = True
     relay.counters.last_error = "no broker answers, sasl.password=s3cr3t"
     response, body = relay.get("/readyz?verbose")
@@ -126,7 +126,7 @@ def test_metrics_are_prometheus_text_by_default(relay: Relay) -> None:
     assert "cdc_outbox_events_published" in {family.name for family in text_string_to_metric_families(body)}
 
 
-def test_metrics_are_openmetrics_for_who_accepts_it(relay: Relay) -> None:
+def test_metrics_are_openmetrics_for_clients_that_accept_it(relay: Relay) -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
     response, body = relay.get("/metrics", Accept=accept)
 
@@ -334,7 +334,7 @@ def test_a_port_in_use_is_a_configuration_error_that_names_the_option() -> None:
 
 
 @pytest.mark.parametrize("address", ["203.0.113.1:8420", f"{'a' * 70}.invalid:8420"])
-def test_an_address_that_is_not_ours_is_a_configuration_error(address: str) -> None:
+def test_an_address_of_another_machine_is_a_configuration_error(address: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         opened(Counters(), Clock(), address).__enter__()
 

@@ -68,7 +68,7 @@ def test_a_server_keeps_its_data_there_and_leaves_nothing(
         assert not list(folder.iterdir())
 
 
-def test_what_a_server_left_is_removed_when_it_is_old_and_nobody_works_on_it(tmp_path: Path) -> None:
+def test_what_a_server_left_is_removed_when_it_is_old_and_unused(tmp_path: Path) -> None:
     left, young, other, used = (tmp_path / name for name in ("cdc-outbox-1", "cdc-outbox-2", "x", "cdc-outbox-3"))
     for folder in (left, young, other, used):
         (folder / "data").mkdir(parents=True)

@@ -109,7 +109,7 @@ def test_reports_count_deliveries_down_and_up(kafka: KafkaCluster) -> None:
     assert not one.broken
 
 
-def test_a_full_queue_is_told_and_takes_again_what_it_refused(fragile_kafka: KafkaCluster) -> None:
+def test_a_full_queue_is_reported_and_later_takes_what_it_refused(fragile_kafka: KafkaCluster) -> None:
     topic = fragile_kafka.create_topic(fragile_kafka.unique_topic_prefix(), partitions=1)
     one = publisher(fragile_kafka.brokers, max_in_flight_events=10)
     batch = batch_of(one)
@@ -167,7 +167,7 @@ def test_a_record_that_the_broker_refuses_is_a_failure_with_its_place(kafka: Kaf
     assert batch.outstanding == 1
 
 
-def test_brokers_that_nobody_answers_for_are_unreachable(kafka: KafkaCluster) -> None:
+def test_brokers_without_an_answer_are_unreachable(kafka: KafkaCluster) -> None:
     address = f"127.0.0.1:{free_port()}"
     one = publisher(address)
     with pytest.raises(Unreachable, match=address):

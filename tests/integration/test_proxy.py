@@ -180,7 +180,7 @@ def test_a_delay_is_latency_and_not_a_lower_rate(client: socket.socket, middle: 
     assert 0.4 <= time.monotonic() - begun < 4.0  # 16 pieces, each 0.2 s there and 0.2 s back, were 6.4 s one by one
 
 
-def test_a_connection_ends_after_exactly_so_many_bytes(client: socket.socket, middle: Proxy) -> None:
+def test_a_connection_ends_after_the_exact_number_of_bytes(client: socket.socket, middle: Proxy) -> None:
     middle.cut_after(1000, Direction.TO_CLIENT)
     client.sendall(b"y" * 3000)
     assert _receive(client, 3000) == b"y" * 1000
@@ -188,7 +188,7 @@ def test_a_connection_ends_after_exactly_so_many_bytes(client: socket.socket, mi
         assert _ask(again, b"again") == b"again"
 
 
-def test_a_server_is_never_told_that_its_client_is_gone(client: socket.socket, middle: Proxy, echo: Echo) -> None:
+def test_a_server_gets_no_notice_that_its_client_is_gone(client: socket.socket, middle: Proxy, echo: Echo) -> None:
     middle.half_open(gone="client")
     with pytest.raises(ConnectionResetError):
         client.recv(1)
@@ -196,7 +196,7 @@ def test_a_server_is_never_told_that_its_client_is_gone(client: socket.socket, m
         assert not echo.ended.wait_for(lambda: echo.ends, SILENCE)
 
 
-def test_a_client_is_never_told_that_its_server_is_gone(client: socket.socket, middle: Proxy, echo: Echo) -> None:
+def test_a_client_gets_no_notice_that_its_server_is_gone(client: socket.socket, middle: Proxy, echo: Echo) -> None:
     middle.half_open(gone="server")
     assert echo.wait_for_end() == "ConnectionResetError"
     client.sendall(b"anybody?")

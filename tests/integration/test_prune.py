@@ -144,7 +144,7 @@ def test_with_one_row_undelivered_nothing_at_all_goes(shop: Shop, older_than: fl
     assert shop.prune(older_than=older_than).total == 11
 
 
-def test_a_row_that_is_committed_after_the_fence_stays_however_old_it_says_it_is(shop: Shop) -> None:
+def test_a_row_that_is_committed_after_the_fence_stays_whatever_its_timestamp(shop: Shop) -> None:
     shop.write(5)
     shop.deliver()
     slow = shop.database.connect(autocommit=False)
@@ -258,7 +258,7 @@ def test_a_slot_that_vanishes_or_is_made_again_while_it_is_waited_for_stops_the_
     assert shop.rows() == 3
 
 
-def test_a_slot_that_nobody_ever_streamed_from_tells_nothing(shop: Shop) -> None:
+def test_an_unused_slot_proves_no_delivery(shop: Shop) -> None:
     shop.write(1)
     shop.drop_slot()
     shop.make_slot()
@@ -275,7 +275,7 @@ def test_an_age_that_no_row_can_have_deletes_nothing(shop: Shop) -> None:
     assert shop.prune(older_than=400 * 365 * DAY).total == 1
 
 
-def test_a_database_that_takes_no_writes_says_which_setting(shop: Shop) -> None:
+def test_a_database_that_takes_no_writes_is_refused_with_the_setting(shop: Shop) -> None:
     shop.write(1)
     name = shop.database.execute("SELECT quote_ident(current_database())")[0][0]
     shop.database.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -285,9 +285,7 @@ def test_a_database_that_takes_no_writes_says_which_setting(shop: Shop) -> None:
     assert shop.rows() == 1
 
 
-def test_a_row_that_somebody_has_locked_ends_it_and_the_cure_finds_him(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_row_ends_it_and_the_cure_finds_the_session(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cdc_outbox.commands.prune.LOCK_SECONDS", 0.2)
     shop.write(3)
     with shop.database.connect(autocommit=False) as holder:
@@ -431,7 +429,7 @@ def test_a_table_of_another_shape_is_walked_by_its_blocks(database: Database, co
     assert shop.rows('"Out%s{x}"') == 100 - left.total
 
 
-def test_a_table_that_does_not_tell_the_age_of_its_rows_is_refused_but_for_all_of_them(shop: Shop) -> None:
+def test_a_table_without_the_age_of_its_rows_is_refused_but_for_all_of_them(shop: Shop) -> None:
     shop.database.execute("ALTER TABLE outbox DROP created_at, ADD at bigint")
     shop.database.execute("INSERT INTO outbox (aggregatetype) VALUES ('x')")
     with pytest.raises(ConfigurationError, match="has no column created_at or timestamp"):
@@ -457,7 +455,7 @@ def test_partitions_are_pruned_through_their_root(database: Database) -> None:
     assert shop.rows() == 7
 
 
-def test_a_role_without_rights_is_told_the_grant_and_the_pruner_has_what_it_needs(shop: Shop) -> None:
+def test_a_role_without_rights_gets_the_grant_as_cure_and_the_pruner_has_what_it_needs(shop: Shop) -> None:
     shop.write(3)
     apply_roles(shop.database.dsn, InstallOptions(), pytest.fail)
     role, password = f"p_{secrets.token_hex(4)}", secrets.token_hex(8)

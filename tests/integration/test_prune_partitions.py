@@ -122,7 +122,7 @@ def test_a_day_with_an_undelivered_row_stays_and_so_do_all_when_the_slot_does_no
     assert (days.rows(), days.partitions()) == (4, before)
 
 
-def test_somebody_who_writes_into_an_old_day_is_waited_for_and_today_goes_on(
+def test_a_writer_of_an_old_day_is_waited_for_and_other_days_continue(
     days: Days, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cdc_outbox.commands.prune.DROP_TRIES", 1)
@@ -140,7 +140,7 @@ def test_somebody_who_writes_into_an_old_day_is_waited_for_and_today_goes_on(
     assert days.prune(older_than=7 * DAY).total == 2
 
 
-def test_days_are_made_ahead_by_whom_the_table_belongs_to_and_writers_need_not_wait(days: Days) -> None:
+def test_days_are_made_ahead_by_the_owner_of_the_table_and_writers_need_not_wait(days: Days) -> None:
     writer = days.database.connect(autocommit=False)
     writer.execute("INSERT INTO outbox (aggregatetype) VALUES ('open')")
     made = days.prune(older_than=300 * DAY, partitions_ahead=10).made

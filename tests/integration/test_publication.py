@@ -40,7 +40,7 @@ def cure(connection: connect.Connection, *tables: TableName) -> str:
     return refused.value.cure.split(". ")[0]
 
 
-def test_what_the_catalog_says(database: Database, connection: connect.Connection) -> None:
+def test_the_publication_is_read_from_the_catalog(database: Database, connection: connect.Connection) -> None:
     assert publication.inspect(connection, "p") is None
     database.execute(
         'CREATE PUBLICATION p FOR TABLE outbox, app."Other Box"'
@@ -99,7 +99,7 @@ def test_rows_that_are_not_published_are_a_gap_for_a_slot_that_is_there_and_for_
     assert with_slot.value.cure.count("cdc-outbox slot recover") == 1
 
 
-def test_a_missing_publication_is_cured_by_what_the_message_says(
+def test_a_missing_publication_is_cured_by_the_command_of_the_message(
     database: Database, connection: connect.Connection
 ) -> None:
     statement = cure(connection, OUTBOX, OTHER).partition("or: ")[2]
@@ -108,7 +108,7 @@ def test_a_missing_publication_is_cured_by_what_the_message_says(
     require(connection, OUTBOX, OTHER)
 
 
-def test_a_publication_without_inserts_is_cured_by_what_the_message_says(
+def test_a_publication_without_inserts_is_cured_by_the_command_of_the_message(
     database: Database, connection: connect.Connection
 ) -> None:
     database.execute("CREATE PUBLICATION p FOR TABLE outbox WITH (publish = 'update')")
@@ -116,7 +116,7 @@ def test_a_publication_without_inserts_is_cured_by_what_the_message_says(
     require(connection)
 
 
-def test_a_table_that_is_not_in_it_is_cured_by_what_the_message_says(
+def test_a_table_that_is_not_in_it_is_cured_by_the_command_of_the_message(
     database: Database, connection: connect.Connection
 ) -> None:
     database.execute("CREATE PUBLICATION p FOR TABLE outbox")
@@ -125,7 +125,7 @@ def test_a_table_that_is_not_in_it_is_cured_by_what_the_message_says(
 
 
 @pytest.mark.since_postgres(15)
-def test_a_row_filter_is_cured_by_what_the_message_says_and_the_other_tables_stay_as_they_are(
+def test_a_row_filter_is_cured_by_the_command_of_the_message_and_the_other_tables_stay_as_they_are(
     database: Database, connection: connect.Connection
 ) -> None:
     database.execute(
@@ -143,7 +143,9 @@ def test_a_row_filter_is_cured_by_what_the_message_says_and_the_other_tables_sta
     }
 
 
-def test_a_partitioned_table_wants_its_root_published(database: Database, connection: connect.Connection) -> None:
+def test_a_partitioned_table_needs_publish_via_partition_root(
+    database: Database, connection: connect.Connection
+) -> None:
     database.execute(
         "CREATE TABLE parted (n int) PARTITION BY RANGE (n);"
         "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (1) TO (9);"

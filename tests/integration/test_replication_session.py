@@ -52,7 +52,7 @@ def test_a_refused_command_leaves_the_session_ready_for_the_next(session: Callab
     assert asked.rows("SELECT 1") == [("1",)]
 
 
-def test_a_server_that_says_why_and_hangs_up_is_quoted(
+def test_the_message_of_a_server_that_ends_the_session_is_quoted(
     session: Callable[[], ReplicationSession], database: Database
 ) -> None:
     asked = session()

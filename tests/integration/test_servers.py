@@ -114,7 +114,7 @@ def test_a_killed_postgres_comes_back_with_its_data_and_port(own_postgres: Calla
     assert database.execute("SHOW fsync") == [("on",)]
 
 
-def test_a_smart_shutdown_waits_for_clients_and_says_so(own_postgres: Callable[..., PostgresServer]) -> None:
+def test_a_smart_shutdown_waits_for_clients_and_reports_it(own_postgres: Callable[..., PostgresServer]) -> None:
     server = own_postgres()
     assert server.embedded is not None
     with server.connect():
@@ -126,7 +126,7 @@ def test_a_smart_shutdown_waits_for_clients_and_says_so(own_postgres: Callable[.
 
 
 @needs_binaries
-def test_a_setting_that_postgres_refuses_is_said_with_its_log() -> None:
+def test_a_setting_that_postgres_refuses_is_reported_with_its_log() -> None:
     server = EmbeddedPostgres(settings={"no_such_setting": "1"})
     with pytest.raises(ConfigurationError, match="unrecognized configuration parameter"):
         server.start()
@@ -134,7 +134,7 @@ def test_a_setting_that_postgres_refuses_is_said_with_its_log() -> None:
 
 
 @needs_binaries
-def test_a_port_that_somebody_took_meanwhile_is_given_up_for_another() -> None:
+def test_a_port_that_was_taken_meanwhile_is_replaced() -> None:
     server = EmbeddedPostgres()
     first = server.port
     with EmbeddedPostgres(port=first), server:
@@ -280,7 +280,7 @@ def test_a_reader_sees_a_surplus(kafka: KafkaCluster) -> None:
     assert len(kafka.consume(topic, until=1)) == 5000
 
 
-def test_a_reader_says_what_came_when_too_little_did(kafka: KafkaCluster) -> None:
+def test_a_reader_reports_the_records_when_too_few_came(kafka: KafkaCluster) -> None:
     topic = kafka.create_topic(kafka.unique_topic_prefix() + "a", partitions=3)
     assert kafka.consume(topic, until=0) == []
     produce(kafka.brokers, topic, 1)

@@ -101,7 +101,7 @@ def test_a_name_that_is_taken_leaves_the_session_usable(session: ReplicationSess
     assert slot.create(session, "another").name == "another"
 
 
-def test_slots_that_cannot_be_ours_are_refused_with_a_cure(
+def test_slots_of_another_plugin_or_database_are_refused_with_a_cure(
     database: Database, postgres_server: PostgresServer, connection: connect.Connection
 ) -> None:
     def refusal(name: str) -> ConfigurationError:
@@ -144,7 +144,7 @@ def test_a_slot_in_use_is_not_dropped_and_a_free_one_is(database: Database, conn
     assert slot.inspect(connection, "mine") is None
 
 
-def test_whoever_holds_up_a_slot_being_created_is_named(database: Database, connection: connect.Connection) -> None:
+def test_the_transaction_that_delays_a_slot_is_named(database: Database, connection: connect.Connection) -> None:
     writer = database.connect(autocommit=False, application_name="batch-job")
     writer.execute("SELECT pg_current_xact_id()")
     (blocker,) = slot.blockers(connection)

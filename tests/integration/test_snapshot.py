@@ -106,7 +106,7 @@ def test_partitions_are_read_through_their_root(database: Database) -> None:
         assert read(snapshot, "seq") == [[b"1"], [b"2"], [b"3"], [b"4"]]
 
 
-def test_a_role_that_may_not_read_is_told_the_grant(database: Database) -> None:
+def test_a_role_that_may_not_read_gets_the_grant_as_cure(database: Database) -> None:
     database.execute("CREATE TABLE outbox (n int); CREATE ROLE blind LOGIN PASSWORD 'blind'")
     with (
         snapshot_of(database, database.dsn_for("blind", "blind")) as snapshot,

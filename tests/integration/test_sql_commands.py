@@ -56,7 +56,7 @@ def installed(invoke: Invoke, *arguments: str) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_apply_says_on_stderr_what_it_did_and_prints_no_sql(invoke: Invoke, database: Database) -> None:
+def test_apply_reports_on_stderr_what_it_did_and_prints_no_sql(invoke: Invoke, database: Database) -> None:
     result = invoke("sql", "install", "--apply")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == ("installed: table public.outbox, function public.outbox_emit, publication cdc_outbox\n")

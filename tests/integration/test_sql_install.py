@@ -248,7 +248,7 @@ def test_applied_twice_changes_nothing(with_roles: Database) -> None:
     assert catalog(with_roles) == before
 
 
-def test_the_printed_text_runs_statement_by_statement_inside_somebody_elses_transaction(database: Database) -> None:
+def test_the_printed_text_runs_statement_by_statement_in_the_transaction_of_the_caller(database: Database) -> None:
     connection = database.connect(autocommit=False)
 
     connection.execute(render_install(InstallOptions()).encode())
@@ -382,7 +382,7 @@ def signatures(database: Database) -> list[str]:
     return [arguments for (arguments,) in database.execute(query)]
 
 
-def test_after_a_change_of_the_payload_type_there_is_one_function_and_who_could_emit_still_can(
+def test_after_a_change_of_the_payload_type_there_is_one_function_and_the_grants_stay(
     with_roles: Database,
 ) -> None:
     writer = login(with_roles, f"service_{secrets.token_hex(4)}", "cdc_outbox_writer")
@@ -479,7 +479,7 @@ def test_a_publication_without_the_table_gets_it_and_wrong_options_are_corrected
 
 
 @pytest.mark.parametrize("tables", ["TABLE customers", "ALL TABLES"])
-def test_options_of_a_publication_that_others_use_stay_and_are_told(database: Database, tables: str) -> None:
+def test_options_of_a_publication_that_others_use_stay_and_are_reported(database: Database, tables: str) -> None:
     database.execute("CREATE TABLE customers (id int PRIMARY KEY)")
     database.execute(f"CREATE PUBLICATION cdc_outbox FOR {tables}")
     warnings: list[str] = []
@@ -569,7 +569,7 @@ def test_the_function_is_not_led_astray_by_its_callers_search_path(with_roles: D
     ]
 
 
-def test_nobody_may_emit_who_was_not_granted_it_and_is_told_what_to_ask_for(with_roles: Database) -> None:
+def test_a_role_without_the_grant_may_not_emit_and_gets_the_cure(with_roles: Database) -> None:
     role = 'some "app"'
     dsn = login(with_roles, role)
     event = NewEvent("order", "1", "Placed", b"{}")
@@ -641,7 +641,7 @@ def test_where_there_is_rds_replication_it_takes_the_place_of_the_attribute(inst
     ) == [(False, True)]
 
 
-def test_an_owner_without_create_on_the_database_is_told_so(database: Database) -> None:
+def test_an_owner_without_create_on_the_database_gets_the_cure(database: Database) -> None:
     role = f"owner_{secrets.token_hex(4)}"
     dsn = login(database, role)
     database.execute(f"CREATE SCHEMA app AUTHORIZATION {role}")
@@ -700,7 +700,7 @@ NOTHING = Installation(
 )
 
 
-def test_status_tells_before_and_after(database: Database) -> None:
+def test_status_reports_before_and_after(database: Database) -> None:
     options = InstallOptions()
     assert read_installation(database.dsn, options) == NOTHING
     assert not NOTHING.complete
@@ -766,7 +766,7 @@ def test_uninstall_takes_slot_publication_and_function_and_leaves_the_rows(
     assert rows(with_roles) == 1
 
 
-def test_uninstall_takes_table_and_roles_when_told(with_roles: Database, slot_name: str) -> None:
+def test_uninstall_drops_table_and_roles_on_request(with_roles: Database, slot_name: str) -> None:
     make_slot(with_roles, slot_name)
     with_roles.execute("GRANT INSERT, SELECT (id) ON outbox TO cdc_outbox_writer")
 
@@ -786,7 +786,7 @@ def test_roles_can_go_while_the_table_stays(with_roles: Database, slot_name: str
     assert (found.table, found.roles) == (True, frozenset())
 
 
-def test_a_role_with_privileges_elsewhere_stays_and_is_told(with_roles: Database, slot_name: str) -> None:
+def test_a_role_with_privileges_elsewhere_stays_and_is_reported(with_roles: Database, slot_name: str) -> None:
     with_roles.execute("CREATE TABLE customers (id int); GRANT SELECT ON customers TO cdc_outbox_relay")
     warnings: list[str] = []
 
@@ -861,7 +861,7 @@ def test_uninstall_of_nothing_does_nothing(database: Database, slot_name: str) -
     assert read_installation(database.dsn, options) == NOTHING
 
 
-def test_the_printed_uninstall_runs_in_somebody_elses_transaction(installed: Database, slot_name: str) -> None:
+def test_the_printed_uninstall_runs_in_the_transaction_of_the_caller(installed: Database, slot_name: str) -> None:
     make_slot(installed, slot_name)
     connection = installed.connect(autocommit=False)
     connection.execute("SELECT outbox_emit('order', '1', 'Placed', '{}')")

@@ -91,7 +91,7 @@ def text(browser: Browser, selector: str) -> str:
     return str(browser.run(f"document.querySelector({selector!r}).innerText"))
 
 
-def test_a_relay_that_is_well_state_charts_facts_and_warnings(
+def test_the_page_of_a_healthy_relay_has_state_charts_facts_and_warnings(
     browser: Browser, counters: Counters, serve: Serve
 ) -> None:
     logs.RECENT.note({"timestamp": "2023-11-14T22:13:20Z", "level": "warning", "event": "kafka.unreachable",
@@ -145,7 +145,7 @@ def test_a_relay_that_is_well_state_charts_facts_and_warnings(
         ({"last_turn_monotonic": -31.0}, "bad", "The loop has not turned for more than 30 s"),
     ],
 )
-def test_a_relay_that_is_not_says_so_first(
+def test_the_headline_of_a_relay_with_a_problem_is_the_problem(
     browser: Browser,
     counters: Counters,
     serve: Serve,

@@ -127,7 +127,7 @@ def test_the_next_stream_begins_behind_what_is_confirmed_and_brings_the_rest_aga
     assert [commit.end_lsn for commit in again] == [two.end_lsn, three.end_lsn]
 
 
-def test_a_keepalive_is_sent_when_we_ask_and_its_position_moves_an_idle_slot(
+def test_a_keepalive_is_sent_on_request_and_its_position_moves_an_idle_slot(
     shop: Database, start: Callable[..., ReplicationStream]
 ) -> None:
     stream = start()

@@ -24,7 +24,7 @@ def test_a_topic_keeps_its_own_count_once_it_has_one() -> None:
     assert counters.topic("orders") is first
 
 
-def test_refusals_by_topics_that_nobody_delivered_to_do_not_fill_the_memory_either() -> None:
+def test_refusals_by_topics_without_a_delivery_do_not_fill_the_memory_either() -> None:
     counters = Counters()
     counters.topic("orders")
     for number in range(2 * MAX_TOPICS):

@@ -29,7 +29,7 @@ def test_every_error_has_its_documented_exit_code() -> None:
     assert {kind: kind.exit_code for kind in classes if kind is not CdcOutboxError} == DOCUMENTED_EXIT_CODES
 
 
-def test_an_error_that_nobody_classified_is_a_bug() -> None:
+def test_an_error_without_a_class_of_its_own_is_a_bug() -> None:
     assert CdcOutboxError("…").exit_code == 70
 
 
@@ -59,7 +59,7 @@ def test_a_place_that_is_not_known_is_left_out_and_zero_is_a_place() -> None:
     assert str(error) == "malformed (lsn 0/1, partition 0)"
 
 
-def test_what_and_cure_stay_apart_for_whoever_shows_them() -> None:
+def test_message_and_cure_are_separate() -> None:
     error = errors.SlotBusy("slot s is in use", cure="wait, or --slot", slot="s")
     assert (error.message, error.cure, error.where) == ("slot s is in use", "wait, or --slot", {"slot": "s"})
     assert error.args == ("slot s is in use",)

@@ -68,12 +68,14 @@ def test_a_second_claim_waits_for_how_the_first_ends(inbox: Database, end: str, 
 
 
 @pytest.mark.parametrize("arguments", [(None, "1"), ("mailer", None)])
-def test_nobody_and_nothing_are_refused(inbox: Database, arguments: tuple[str | None, str | None]) -> None:
+def test_an_empty_consumer_and_an_empty_message_are_refused(
+    inbox: Database, arguments: tuple[str | None, str | None]
+) -> None:
     with pytest.raises(psycopg.errors.NotNullViolation):
         inbox.execute(CLAIM, arguments)
 
 
-def test_prune_deletes_what_is_older_and_says_how_many(inbox: Database) -> None:
+def test_prune_deletes_what_is_older_and_returns_the_count(inbox: Database) -> None:
     for message in ("1", "2", "3"):
         inbox.execute(CLAIM, ["mailer", message])
     inbox.execute("UPDATE inbox SET claimed_at = now() - interval '8 days' WHERE message_id <> '3'")
@@ -95,7 +97,7 @@ def test_a_consumer_needs_execute_and_nothing_else(inbox: Database) -> None:
         connection.execute(CLAIM, ["mailer", "2"])
 
 
-def test_objects_of_the_callers_search_path_are_not_taken_for_ours(inbox: Database) -> None:
+def test_objects_of_the_callers_search_path_are_not_used(inbox: Database) -> None:
     dsn = login(inbox, "GRANT CREATE, USAGE ON SCHEMA public TO {}", "GRANT EXECUTE ON FUNCTION inbox_claim TO {}")
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE TEMPORARY TABLE inbox (consumer text, message_id text)")
@@ -104,7 +106,7 @@ def test_objects_of_the_callers_search_path_are_not_taken_for_ours(inbox: Databa
         assert connection.execute("SELECT count(*) FROM inbox").fetchone() == (0,)
 
 
-def test_applied_twice_it_keeps_what_was_claimed_granted_and_said(inbox: Database) -> None:
+def test_applied_twice_it_keeps_claims_grants_and_comments(inbox: Database) -> None:
     inbox.execute(CLAIM, ["mailer", "1"])
     dsn = login(inbox, "GRANT EXECUTE ON FUNCTION inbox_claim TO {}")
     inbox.execute("COMMENT ON TABLE inbox IS 'ours'")
@@ -137,7 +139,7 @@ def test_a_table_that_is_no_inbox_is_left_alone(database: Database, columns: str
     assert database.execute("SELECT count(*) FROM pg_proc WHERE proname ~ '^inbox_'") == [(0,)]
 
 
-def test_who_may_not_create_is_told(database: Database) -> None:
+def test_a_role_without_create_gets_the_cure(database: Database) -> None:
     database.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as it is since PostgreSQL 15
     with pytest.raises(AccessRefused) as refusal:
         apply_consumer(login(database), pytest.fail)
@@ -145,7 +147,9 @@ def test_who_may_not_create_is_told(database: Database) -> None:
     assert "CREATE on the schema" in refusal.value.cure
 
 
-def test_the_text_runs_in_somebody_elses_transaction_and_goes_away_as_its_head_says(database: Database) -> None:
+def test_the_text_runs_in_the_transaction_of_the_caller_and_is_removed_by_the_command_of_its_head(
+    database: Database,
+) -> None:
     connection = database.connect(autocommit=False)
     connection.execute(render_consumer().encode())
     for line in render_consumer().splitlines():

@@ -144,7 +144,7 @@ def test_a_role_with_nothing_but_execute_may_emit(name: str, shop: Database, wri
     assert shop.execute("SELECT id FROM outbox") == [(event_id,)]
 
 
-def test_a_role_without_execute_is_told_what_it_needs(shop: Database, writer: str) -> None:
+def test_a_role_without_execute_gets_the_grant_as_cure(shop: Database, writer: str) -> None:
     shop.execute("REVOKE EXECUTE ON FUNCTION outbox_emit FROM cdc_outbox_writer")
 
     with psycopg.connect(writer) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege) as refusal:
@@ -196,9 +196,7 @@ def test_bytes_of_every_kind_go_into_a_bytea(shop: Database) -> None:
 
 
 @pytest.mark.parametrize("payload_type", ["json", "jsonb", "text"])
-def test_a_payload_type_that_was_not_said_right_writes_nothing_rather_than_something_else(
-    shop: Database, payload_type: PayloadType
-) -> None:
+def test_a_wrong_payload_type_writes_nothing(shop: Database, payload_type: PayloadType) -> None:
     apply_install(shop.dsn, InstallOptions(table=parse_table("shop.events"), payload_type="bytea"), pytest.fail)
 
     with psycopg.connect(shop.dsn) as connection, pytest.raises(psycopg.errors.UndefinedFunction):
@@ -275,7 +273,7 @@ def test_a_pipeline_in_autocommit_is_no_transaction_whatever_was_sent_in_it_befo
     assert shop.execute("SELECT id FROM outbox") == [(event_id,)]
 
 
-def test_of_a_connection_that_is_closed_asyncpg_says_so_itself(shop: Database) -> None:
+def test_a_closed_connection_raises_the_error_of_asyncpg(shop: Database) -> None:
     async def run() -> None:
         connection = await asyncpg.connect(**parameters(shop.dsn))
         await connection.close()

@@ -57,9 +57,7 @@ def test_an_effect_that_failed_was_no_first_time(adapter: Adapter, shop: Databas
     assert shop.execute(EFFECTS) == [(1, 1)]
 
 
-def test_inside_a_transaction_it_is_refused_unless_it_is_told_that_somebody_else_commits(
-    adapter: Adapter, shop: Database
-) -> None:
+def test_inside_a_transaction_it_is_refused_unless_the_caller_commits(adapter: Adapter, shop: Database) -> None:
     with adapter.transaction():
         adapter.execute("INSERT INTO orders VALUES (0)")
         with pytest.raises(OutboxUsageError, match="nested=True"):
@@ -124,7 +122,7 @@ def test_a_role_with_nothing_but_execute_may_claim(name: str, shop: Database) ->
             assert first is True
 
 
-def test_an_inbox_that_is_not_there_is_told_with_the_command(database: Database) -> None:
+def test_a_missing_inbox_is_reported_with_the_command(database: Database) -> None:
     with (
         psycopg.connect(database.dsn) as connection,
         pytest.raises(psycopg.errors.UndefinedFunction) as refusal,

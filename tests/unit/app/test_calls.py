@@ -49,7 +49,7 @@ class Wrapped(Exception):
 @pytest.mark.parametrize(
     ("state", "said"), [("42883", "Install it."), ("3F000", "Install it."), ("42501", "EXECUTE on")]
 )
-def test_a_note_is_added_whoever_wraps_the_servers_error(state: str, said: str) -> None:
+def test_a_note_is_added_also_to_a_wrapped_error(state: str, said: str) -> None:
     caused = RuntimeError("something else")
     caused.__cause__ = ServerError(state)
     for error in (ServerError(state), Wrapped(ServerError(state)), Wrapped(Wrapped(ServerError(state))), caused):

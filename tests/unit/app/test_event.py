@@ -237,7 +237,7 @@ NO_TEXT = {
         lambda text: {"headers": {text: "a"}},
     ],
 )
-def test_what_no_database_takes_for_text_is_refused_and_where_it_stands_is_said(event: Any, text: str) -> None:
+def test_what_no_database_takes_for_text_is_refused_with_its_place(event: Any, text: str) -> None:
     wrong, said = NO_TEXT[text]
     with pytest.raises(OutboxUsageError, match=said):
         emitted(**event(wrong))

@@ -15,7 +15,7 @@ def milliseconds(made: uuid.UUID) -> int:
     return made.int >> 80
 
 
-def test_an_id_is_of_version_7_and_says_when_it_was_made() -> None:
+def test_an_id_is_of_version_7_and_has_the_time_of_its_creation() -> None:
     before = time.time_ns() // 1_000_000
     made = uuid7()
     after = time.time_ns() // 1_000_000
@@ -24,7 +24,7 @@ def test_an_id_is_of_version_7_and_says_when_it_was_made() -> None:
     assert before <= milliseconds(made) <= after + 1
 
 
-def test_ids_of_one_process_only_grow_whoever_makes_them() -> None:
+def test_ids_of_one_process_only_grow_in_all_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         batches = list(pool.map(lambda _: [uuid7() for _ in range(1000)], range(8)))
 

@@ -32,7 +32,7 @@ def test_importing_it_imports_nothing_but_the_standard_library() -> None:
     assert imported - set(sys.stdlib_module_names) == {"cdc_outbox"}
 
 
-def test_importing_it_imports_no_other_module_of_ours() -> None:
+def test_importing_it_imports_no_other_module_of_the_package() -> None:
     code = "import sys, cdc_outbox.app; print(*[name for name in sys.modules if name.startswith('cdc_outbox')])"
 
     assert [name for name in run(code).split() if name != "cdc_outbox" and not name.startswith("cdc_outbox.app")] == []

@@ -140,7 +140,7 @@ def test_a_change_that_breaks_consumers_is_named(properties: dict[str, Any], fou
     assert breaking_changes(*changed(**properties)) == [f"e: {found}"]
 
 
-def test_an_addition_breaks_nobody_and_a_removal_does() -> None:
+def test_an_addition_is_compatible_and_a_removal_is_not() -> None:
     old, new = changed(properties={"a": {"type": "string"}, "b": {"type": "number"}, "c": {}})
     assert breaking_changes(old, {**new, "f": {}}) == []
     assert breaking_changes(old, {}) == ["e: the event is gone; register the old version beside the new one"]

@@ -99,7 +99,7 @@ def test_the_environment_of_libpq_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "sslmode=disable" in offline(settings(""))["config.postgres-tls"].message
 
 
-def test_a_dsn_that_cannot_be_parsed_is_told_without_its_password() -> None:
+def test_a_dsn_that_cannot_be_parsed_is_reported_without_its_password() -> None:
     found = offline(settings("postgresql://relay:tell nobody@db/x"))["config.dsn"]
     assert found.status == "fail"
     assert "nobody" not in str(found)
@@ -228,7 +228,7 @@ def test_timeouts_of_the_server(idle: str, sender: str, status: str, cure: str) 
     assert (found.status, cure in "".join(found.cures)) == (status, True), found
 
 
-def test_a_pooler_is_told_as_such() -> None:
+def test_a_pooler_is_reported_as_such() -> None:
     refusal = psycopg.OperationalError("connection failed: FATAL:  08P01: unsupported startup parameter: options")
     error = translate(refusal)
     assert isinstance(error, CannotConnect)
@@ -279,7 +279,7 @@ def test_how_well_a_topic_keeps_its_records(
 # --- the report
 
 
-def test_a_line_is_one_line_whatever_a_server_says() -> None:
+def test_a_line_is_one_line_whatever_a_server_sends() -> None:
     told = report.Report()
     with told.judging("a.b"):
         raise ConfigurationError("two\nlines \x1b[31m", cure="cure\nit")

@@ -376,6 +376,6 @@ def test_without_a_stdin_or_stdout_a_command_ends_with_its_own_code(
     assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
 
 
-def test_without_a_stderr_the_code_still_tells() -> None:
+def test_without_a_stderr_the_exit_code_is_the_same() -> None:
     line = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "cdc_outbox", "run", "-b", "x:1", "-X", "acks=1"]
     assert subprocess.run(line, check=False).returncode == 78

@@ -63,7 +63,7 @@ def test_the_address_that_means_all_is_asked_on_the_loopback(relay, invoke) -> N
     assert invoke("healthcheck", "--http", address(relay, everywhere)).exit_code == 0
 
 
-def test_a_relay_that_says_no_is_not_healthy(relay, invoke, monkeypatch) -> None:
+def test_a_relay_that_answers_503_is_not_healthy(relay, invoke, monkeypatch) -> None:
     monkeypatch.setattr(Livez, "status", 503)
     result = invoke("healthcheck", "--http", address(relay))
     assert (result.exit_code, result.stdout) == (1, "")

@@ -44,7 +44,7 @@ def test_consumer_prints_the_inbox(invoke) -> None:
 
 
 @pytest.mark.parametrize("switch", ["", "--drop-table", "--drop-roles"])
-def test_uninstall_prints_what_its_switches_say(invoke, switch: str) -> None:
+def test_uninstall_prints_the_statements_of_its_switches(invoke, switch: str) -> None:
     names = ["--table", '"App".outbox', "--publication", "pub", "--slot", "slot_1"]
 
     result = invoke("sql", "uninstall", *names, *([switch] if switch else []))

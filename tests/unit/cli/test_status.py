@@ -41,7 +41,7 @@ def test_the_time_until_the_slot_is_lost(wal_status: str, safe: int, rate: float
     assert dict(_lines(StatusReport(document, "no relay answers", False, None)))["until lost"] == text
 
 
-def test_what_somebody_else_wrote_does_not_reach_the_terminal_as_it_is() -> None:
+def test_control_characters_of_others_do_not_reach_the_terminal() -> None:
     document = StatusDocument(None, "s", "p", (), last_error="no \x1b[31mred")
 
     assert dict(_lines(StatusReport(document, "no relay answers", False, None)))["last error"] == r"'no \x1b[31mred'"

@@ -117,7 +117,7 @@ def test_secrets_in_the_file_are_read_again_at_each_use(toml) -> None:
     assert (dsn.reveal(), file.properties()) == ("password=new", {"sasl.password": "new"})
 
 
-def test_a_dsn_that_vanished_from_the_file_is_an_error_of_ours(toml) -> None:
+def test_a_dsn_that_vanished_from_the_file_is_a_configuration_error(toml) -> None:
     dsn = TomlFile(toml("dsn = 'password=old'")).values()["dsn"]
     toml("")
     with pytest.raises(ConfigurationError, match="dsn"):

@@ -47,7 +47,7 @@ def test_every_part_of_the_record_has_its_name() -> None:
         (b"\x00\xff", "AP8=", "base64"),
     ],
 )
-def test_a_value_says_what_it_is(payload: bytes | None, shown: object, form: str | None) -> None:
+def test_each_kind_of_value_is_marked(payload: bytes | None, shown: object, form: str | None) -> None:
     parsed = json.loads(line(payload))
     assert (parsed["value"], parsed["value_format"]) == (shown, form)
 
@@ -64,7 +64,7 @@ def test_a_payload_of_many_lines_is_one_line() -> None:
     assert json.loads(printed)["value"] == {"a": [1], "text": "two\nlines"}
 
 
-def test_bytes_that_are_no_text_are_told_from_text() -> None:
+def test_bytes_that_are_no_text_are_marked() -> None:
     parsed = json.loads(line(key=b"\xff", headers=[("id", b"\xfe"), ("none", None)]))
     assert parsed["key"] == {"base64": "/w=="}
     assert parsed["headers"] == {"id": {"base64": "/g=="}, "none": None}
@@ -81,7 +81,7 @@ def test_a_row_of_the_table_does_not_pretend_to_know_its_commit() -> None:
     assert (parsed["timestamp"], parsed["lsn"]) == (None, None)
 
 
-def test_an_event_that_is_no_record_says_why() -> None:
+def test_an_event_that_is_no_record_has_the_reason() -> None:
     error = PoisonEvent("the event has no id", reason="no-id", table="public.outbox", key="42", id=None)
     assert json.loads(poison_line(error, TABLE, Lsn(1))) == {
         "error": "the event has no id",

@@ -143,7 +143,7 @@ def test_a_table_typed_in_sql_notation_keeps_its_dots_and_capitals() -> None:
     )
 
 
-def test_uninstall_drops_table_and_roles_only_when_told() -> None:
+def test_uninstall_drops_table_and_roles_only_on_request() -> None:
     options = InstallOptions()
 
     assert re.findall(r"constant boolean := (\w+)", render_uninstall(options)) == ["false", "false"]
@@ -256,7 +256,7 @@ def test_an_installed_package_reads_its_own_copy(tmp_path: Path, monkeypatch: py
     assert read_sql("outbox") == "-- of the package\n"
 
 
-def test_files_that_are_nowhere_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install.resources, "files", lambda _: tmp_path)
     monkeypatch.setattr(install, "__file__", str(tmp_path / "a" / "b" / "install.py"))
 

@@ -112,7 +112,7 @@ def test_the_database_alone_knows_the_slot_and_not_the_lag_in_seconds(database: 
     assert (found.document.lag_seconds, found.document.last_error, found.document.in_flight_events) == (None,) * 3
 
 
-def test_nobody_who_streams_is_no_state(database: Callable[..., None]) -> None:
+def test_without_a_process_that_streams_the_state_is_unknown(database: Callable[..., None]) -> None:
     database(SlotStatus(replace(SLOT, active=False), Lsn(100 * MIB)))
 
     assert look().document.state is None
@@ -139,7 +139,7 @@ def test_without_the_database_the_relay_s_own_view_is_shown_with_the_reason(data
     assert isinstance(found.problem, Unreachable)
 
 
-def test_the_rate_that_nobody_has_told_is_taken_from_two_looks(
+def test_an_unreported_rate_is_taken_from_two_reads(
     database: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited = replace(SLOT, safe_wal_bytes=600 * MIB)
@@ -194,7 +194,7 @@ def test_a_relay_whose_loop_is_stuck_is_critical(database: Callable[..., None]) 
         (json.dumps({**STREAMING, "slot": "billing"}).encode(), 200, "is one of slot billing"),
     ],
 )
-def test_whoever_else_answers_is_not_believed(body: bytes, code: int, words: str) -> None:
+def test_the_answer_of_another_service_is_ignored(body: bytes, code: int, words: str) -> None:
     with answering(body, code) as address:
         answer = ask_relay(address, "cdc_outbox")
 

@@ -25,7 +25,7 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("shard", [Shard(0, 2), Shard(1, 2), Shard(63, 64)])
 @pytest.mark.parametrize("base", ["cdc_outbox", "a_0_of_2", "b_of_c"])
-def test_a_shard_is_told_by_the_name_that_it_gives(shard: Shard, base: str) -> None:
+def test_a_shard_is_identified_by_its_name(shard: Shard, base: str) -> None:
     name = shard.name(base)
     assert named_shard(name) == NamedShard(base, shard)
     assert name in with_siblings(name)
@@ -77,7 +77,7 @@ def test_any_other_filter_is_not_its_own(printed: str) -> None:
     assert not OWN.is_own(printed)
 
 
-def test_rows_are_told_by_the_first_key_column_that_the_table_has() -> None:
+def test_rows_are_divided_by_the_first_key_column_that_the_table_has() -> None:
     condition = OWN.condition(["id", "My Key"])
     assert condition == (
         "pg_catalog.mod(pg_catalog.hashtext(coalesce(\"My Key\", '')::pg_catalog.text) OPERATOR(pg_catalog.&) 2147483647, 2)"

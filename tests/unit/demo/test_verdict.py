@@ -82,7 +82,7 @@ def test_the_words_have_the_numbers() -> None:
         assert f"{number}   " in words.partition(name)[2].splitlines()[0]
 
 
-def test_what_waits_is_told_with_its_age() -> None:
+def test_undelivered_rows_are_reported_with_their_age() -> None:
     books = tally(PLACED)
     assert (books.waiting, books.delivered, books.duplicates) == (2, 1, 0)
     assert books.oldest_waiting() > 0

@@ -87,7 +87,7 @@ DELIVERIES = [
 
 
 @pytest.mark.parametrize(("code", "kind"), DELIVERIES)
-def test_a_failed_delivery_is_told_by_what_to_do_about_it(code: int, kind: type[CdcOutboxError]) -> None:
+def test_a_failed_delivery_has_the_class_of_its_cure(code: int, kind: type[CdcOutboxError]) -> None:
     error = failed_delivery(failure(code))
     assert isinstance(error, kind)
     assert error.where["topic"] == "orders"
@@ -95,7 +95,7 @@ def test_a_failed_delivery_is_told_by_what_to_do_about_it(code: int, kind: type[
 
 
 @pytest.mark.parametrize("code", ALL_CODES)
-def test_every_code_of_librdkafka_has_an_error_of_ours(code: int) -> None:
+def test_every_code_of_librdkafka_has_an_error_class(code: int) -> None:
     error = failed_delivery(failure(code))
     assert isinstance(error, (ConfigurationError, AccessRefused, PoisonEvent, Unreachable))
     assert error.cure or isinstance(error, Unreachable)
@@ -231,7 +231,7 @@ def test_the_cure_names_a_mechanism_that_the_broker_has() -> None:
     assert error.cure.startswith("-X sasl.mechanism=SCRAM-SHA-512,")
 
 
-def test_nobody_answers_names_the_brokers_and_what_to_look_at() -> None:
+def test_without_an_answer_the_error_names_the_brokers_and_the_checks() -> None:
     error = unreachable("kafka-1:9092", "Connection refused")
     assert error.message == "Kafka cannot be reached at kafka-1:9092: Connection refused"
     assert "advertised.listeners" in error.cure

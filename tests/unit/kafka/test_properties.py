@@ -24,7 +24,7 @@ def refusal(properties: Mapping[str, str], settings: Settings = SETTINGS) -> Con
     return raised.value
 
 
-def test_a_user_who_says_nothing_gets_the_promises() -> None:
+def test_the_defaults_keep_the_promises() -> None:
     properties = effective({}, SETTINGS)
     assert properties == {
         **DEFAULTS,
@@ -148,7 +148,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("name", "value"), KEPT)
-def test_what_keeps_the_promises_is_taken_by_us_and_by_librdkafka(name: str, value: str) -> None:
+def test_what_keeps_the_promises_is_accepted_also_by_librdkafka(name: str, value: str) -> None:
     properties = effective({name: value}, SETTINGS)
     assert value in properties.values()
     del properties["bootstrap.servers"]
@@ -226,5 +226,5 @@ def test_the_bounds_on_memory_are_those_of_the_settings() -> None:
     assert properties["queue.buffering.max.kbytes"] == "1024"
 
 
-def test_the_version_of_librdkafka_is_told() -> None:
+def test_the_version_of_librdkafka_is_reported() -> None:
     assert librdkafka_version().split(".")[0].isdigit()

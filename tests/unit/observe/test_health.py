@@ -135,7 +135,7 @@ def test_the_last_look_at_the_slot_fills_the_rest_of_the_document() -> None:
     assert document.seconds_until_lost == 300.0
 
 
-def test_between_two_looks_the_stream_itself_tells_how_far_both_are() -> None:
+def test_between_two_reads_the_positions_come_from_the_stream() -> None:
     counters = Counters(
         state=State.STREAMING, postgres_connected=True, slot=LOOK, received_lsn=110 * MIB, confirmed_lsn=109 * MIB
     )
@@ -145,14 +145,14 @@ def test_between_two_looks_the_stream_itself_tells_how_far_both_are() -> None:
     assert document.lag_bytes == MIB
 
 
-def test_a_look_that_is_too_old_is_not_told_any_more() -> None:
+def test_a_read_that_is_too_old_is_not_reported() -> None:
     counters = Counters(state=State.STARTING, slot=LOOK)
 
     assert status(counters, SETTINGS, 1000.0 + SLOT_STALE_SECONDS, 0.0).wal_status == "extended"
     assert status(counters, SETTINGS, 1000.1 + SLOT_STALE_SECONDS, 0.0).wal_status is None
 
 
-def test_after_the_connection_is_lost_nobody_knows_that_the_slot_is_active() -> None:
+def test_after_the_connection_is_lost_it_is_unknown_whether_the_slot_is_active() -> None:
     assert status(Counters(state=State.STARTING, slot=LOOK), SETTINGS, 1010.0, 0.0).slot_active is False
 
 

@@ -23,7 +23,7 @@ def test_a_point_has_the_rate_since_the_one_before() -> None:
     assert history.columns()["rate"] == [20.0, 0.0]
 
 
-def test_points_are_taken_every_two_seconds_however_often_somebody_ticks() -> None:
+def test_points_are_taken_every_two_seconds_however_often_tick_is_called() -> None:
     history = history_of(Counters())
     for quarter in range(41):
         history.tick(100.0 + quarter / 4)

@@ -108,7 +108,7 @@ def test_a_secret_in_a_traceback_is_masked(json_lines: Lines) -> None:
     assert "s3cr3t" not in str(line["exception"])
 
 
-def test_our_errors_say_what_where_and_the_cure_without_a_traceback(json_lines: Lines) -> None:
+def test_own_errors_have_message_place_and_cure_without_a_traceback(json_lines: Lines) -> None:
     error = ConfigurationError("no such publication", cure="cdc-outbox sql install", publication="cdc_outbox", lsn=1)
     log.error("stopped", exc_info=error, slot="cdc_outbox")
 
@@ -258,7 +258,7 @@ def test_the_console_shows_the_cure_and_for_bugs_a_traceback_without_locals(term
     assert "╭" not in text
 
 
-def test_the_line_that_says_started_names_versions_source_and_target_but_no_password() -> None:
+def test_the_started_line_names_versions_source_and_target_but_no_password() -> None:
     settings = Settings(brokers="kafka:9092", dsn=Secret.of("postgresql://relay:s3cr3t@db/shop"))
     fields = logs.started_fields(settings, Versions("0.1.0", "3.13.1", "2.16.1", "18.6"))
 
@@ -356,7 +356,7 @@ def test_a_library_that_repeats_itself_is_limited_as_well(json_lines: Lines) -> 
     assert len(json_lines()) == 1
 
 
-def test_what_was_suppressed_is_said_in_the_line(restored_logging: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_has_the_number_of_suppressed_ones(restored_logging: None, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(logs.RepeatFilter.__init__, "__defaults__", (clock,))
     stream = io.StringIO()

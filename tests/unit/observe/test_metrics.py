@@ -160,7 +160,7 @@ def test_the_numbers_are_the_counters() -> None:
     assert seen["connected", (("component", "kafka"),)] == 0
 
 
-def test_the_slot_is_as_the_server_said_and_the_stream_since() -> None:
+def test_the_slot_is_as_the_server_reported_with_the_positions_of_the_stream() -> None:
     seen = values(busy())
 
     assert seen["slot_lag_bytes", ()] == 5000
@@ -187,7 +187,7 @@ def test_exactly_one_state_is_1(state: State) -> None:
     assert {each: seen["state", (("state", each),)] for each in State} == {each: each is state for each in State}
 
 
-def test_build_info_says_what_is_running() -> None:
+def test_build_info_has_the_versions() -> None:
     labels = (
         ("libpq", "18.6"),
         ("librdkafka", "2.16.1"),

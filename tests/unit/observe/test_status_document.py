@@ -17,5 +17,5 @@ def test_a_slot_in_danger_has_no_time_left(safe: int) -> None:
 
 
 @pytest.mark.parametrize(("safe", "rate"), [(None, 2.0), (3600, None), (3600, 0.0)])
-def test_without_a_limit_a_rate_or_anything_written_nobody_can_say(safe: int | None, rate: float | None) -> None:
+def test_without_a_limit_a_rate_or_written_wal_the_time_left_is_unknown(safe: int | None, rate: float | None) -> None:
     assert seconds_until_lost(safe, rate) is None

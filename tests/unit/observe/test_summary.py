@@ -36,7 +36,7 @@ def test_one_line_a_minute_with_the_rate_since_the_last(json_lines: Lines) -> No
     assert (second["events_per_second"], second["events_published"]) == (5.0, 642)
 
 
-def test_the_line_says_where_the_relay_stands(json_lines: Lines) -> None:
+def test_the_line_has_state_rate_and_positions(json_lines: Lines) -> None:
     counters = Counters(
         oldest_unacknowledged_timestamp=997.5, in_flight_events=9, confirmed_lsn=0x16B3748, received_lsn=0x16B3800
     )

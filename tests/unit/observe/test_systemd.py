@@ -49,7 +49,7 @@ def unit() -> Unit:
 
 
 @pytest.mark.parametrize("state", [State.STREAMING, State.STANDBY])
-def test_ready_is_said_once_when_it_streams_or_stands_by_and_not_before(unit: Unit, state: State) -> None:
+def test_ready_is_sent_once_when_it_streams_or_stands_by_and_not_before(unit: Unit, state: State) -> None:
     told = unit.told()
     told.tick(1)
     assert unit.heard() == ["STATUS=starting, 0 events/s, lag 0.0 s"]
@@ -60,7 +60,7 @@ def test_ready_is_said_once_when_it_streams_or_stands_by_and_not_before(unit: Un
     assert unit.heard() == []
 
 
-def test_what_did_not_get_through_is_said_again(unit: Unit) -> None:
+def test_what_was_not_sent_is_sent_again(unit: Unit) -> None:
     told = unit.told(WATCHDOG_SECONDS)
     unit.counters.state, unit.deaf = "streaming", True
     told.tick(100)
@@ -105,7 +105,7 @@ def test_status_has_rate_and_lag_and_is_renewed_every_few_seconds(unit: Unit) ->
     assert unit.heard() == ["STATUS=streaming, 12 events/s, lag 1.5 s"]
 
 
-def test_status_says_what_keeps_it_from_streaming_on_one_line_without_a_password(unit: Unit) -> None:
+def test_status_has_what_prevents_streaming_on_one_line_without_a_password(unit: Unit) -> None:
     unit.counters.last_error = "no answer from postgresql://relay:sesame99@db/shop\nREADY=1"
     unit.told().tick(1)
     (line,) = unit.heard()
@@ -114,7 +114,7 @@ def test_status_says_what_keeps_it_from_streaming_on_one_line_without_a_password
     assert "\n" not in line
 
 
-def test_a_stop_is_told_at_once_and_only_once(unit: Unit) -> None:
+def test_a_stop_is_notified_at_once_and_only_once(unit: Unit) -> None:
     unit.counters.state = State.STREAMING
     told = unit.told()
     told.tick(1)
@@ -126,7 +126,7 @@ def test_a_stop_is_told_at_once_and_only_once(unit: Unit) -> None:
     assert unit.heard() == ["STATUS=stopped"]
 
 
-def test_an_end_by_its_own_error_is_told_with_the_error(unit: Unit) -> None:
+def test_an_end_by_an_error_is_notified_with_the_error(unit: Unit) -> None:
     unit.counters.last_error = "the slot is lost"
     unit.told().end()
     assert unit.heard() == ["STOPPING=1", "STATUS=stopped: the slot is lost"]
@@ -145,7 +145,7 @@ def test_messages_reach_the_socket_that_the_environment_names(tmp_path: Path, ab
         assert [listening.recv(1000) for _ in range(2)] == [b"WATCHDOG=1", b"STATUS=starting, 0 events/s, lag 0.0 s"]
 
 
-def test_nothing_is_told_where_nobody_asked() -> None:
+def test_nothing_is_sent_without_the_variable() -> None:
     assert from_environment({}, Counters(), Stop()) is None
     assert from_environment({"NOTIFY_SOCKET": ""}, Counters(), Stop()) is None
 
@@ -161,7 +161,7 @@ def test_nothing_is_told_where_nobody_asked() -> None:
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_the_watchdog_of_another_process_is_not_ours(environ: dict[str, str], seconds: float | None) -> None:
+def test_the_watchdog_of_another_process_is_ignored(environ: dict[str, str], seconds: float | None) -> None:
     assert systemd._watchdog_seconds(environ) == seconds
 
 

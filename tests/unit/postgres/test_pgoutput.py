@@ -104,7 +104,7 @@ def test_a_relation_may_have_as_many_columns_as_a_table() -> None:
 
 
 @given(oids, cells)
-def test_insert_tells_the_relation_and_where_its_tuple_is(oid: int, row: list[bytes | None]) -> None:
+def test_insert_has_the_relation_and_the_place_of_its_tuple(oid: int, row: list[bytes | None]) -> None:
     data = build.insert(oid, row)
     message = decode(data)
     assert isinstance(message, pgoutput.Insert)

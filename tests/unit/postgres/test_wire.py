@@ -40,7 +40,7 @@ def test_a_pgoutput_message_begins_behind_the_header() -> None:
 
 
 @given(lsns, lsns, st.booleans())
-def test_a_status_tells_received_and_delivered_apart_and_applied_as_delivered(
+def test_a_status_distinguishes_received_and_delivered_and_applied_as_delivered(
     write: int, flush: int, reply: bool
 ) -> None:
     message = wire.encode_status(write=write, flush=flush, unix_time=wire.POSTGRES_EPOCH_SECONDS, reply_requested=reply)

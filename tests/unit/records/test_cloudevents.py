@@ -100,7 +100,7 @@ def test_the_sequence_sorts_as_events_were_committed_over_all_tables_and_is_the_
 
 
 @pytest.mark.parametrize("mode", [BINARY, STRUCTURED])
-def test_an_event_that_is_poison_has_its_number_too_and_a_member_cannot_take_the_place_of_ours(mode: str) -> None:
+def test_an_event_that_is_poison_has_its_number_too_and_a_member_cannot_replace_it(mode: str) -> None:
     here = mappings(mode)
     mapping = here.snapshot(Relation(1, "public", "outbox", "d", tuple(Column(*column) for column in SHAPE)))
     transaction = Transaction(COMMITTED, Lsn(1))

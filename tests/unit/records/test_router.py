@@ -246,7 +246,7 @@ def test_a_topic_obeys_kafkas_rule_or_the_event_is_poison(value: bytes) -> None:
         assert value not in {b"", b".", b".."}
 
 
-def test_remembered_topics_are_told_apart_by_every_column() -> None:
+def test_remembered_topics_are_distinguished_by_every_column() -> None:
     way = Way("{aggregatetype}-{type}")
     for _ in range(2):
         assert way.record(aggregatetype=b"a", type=b"bc").topic == "a-bc"
@@ -355,7 +355,7 @@ def test_a_span_context_that_is_none_is_poison(text: bytes) -> None:
     assert Way(columns=SPANS).poison(tracingspancontext=text).where["reason"] == "bad-span-context"
 
 
-def test_a_member_named_like_a_header_of_ours_is_left_out() -> None:
+def test_a_member_named_like_a_standard_header_is_left_out() -> None:
     way = Way(names=HeaderNames("event-id", "type"))
     members = b'{"event-id": "wrong", "type": "wrong", "id": "mine", "n": 1}'
     assert way.record(headers=members).headers == [

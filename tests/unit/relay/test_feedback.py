@@ -132,7 +132,7 @@ def test_a_wire_that_stays_silent_is_dead() -> None:
     assert any(told.reply_requested for told in rig.stream.told)
 
 
-def test_the_server_hears_from_us_while_kafka_takes_nothing() -> None:
+def test_the_server_gets_status_updates_while_kafka_takes_nothing() -> None:
     rig = Rig([RELATION, begin(100), *(insert(f"e{number}") for number in range(50)), commit(100)], capacity=3)
     rig.stream.wal_sender_timeout = 6.0
     rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_060 else 0)
@@ -144,7 +144,7 @@ def test_the_server_hears_from_us_while_kafka_takes_nothing() -> None:
     assert rig.ids == [f"e{number}" for number in range(50)]
 
 
-def test_nothing_said_before_the_first_keepalive_moves_the_slot() -> None:
+def test_no_status_before_the_first_keepalive_moves_the_slot() -> None:
     """Flush 0/0 is no statement."""
     rig = Rig()
     rig.stop_when(lambda: bool(rig.stream.told))

@@ -176,7 +176,7 @@ def handed_over(ledger: AckLedger, end_lsn: int, records: int = 1, commit_time: 
     return transaction
 
 
-def test_a_new_ledger_says_nothing() -> None:
+def test_a_new_ledger_confirms_nothing() -> None:
     ledger = AckLedger()
     assert ledger.advance() == []
     assert (ledger.flush_lsn, ledger.idle, ledger.in_transaction, ledger.oldest_commit_time) == (

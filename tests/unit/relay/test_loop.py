@@ -109,7 +109,7 @@ def test_what_is_done_is_counted() -> None:
     assert counters.state is State.DRAINING
 
 
-def test_the_oldest_unacknowledged_commit_is_told_while_kafka_takes_nothing() -> None:
+def test_the_oldest_unacknowledged_commit_is_reported_while_kafka_takes_nothing() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
     rig.kafka.choose = nothing
     rig.stop_when(lambda: rig.clock.now > 1_000_001)
@@ -120,7 +120,7 @@ def test_the_oldest_unacknowledged_commit_is_told_while_kafka_takes_nothing() ->
     assert rig.counters.in_flight_bytes > 2
 
 
-def test_the_rows_of_other_tables_are_left_counted_and_told_once() -> None:
+def test_the_rows_of_other_tables_are_ignored_counted_and_logged_once() -> None:
     other = build.xlogdata(build.relation(9, [("x", build.TEXT)], name="orders"))
     rows = [build.xlogdata(build.insert(9, [b"1"])), build.xlogdata(build.insert(9, [b"2"]))]
     rig = Rig([RELATION, other, begin(100), *rows, insert("e1"), commit(100)])
@@ -150,7 +150,7 @@ def test_a_relation_that_changes_in_mid_transaction_is_read_in_its_new_shape() -
     assert rig.counters.received == {"public.outbox": 2}
 
 
-def test_messages_that_say_nothing_to_an_outbox_are_left() -> None:
+def test_messages_without_meaning_for_an_outbox_are_ignored() -> None:
     rest = [
         build.user_type(99, "public", "mood"),
         build.origin(1, "elsewhere"),
@@ -186,7 +186,7 @@ def test_while_the_queue_is_full_nothing_is_read() -> None:
     assert rig.counters.backpressure_seconds >= 19
 
 
-def test_a_queue_that_stays_full_is_told_once_and_so_is_its_end() -> None:
+def test_a_queue_that_stays_full_is_logged_once_and_so_is_its_end() -> None:
     rig = Rig([RELATION, *transaction(100, "e1", "e2", "e3")], capacity=1)
     rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_020 else 0)
     rig.stop_when(lambda: rig.flushed == 108)

@@ -11,7 +11,7 @@ from tests.plugins import wire_builder as build
 from tests.plugins.scripted import RELATION, Rig, begin, commit, insert, nothing, transaction
 
 
-def test_a_stop_between_transactions_delivers_confirms_and_says_goodbye() -> None:
+def test_a_stop_between_transactions_delivers_confirms_and_ends_the_stream() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")])
     rig.kafka.choose = lambda count: range(count if rig.stop.requested else 0)
     rig.stop_when(lambda: True)
@@ -143,7 +143,7 @@ def test_caught_up_in_the_middle_of_a_later_transaction_is_at_its_end() -> None:
     assert (rig.ids, rig.flushed) == (["e1", "late"], 408)
 
 
-def test_what_somebody_else_found_out_ends_the_loop_with_all_delivered_confirmed() -> None:
+def test_a_finding_of_the_catalog_watch_ends_the_loop_with_all_delivered_confirmed() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
 
     def raise_findings(_paused: bool) -> None:

@@ -41,7 +41,7 @@ def test_a_transaction_of_messages_is_confirmed_when_the_last_is_delivered() -> 
     assert rig.clock.now > 1_000_005
 
 
-def test_without_the_wish_for_them_messages_say_nothing() -> None:
+def test_without_source_message_messages_are_ignored() -> None:
     rig = Rig([RELATION, begin(100), message("e1"), insert("e2"), commit(100)])
     rig.stop_when(lambda: rig.flushed == 108)
     rig.run()

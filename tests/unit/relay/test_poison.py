@@ -116,7 +116,7 @@ def test_a_letter_about_an_event_that_never_became_a_record_has_what_the_row_has
     assert "outbox.original.topic" not in headers
 
 
-def test_a_payload_that_does_not_fit_is_told_by_its_size() -> None:
+def test_a_payload_that_does_not_fit_is_replaced_by_its_size() -> None:
     size = 100_000
     event = EVENT._replace(payload=b"x" * size)
     assert letter_of(rejected(event=event), limit=size + ENVELOPE_BYTES).value == event.payload

@@ -117,7 +117,7 @@ def test_a_record_that_librdkafka_itself_refuses_is_left_out_by_policy(
     assert rig.counters.skipped | rig.counters.dead_lettered == {"msg-size-too-large": 1}
 
 
-def test_a_dead_letter_says_what_it_is_and_carries_the_payload() -> None:
+def test_a_dead_letter_has_the_reason_and_carries_the_payload() -> None:
     rig = Rig([RELATION, *transaction(200, "e1", "e2", "e3")], policy="dead-letter")
     rig.kafka.refuse = only("e2", KafkaError.MSG_SIZE_TOO_LARGE)
     rig.stop_when(lambda: rig.flushed == 208)
@@ -256,7 +256,7 @@ def test_only_those_that_kafka_blames_are_suspected_and_not_their_neighbours() -
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip", "dead-letter"])
-def test_who_may_write_to_no_topic_at_all_is_refused_and_no_event_is_blamed(policy: str) -> None:
+def test_a_user_who_may_write_to_no_topic_is_refused_and_no_event_is_rejected(policy: str) -> None:
     for isolated_lsns in ([], [100]):
         rig = Rig([RELATION, *transaction(100, "e1", "e2")], policy=policy)
         rig.kafka.refuse = lambda _record: KafkaError.CLUSTER_AUTHORIZATION_FAILED

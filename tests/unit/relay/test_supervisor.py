@@ -36,7 +36,7 @@ def test_while_a_relay_connects_no_loop_is_missed(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("source", ["table", "message", "both"])
-def test_of_a_gap_it_is_said_that_messages_are_in_no_table_where_messages_are_read(
+def test_the_error_of_a_gap_has_that_messages_are_in_no_table_where_messages_are_read(
     monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     def lost(_self: Supervisor) -> None:
@@ -48,7 +48,7 @@ def test_of_a_gap_it_is_said_that_messages_are_in_no_table_where_messages_are_re
     assert (NOT_IN_A_TABLE in ended.value.cure) == (source != "table")
 
 
-def test_of_other_errors_it_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_do_not_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(_self: Supervisor) -> None:
         raise ConfigurationError("wal_level is replica", cure="not this: cdc-outbox slot recover")
 
