@@ -43,6 +43,15 @@ class FirstRecords:
         if key is not None and key not in self._delivered:
             self._in_flight.add(key)
 
+    def reported(self, key: bytes | None, partition: int | None) -> None:
+        """Record the delivery report of a record of this key. `partition`: where it is; None if it was not delivered."""
+        if key is not None:
+            self._in_flight.discard(key)
+        if partition is not None:
+            self._known.add(partition)
+            if key is not None:
+                self._delivered.add(key)
+
     def watched(
         self, key: bytes | None, report: Callable[[KafkaError | None, Message], None]
     ) -> Callable[[KafkaError | None, Message], None]:
@@ -51,11 +60,7 @@ class FirstRecords:
             return report
 
         def watching(error: KafkaError | None, message: Message) -> None:
-            self._in_flight.discard(key)
-            partition = message.partition()
-            if error is None and partition is not None:
-                self._delivered.add(key)
-                self._known.add(partition)
+            self.reported(key, message.partition() if error is None else None)
             report(error, message)
 
         return watching

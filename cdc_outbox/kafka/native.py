@@ -97,6 +97,7 @@ class NativeProducer:
     def __init__(self, properties: dict[str, str], publisher: NativePublisher) -> None:
         self._on_error = weakly(publisher.on_error)
         self._failures = publisher.failures
+        self._first_records = publisher.first_records
         self._counters = publisher.counters
         events = int(properties["queue.buffering.max.messages"])
         size = int(properties["queue.buffering.max.kbytes"]) * 1024
@@ -128,10 +129,13 @@ class NativeProducer:
         _translated(lambda: self.plane.set_sasl_credentials(username, password))
 
     def _look(self) -> None:
-        """Take over the failures, counts and notices of the delivery reports. Usually failures and notices are empty."""
-        for topic, key, size, code, text, lsn, last_lsn in self.plane.failures():
-            error = INFERRED if code == INFERRED.code() else KafkaError(code, text)
-            self._failures.append(DeliveryFailure(topic, key, size, error, Lsn(lsn), Lsn(last_lsn)))
+        """Take over the listed reports, the counts and the notices. Usually there are no listed reports and no notices."""
+        for topic, key, size, code, text, lsn, last_lsn, partition in self.plane.reports():
+            if topic in self._first_records:
+                self._first_records[topic].reported(key, None if code else partition)
+            if code:
+                error = INFERRED if code == INFERRED.code() else KafkaError(code, text)
+                self._failures.append(DeliveryFailure(topic, key, size, error, Lsn(lsn), Lsn(last_lsn)))
         for topic, records, size in self.plane.delivered():
             counts = self._counters.topic(topic)
             counts.delivered += records
@@ -151,16 +155,12 @@ class NativePublisher(Publisher):
     _producer: NativeProducer  # type: ignore[assignment]  # what Publisher uses of it is the same
 
     def _open(self) -> NativeProducer:  # type: ignore[override]  # likewise
-        producer = NativeProducer(self._own_properties(), self)
+        producer = NativeProducer(self._properties, self)
         self.new_transaction = producer.plane.transaction
         return producer
 
     def _reopen(self) -> None:
-        _translated(lambda: self._producer.plane.open(self._own_properties()))
-
-    def _own_properties(self) -> dict[str, str]:
-        """The properties without enable.gapless.guarantee: the plane does not yet handle the reports after a refused batch."""
-        return {name: value for name, value in self._properties.items() if name != "enable.gapless.guarantee"}
+        _translated(lambda: self._producer.plane.open(self._properties))
 
     def _metadata(self, topic: str) -> int | KafkaError:
         try:
@@ -193,15 +193,20 @@ class NativePublisher(Publisher):
     def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
         """Hand one record over, as `Publisher.produce` does."""
         topic, key, value, headers, timestamp, partition = record
+        first = None
         if topic not in self._open_topics:
-            if not self._admits(topic):
+            if not (self._admits(topic) and self._may_follow(topic, key)):
                 return False
-            self._open_topics.add(topic)
+            first = self.first_records.get(topic)
         extra_bytes(record)  # raises PoisonEvent for text that librdkafka cannot take
         try:
-            code = self._producer.plane.produce(topic, key, value, headers, timestamp, partition, transaction)
+            code = self._producer.plane.produce(
+                topic, key, value, headers, timestamp, partition, transaction, opens=first is None
+            )
         except (ValueError, TypeError, OverflowError) as raised:
             return self._not_accepted(raised, record)
+        if code == 0 and first is not None:
+            first.sent(key)
         if code in {0, _QUEUE_FULL}:
             return code == 0
         return self._not_accepted(KafkaException(KafkaError(code)), record)

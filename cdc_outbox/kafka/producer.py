@@ -125,6 +125,8 @@ class Publisher:
         self._largest = int(properties.get("message.max.bytes", "1000000"))
         self._properties = properties
         self._topic = ""
+        self.first_records: dict[str, FirstRecords] = {}
+        """Topics with partitions in which this producer has delivered no record yet."""
         self.new_transaction: Callable[[int, Lsn], LedgerEntry] = Transaction
         """Makes the object on which records are counted, from a commit time in Unix milliseconds and a commit LSN."""
         try:
@@ -141,8 +143,6 @@ class Publisher:
             counters,
             unknown_seconds=int(properties.get("topic.metadata.propagation.max.ms", _PROPAGATION_MS)) / 1000,
         )
-        self._first: dict[str, FirstRecords] = {}
-        """Topics with partitions in which this producer has delivered no record yet."""
         self._open_topics: set[str] = set()
         """Topics that records may be produced to, with batches no larger than each topic accepts."""
         self._known_names: set[str] = set()
@@ -224,17 +224,17 @@ class Publisher:
             self._batch_bytes = limit
             self._properties["batch.size"] = str(limit)
             self._replace()
-        if topic not in self._first:
-            if len(self._first) >= REMEMBERED_TOPICS:
-                self._first.clear()
-            self._first[topic] = FirstRecords(self._gate.partitions.get(topic, 0))
+        if topic not in self.first_records:
+            if len(self.first_records) >= REMEMBERED_TOPICS:
+                self.first_records.clear()
+            self.first_records[topic] = FirstRecords(self._gate.partitions.get(topic, 0))
         return True
 
     def _may_follow(self, topic: str, key: bytes | None) -> bool:
         """Whether a record may be produced while earlier ones of its key are in flight."""
-        first = self._first.get(topic)
+        first = self.first_records.get(topic)
         if first is None or first.over:
-            self._first.pop(topic, None)
+            self.first_records.pop(topic, None)
             if len(self._open_topics) >= REMEMBERED_TOPICS:
                 self._open_topics.clear()
             self._open_topics.add(topic)
@@ -251,7 +251,7 @@ class Publisher:
     def _replace(self) -> None:
         self._reopen()
         self._fatal, self._topic = False, ""
-        self._first.clear()
+        self.first_records.clear()
         self._open_topics.clear()
 
     def _reopen(self) -> None:
@@ -322,7 +322,7 @@ class Publisher:
             if topic not in self._open_topics:
                 if not (self._admits(topic) and self._may_follow(topic, key)):
                     return False
-                first = self._first.get(topic)
+                first = self.first_records.get(topic)
             if not is_usual or size > self._free:
                 size, report = self._weigh(record, transaction)
                 if size > self._free < self._limit:

@@ -326,9 +326,10 @@ static void run_stream(void) {
         for (int i = entry_first; i < entry_count; i++)
             failures += entries[i]->outstanding;
         int listed = 0;
-        for (struct failure *failure = producer_failures(producer), *next; failure; failure = next, listed++) {
-            next = failure->next;
-            free(failure);
+        for (struct report *report = producer_reports(producer), *next; report; report = next) {
+            listed += report->code != 0;
+            next = report->next;
+            free(report);
         }
         assert(failures == failures_expected && listed == failures_expected);
     }

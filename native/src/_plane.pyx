@@ -88,10 +88,11 @@ cdef extern from "producer.h" nogil:
         int64_t delivered, delivered_bytes
         bint changed
         char name[1]
-    struct failure_t "failure":
-        failure_t *next
+    struct report_t "report":
+        report_t *next
         uint64_t lsn, last_lsn
         int code
+        int32_t partition
         size_t size, topic_length, key_length
         bint key_is_null
         char text[1]
@@ -125,7 +126,7 @@ cdef extern from "producer.h" nogil:
     int producer_produce(producer_t *, const record_t *, transaction_t *)
     void producer_poll(producer_t *, int)
     void producer_flush(producer_t *, int)
-    failure_t *producer_failures(producer_t *)
+    report_t *producer_reports(producer_t *)
     notice_t *producer_notices(producer_t *)
     void free "free"(void *)
 
@@ -321,8 +322,10 @@ cdef class Producer:
         return wrap(self, c)
 
     def produce(self, str topic, bytes key, bytes value, list headers, int64_t timestamp, int32_t partition,
-                Transaction transaction not None):
-        """Return 0, or librdkafka's error code: -184 when the queue is full."""
+                Transaction transaction not None, bint opens=True):
+        """Return 0, or librdkafka's error code: -184 when the queue is full. `opens`: whether the reader may take rows of the
+        topic; until then, `reports` lists each delivery.
+        """
         cdef record_t record
         cdef bytes name = topic.encode(), content
         cdef list named = [((<str?>header).encode(), text.encode() if type(text) is str else text) for header, text in headers]
@@ -335,7 +338,7 @@ cdef class Producer:
             return RD_KAFKA_RESP_ERR__DESTROY
         if record.topic == NULL:
             return RD_KAFKA_RESP_ERR__QUEUE_FULL  # a thousand topics have records in flight
-        record.topic.open = True
+        record.topic.open = opens
         record.key, record.value = cell_of(key), cell_of(value)
         record.timestamp, record.partition = timestamp, partition
         record.headers, record.header_bytes = libraries.rd_kafka_headers_new(len(named)), 0
@@ -369,21 +372,23 @@ cdef class Producer:
         with nogil:
             libraries.rd_kafka_purge(self.c.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT)
 
-    def failures(self):
-        """Take the deliveries that failed: (topic, key, size, code, text, first commit LSN, last commit LSN)."""
+    def reports(self):
+        """Take the deliveries that failed, and those to topics that are not open, whose code is 0:
+        (topic, key, size, code, text, first commit LSN, last commit LSN, partition).
+        """
         cdef list found = []
-        cdef failure_t *failure = producer_failures(self.c)
-        cdef failure_t *following
-        while failure != NULL:
+        cdef report_t *report = producer_reports(self.c)
+        cdef report_t *following
+        while report != NULL:
             key = None
-            if not failure.key_is_null:
-                key = PyBytes_FromStringAndSize(failure.text + failure.topic_length, failure.key_length)
-            text = libraries.rd_kafka_err2str(failure.code).decode(errors="replace")
-            topic = failure.text[:failure.topic_length].decode()
-            found.append((topic, key, failure.size, failure.code, text, failure.lsn, failure.last_lsn))
-            following = failure.next
-            free(failure)
-            failure = following
+            if not report.key_is_null:
+                key = PyBytes_FromStringAndSize(report.text + report.topic_length, report.key_length)
+            text = libraries.rd_kafka_err2str(report.code).decode(errors="replace")
+            topic = report.text[:report.topic_length].decode()
+            found.append((topic, key, report.size, report.code, text, report.lsn, report.last_lsn, report.partition))
+            following = report.next
+            free(report)
+            report = following
         return found
 
     def notices(self):

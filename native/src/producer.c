@@ -31,19 +31,19 @@ void transaction_release(struct transaction *transaction) {
         transaction_free(transaction);
 }
 
-static void fail(struct producer *producer, const struct flight *flight, const rd_kafka_message_t *message, int code) {
+static void list(struct producer *producer, const struct flight *flight, const rd_kafka_message_t *message, int code) {
     size_t topic_length = strlen(flight->topic->name);
-    struct failure *failure = malloc(sizeof *failure + topic_length + message->key_len);
-    if (!failure)
+    struct report *report = malloc(sizeof *report + topic_length + message->key_len);
+    if (!report)
         abort(); /* a failure that is not seen would be acknowledged */
-    *failure = (struct failure){
-        .lsn = flight->transaction->lsn, .last_lsn = flight->transaction->last_lsn, .code = code, .size = message->len,
-        .topic_length = topic_length, .key_length = message->key_len, .key_is_null = !message->key};
-    memcpy(failure->text, flight->topic->name, topic_length);
+    *report = (struct report){
+        .lsn = flight->transaction->lsn, .last_lsn = flight->transaction->last_lsn, .code = code, .partition = message->partition,
+        .size = message->len, .topic_length = topic_length, .key_length = message->key_len, .key_is_null = !message->key};
+    memcpy(report->text, flight->topic->name, topic_length);
     if (message->key)
-        memcpy(failure->text + topic_length, message->key, message->key_len);
-    *producer->last_failure = failure;
-    producer->last_failure = &failure->next;
+        memcpy(report->text + topic_length, message->key, message->key_len);
+    *producer->last_report = report;
+    producer->last_report = &report->next;
 }
 
 /* The report of one record. Called by librdkafka inside poll and flush. */
@@ -54,9 +54,11 @@ static void reported(rd_kafka_t *rk, const rd_kafka_message_t *message, void *op
     struct transaction *transaction = flight->transaction;
     if (message->err || message->offset < 0) {
         /* A success without an offset is inferred from that of a later batch: whether the broker has this one is not known. */
-        fail(producer, flight, message, message->err ? message->err : RD_KAFKA_RESP_ERR__INCONSISTENT);
+        list(producer, flight, message, message->err ? message->err : RD_KAFKA_RESP_ERR__INCONSISTENT);
     } else {
         struct topic *topic = flight->topic;
+        if (!topic->open)
+            list(producer, flight, message, 0);
         transaction->outstanding--;
         topic->delivered++;
         topic->delivered_bytes += (int64_t)message->len;
@@ -115,7 +117,7 @@ struct producer *producer_new(size_t limit, size_t bytes_limit) {
     }
     producer->limit = limit;
     producer->bytes_limit = bytes_limit;
-    producer->last_failure = &producer->failures;
+    producer->last_report = &producer->reports;
     producer->last_notice = &producer->notices;
     pthread_mutex_init(&producer->lock, NULL);
     for (size_t i = limit; i-- > 0;) {
@@ -176,9 +178,9 @@ void producer_free(struct producer *producer) {
     producer_close(producer);
     while (producer->transactions)
         transaction_free(producer->transactions);
-    for (struct failure *failure = producer->failures, *next; failure; failure = next) {
-        next = failure->next;
-        free(failure);
+    for (struct report *report = producer->reports, *next; report; report = next) {
+        next = report->next;
+        free(report);
     }
     for (struct notice *notice = producer->notices, *next; notice; notice = next) {
         next = notice->next;
@@ -294,11 +296,11 @@ void producer_flush(struct producer *producer, int milliseconds) {
         libraries.rd_kafka_flush(producer->rk, milliseconds);
 }
 
-struct failure *producer_failures(struct producer *producer) {
-    struct failure *failures = producer->failures;
-    producer->failures = NULL;
-    producer->last_failure = &producer->failures;
-    return failures;
+struct report *producer_reports(struct producer *producer) {
+    struct report *reports = producer->reports;
+    producer->reports = NULL;
+    producer->last_report = &producer->reports;
+    return reports;
 }
 
 struct notice *producer_notices(struct producer *producer) {

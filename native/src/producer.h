@@ -41,7 +41,8 @@ struct transaction { /* or a group of small ones: what the acknowledgement ledge
 struct topic {
     struct topic *next, *next_changed;
     rd_kafka_topic_t *handle;
-    bool open;                          /* Python has produced to it: it exists, and may be written to */
+    bool open;                          /* Python has produced to it: it exists, may be written to, and each of its partitions
+                                         * has a record of this producer (first_records.py) */
     int64_t in_flight;
     int64_t delivered, delivered_bytes; /* since `changed` was last taken */
     bool changed;
@@ -55,10 +56,11 @@ struct flight { /* one record in flight */
     size_t bytes;
 };
 
-struct failure {
-    struct failure *next;
+struct report { /* a delivery that failed, or one to a topic that is not open */
+    struct report *next;
     uint64_t lsn, last_lsn;
-    int code;
+    int code;                      /* 0: delivered */
+    int32_t partition;
     size_t size, topic_length, key_length;
     bool key_is_null;
     char text[]; /* the topic, then the key */
@@ -92,7 +94,7 @@ struct producer {
     struct topic *topics[TOPICS], *changed;
     size_t topic_count;
     struct transaction *transactions;
-    struct failure *failures, **last_failure;
+    struct report *reports, **last_report;
     pthread_mutex_t lock;          /* of the notices */
     struct notice *notices, **last_notice;
     int notice_count;
@@ -119,6 +121,6 @@ int producer_produce(struct producer *producer, const struct record *record, str
 /* 0, or librdkafka's error code. RD_KAFKA_RESP_ERR__QUEUE_FULL: no room; serve, and try again. */
 void producer_poll(struct producer *producer, int milliseconds);
 void producer_flush(struct producer *producer, int milliseconds);
-struct failure *producer_failures(struct producer *producer);
+struct report *producer_reports(struct producer *producer);
 struct notice *producer_notices(struct producer *producer);
 /* Take the list, oldest first; each of it is the caller's, to be given to free(). */

@@ -128,6 +128,30 @@ def test_a_full_queue_is_reported_and_later_takes_what_it_refused(fragile_kafka:
     assert len(fragile_kafka.consume(topic, 12)) == 12
 
 
+def test_until_each_partition_has_a_record_a_key_has_one_record_in_flight(fragile_kafka: KafkaCluster) -> None:
+    """A broker without a record of this producer accepts a batch although it refused the one before it (KAFKA-15591)."""
+    topic = fragile_kafka.create_topic(fragile_kafka.unique_topic_prefix(), partitions=2)
+    one = publisher(fragile_kafka.brokers)
+    batch = batch_of(one)
+    one.reach()
+    assert handed_over(one, record(topic, 1, partition=0), batch)
+    assert drained(one)
+    assert fragile_kafka.server is not None
+    fragile_kafka.server.pause()
+    assert [one.produce(record(topic, 2, partition=1), batch) for _ in range(3)] == [True, False, False]
+    assert one.produce(record(topic, 3, partition=0), batch), "another key does not wait"
+    assert one.produce(record(topic, 1, partition=0), batch), "nor does a key that has a record"
+    fragile_kafka.server.resume()
+    assert drained(one)
+    assert handed_over(one, record(topic, 2, partition=1), batch)
+    assert drained(one)
+    fragile_kafka.server.pause()
+    assert [one.produce(record(topic, 9, partition=1), batch) for _ in range(3)] == [True] * 3
+    fragile_kafka.server.resume()
+    assert drained(one)
+    assert batch.outstanding == 0
+
+
 def test_a_queue_is_bounded_by_bytes_as_well(fragile_kafka: KafkaCluster) -> None:
     topic = fragile_kafka.create_topic(fragile_kafka.unique_topic_prefix(), partitions=1)
     one = publisher(fragile_kafka.brokers, max_in_flight_bytes=4 * 1024 * 1024)

@@ -68,11 +68,11 @@ def test_a_failure_names_its_record_and_its_transaction() -> None:
     produce(one, transaction)
     one.purge()
     one.poll(1)
-    ((topic, key, size, code, text, lsn, last_lsn),) = one.failures()
+    ((topic, key, size, code, text, lsn, last_lsn, _),) = one.reports()
     assert (topic, key, size, code, lsn, last_lsn) == ("orders", b"key", 5, PURGED, 100, 100)
     assert "Purged" in text
     assert (len(one), one.size, transaction.outstanding) == (0, 0, 1)
-    assert one.failures() == []
+    assert one.reports() == []
 
 
 def test_a_report_that_comes_after_its_transaction_is_gone_moves_nothing() -> None:
@@ -81,7 +81,7 @@ def test_a_report_that_comes_after_its_transaction_is_gone_moves_nothing() -> No
         produce(one, one.transaction(0, 100))
     one.purge()
     one.poll(1)
-    assert len(one.failures()) == 10
+    assert len(one.reports()) == 10
     assert len(one) == 0
 
 
@@ -158,7 +158,7 @@ def test_any_number_of_topics_is_produced_to_but_a_thousand_at_a_time() -> None:
     assert topics(0) == [0] * 1000 + [QUEUE_FULL] * 100
     one.purge()
     one.poll(1)
-    assert {topic for topic, *_ in one.failures()} == {f"topic-{number}" for number in range(1000)}
+    assert {topic for topic, *_ in one.reports()} == {f"topic-{number}" for number in range(1000)}
     assert topics(5000)[:1000] == [0] * 1000
 
 
@@ -175,7 +175,7 @@ def test_memory_is_flat_through_a_million_failures() -> None:
             one.purge()
             while len(one):
                 one.poll(1)
-            seen += len(one.failures())
+            seen += len(one.reports())
             one.notices()
         return seen
 
