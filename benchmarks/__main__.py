@@ -30,7 +30,7 @@ ROWS_OF_MANY_TOPICS: Final = 10
 
 PUBLISHED: Final = {"rows": 500_000, "repeat": 5, "seconds": 20.0, "probes": 20, "outage": 60.0,
                     "rates": [10, 100, 1000, 2500, 10000], "topics": [1, 20, 400], "drain_topics": [1, 50, 1000]}  # fmt: skip
-"""What `--publish` runs, unless told otherwise: what the figures in the documents are of."""
+"""What `--publish` runs, unless an option changes it: the run behind the figures in the documents."""
 
 T = TypeVar("T")
 

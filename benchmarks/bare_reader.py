@@ -29,7 +29,7 @@ _LAZY_SECONDS: Final = 0.01
 
 
 def main() -> None:
-    """Read until so many rows came."""
+    """Read until this number of rows came."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--slot", required=True)
     parser.add_argument("--rows", type=int, required=True)

@@ -43,7 +43,7 @@ _STYLE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: who, how much, and how that is written."""
+    """One bar: name, value, and its text."""
 
     name: str
     value: float

@@ -29,7 +29,7 @@ TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 """Seconds of one unit in /proc/PID/stat."""
 
 STOP_SECONDS: Final = 30.0
-"""For a contender to end on SIGTERM; after that it is killed, and said to have been."""
+"""For a contender to end on SIGTERM; then it is killed, and reported as killed."""
 
 
 class Failed(Exception):
@@ -163,7 +163,7 @@ def tree_cpu(pid: int) -> float:
 
 
 def precise_cpu(pid: int) -> float:
-    """CPU seconds of the living threads, to the nanosecond where the kernel tells (for a process that hardly uses any)."""
+    """CPU seconds of the living threads, to the nanosecond where the kernel counts them (for an idle process)."""
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
         return sum(int((thread / "schedstat").read_text(encoding="ascii").split()[0]) for thread in threads) / 1e9

@@ -1,4 +1,4 @@
-"""Who runs: cdc-outbox, Debezium, a polling worker. How each is started, and what it is called.
+"""The contenders: cdc-outbox, Debezium, a polling worker. How each is started, and its name.
 
 In: where the servers are, a slot, a topic. Out: a command with its environment. Secrets go by environment or a file of ours.
 Never: a setting that the others do not get: acks=all and idempotence for each.
@@ -82,7 +82,7 @@ class Relay:
         return program() if self.another is None else Path(os.environ[self.another])
 
     def missing(self) -> str | None:
-        """What pip says when it cannot be installed."""
+        """The output of pip when it cannot be installed."""
         if self.another is not None:
             return None if self.another in os.environ else f"{self.another} does not name a program"
         try:
@@ -168,7 +168,7 @@ class Debezium:
         return "Debezium, tuned" if self.tuned else "Debezium"
 
     def missing(self) -> str | None:
-        """Java or Maven, or what Maven says."""
+        """Java or Maven, or the output of Maven."""
         for command in ("java", "mvn"):
             if shutil.which(command) is None:
                 return f"{command} is not installed"

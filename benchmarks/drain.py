@@ -80,7 +80,7 @@ def _judge(
 
 
 def wait_for(child: Child, topic: Topic, records: int) -> None:
-    """Wait until the topic has so many. Raises Failed when the contender ends, or nothing more comes."""
+    """Wait until the topic has this number of records. Raises Failed when the contender ends, or nothing more comes."""
     seen, deadline = 0, time.monotonic() + STALL_SECONDS
     while (now := topic.count()) < records:
         child.require_alive()

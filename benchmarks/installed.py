@@ -24,7 +24,7 @@ def cache_folder() -> Path:
 
 @cache
 def program() -> Path:
-    """Install once in a run; give `cdc-outbox`. Raises CalledProcessError, with what pip says."""
+    """Install once in a run; give `cdc-outbox`. Raises CalledProcessError, with the output of pip."""
     environment = cache_folder() / "installed"
     subprocess.run((sys.executable, "-m", "venv", "--clear", environment), check=True, capture_output=True, text=True)
     _install(environment, ROOT)

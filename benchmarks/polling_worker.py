@@ -20,7 +20,7 @@ BATCH_ROWS: Final = 1000
 """Rows of one transaction: fewer are slower, more are no faster."""
 
 PAUSE_SECONDS: Final = 0.1
-"""Between two looks at an empty table: ten queries a second, for ever."""
+"""Between two looks at an empty table: ten queries a second."""
 
 _FINISH: Final = {
     "delete": "DELETE FROM {table} WHERE seq = ANY (%s)",

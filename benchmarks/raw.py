@@ -84,8 +84,8 @@ def libpq_environment(rig: Rig) -> dict[str, str]:
 
 
 def _span(child: Child, reader: str, ended: float) -> tuple[float, float]:
-    """When the first and the last row came. pg_recvlogical does not tell: from its start to its end, some 20 ms more."""
+    """When the first and the last row came. pg_recvlogical does not report it: from its start to its end, some 20 ms more."""
     if reader != "pg_recvlogical":
-        told = json.loads(child.output)
-        return float(told["first"]), float(told["last"])
+        reported = json.loads(child.output)
+        return float(reported["first"]), float(reported["last"])
     return child.began, ended

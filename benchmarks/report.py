@@ -71,7 +71,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a run's figures were taken under, as its document says."""
+    """The conditions of a run's figures, from its document."""
 
     day: str
     """ISO 8601."""

@@ -1,7 +1,7 @@
 """The servers of a run, and what is put into them: an outbox, a backlog, slots that have it all before them.
 
 In: sizes and a seed. Out: a PostgreSQL and a Kafka on this machine, which end with the `with`.
-Never: another server than its own: figures of a shared one say nothing.
+Never: another server than its own: figures of a shared one have no meaning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEYS: Final = 10_000
 """Aggregates that the events are about."""
 
 MASTER_SLOT: Final = "bench_backlog"
-"""Stands before the backlog for ever; what reads gets a copy of it."""
+"""Stays before the backlog; each reader gets a copy of it."""
 
 CONFIRM_PAUSE_SECONDS: Final = 0.02
 """Between two looks at a slot's confirmed position."""
@@ -172,7 +172,7 @@ def servers(*, durable: bool = False) -> Iterator[Rig]:
 
 def await_producer_ids(brokers: str) -> None:
     """A broker that has just been started has no block of producer ids yet: the first idempotent producer asks twice, half a
-    second apart (librdkafka, GETPID), and whoever comes first in a run would pay for it.
+    second apart (librdkafka, GETPID), and the first contender of a run would pay for it.
     """
     producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True})
     producer.produce("bench.warm", b"")

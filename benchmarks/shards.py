@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def drain(rig: Rig, count: int, rows: int) -> tuple[float, list[float]]:
-    """Start so many relays at once. Rows a second in all, CPU seconds of each walsender."""
+    """Start this number of relays at once. Rows a second in all, CPU seconds of each walsender."""
     slot, prefix, topic = rig.next_turn()
     shards = [Shard(index, count) for index in range(count)] if count > 1 else []
     slots = [shard.name(slot) for shard in shards] or [slot]

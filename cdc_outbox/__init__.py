@@ -3,4 +3,4 @@
 __version__ = "0.1.0"
 
 DOCUMENTATION = "https://cdc-outbox.example.com"
-"""Where the documentation is served: links on the status page and in the alerts begin so. Change it with your own build."""
+"""Base URL of the documentation, for links on the status page and in the alerts. Change it in a build of your own."""

@@ -92,7 +92,7 @@ BEGIN
     END IF;
 
     IF obj_description(inbox_table, 'pg_class') IS NULL THEN
-        COMMENT ON TABLE public.inbox IS 'Messages that were consumed, and by whom: each takes effect once.';
+        COMMENT ON TABLE public.inbox IS 'Messages that were consumed, by consumer: each takes effect once.';
     END IF;
 END
 $body$;

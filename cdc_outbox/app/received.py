@@ -1,7 +1,7 @@
 """An event as a consumer receives it, and the counters of a consumer.
 
 In: a record of Kafka. Out: `ReceivedEvent`; `ConsumerStats`, plain numbers, as text for Prometheus.
-Never: an import of Kafka's client, a payload that is parsed before it is asked for.
+Never: an import of Kafka's client, a payload that is parsed before `json` is called.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ReceivedEvent:
     """One event of an outbox."""
 
     id: str
-    """The header `id`; of a record without it its place, `topic/partition/offset`, which is as stable."""
+    """The header `id`, or the place of a record without one, `topic/partition/offset`, which is as stable."""
     type: str | None
     key: str | None
     payload: bytes | None
@@ -54,7 +54,7 @@ class ReceivedEvent:
     """Milliseconds since 1970 in UTC; the commit time, unless the relay was configured otherwise."""
 
     def json(self) -> Any:
-        """The payload, read as JSON. Raises ValueError when it is none, TypeError for a tombstone."""
+        """The payload, read as JSON. Raises ValueError if it is not JSON, TypeError for a tombstone."""
         if self.payload is None:
             raise TypeError("a tombstone has no payload")
         return json.loads(self.payload)

@@ -27,7 +27,7 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """A slot, and how far the server is."""
+    """A slot, and the position of the server."""
 
     slot: slot.SlotInfo
     current_lsn: Lsn
@@ -43,7 +43,7 @@ class SlotStatus:
         return bytes_between(self.slot.restart_lsn, self.current_lsn)
 
     def document(self) -> dict[str, str | int | bool | None]:
-        """As JSON is to have it. Names that `cdc-outbox status` has too mean the same."""
+        """The members of the JSON output. Names that `cdc-outbox status` also has mean the same."""
         info = self.slot
         return {
             "slot": info.name,
@@ -167,7 +167,9 @@ def what_dropping_means(status: SlotStatus) -> str:
     info, lag, retained = status.slot, status.lag_bytes, status.retained_wal_bytes
     if info.slot_type != "logical" or info.plugin != slot.PLUGIN:
         kind = f"a logical slot of plugin {info.plugin}" if info.plugin else "a physical slot: a standby may live on it"
-        return f"Slot {info.name} is not one of cdc-outbox: it is {kind}. Whatever reads from it cannot go on."
+        return (
+            f"Slot {info.name} is not one of cdc-outbox: it is {kind}. The process that reads from it cannot continue."
+        )
     return (
         f"Slot {info.name} knows how far its relay has come ({_text(info.confirmed_flush_lsn) or 'nowhere'}, "
         f"{_bytes(lag)} behind the server). Without it that is forgotten: a relay that starts again makes a new slot and "

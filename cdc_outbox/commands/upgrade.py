@@ -15,7 +15,7 @@ from cdc_outbox.commands.installation import read_installation
 from cdc_outbox.errors import ConfigurationError
 
 UNKNOWN: Final = 0
-"""Version of a table that the script has not been run on, or long ago."""
+"""Version of a table without a version in its comment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def find_upgrade(dsn: str, options: InstallOptions) -> Upgrade:
     found = read_installation(dsn, options)
     if not found.table:
         raise ConfigurationError(
-            f"table {options.table} is not there, so there is nothing to upgrade",
+            f"table {options.table} does not exist, so there is nothing to upgrade",
             code="upgrade",
             cure="cdc-outbox sql install --apply; or name the table with --table",
             table=str(options.table),
@@ -45,7 +45,7 @@ def find_upgrade(dsn: str, options: InstallOptions) -> Upgrade:
     payload_type = next((known for known in PAYLOAD_TYPES if known == found.payload_type), None)
     if payload_type is None:
         raise ConfigurationError(
-            f"the payload of table {options.table} is of type {found.payload_type}, which no script is for",
+            f"the payload of table {options.table} is of type {found.payload_type}, for which there is no script",
             code="upgrade",
             cure=f"change the column to one of {', '.join(PAYLOAD_TYPES)}, or keep the table as it is: the relay may know it",
             table=str(options.table),

@@ -21,10 +21,10 @@ from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.identifiers import NAME_BYTES, quote_identifier
 
 MOST: Final = 64
-"""Shards of one outbox: each has the server decode all of its WAL, so a handful is much."""
+"""Shards of one outbox. The server decodes all of its WAL once for each shard, so more than a few cost much."""
 
 _POSITIVE: Final = 2**31 - 1
-"""Takes the sign off a hash."""
+"""Mask that removes the sign of a hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,14 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class NamedShard:
-    """A shard, and the name that those of its kind have in common."""
+    """A shard, and the beginning that the names of all its slots or publications share."""
 
     base: str
     shard: Shard
 
 
 def named_shard(name: str) -> NamedShard | None:
-    """The shard whose slot or publication has this name: `cdc_outbox_0_of_2`. None when it is not called like one."""
+    """The shard whose slot or publication has this name: `cdc_outbox_0_of_2`. None if no shard has this name."""
     match = re.fullmatch(r"(.+)_(0|[1-9][0-9]?)_of_([1-9][0-9]?)", name)
     if match is None or not 2 <= int(match[3]) <= MOST or int(match[2]) >= int(match[3]):
         return None

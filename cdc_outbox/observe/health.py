@@ -58,7 +58,7 @@ class Check:
 
     name: str
     ok: bool
-    says: str
+    text: str
     decides: bool = True
 
 
@@ -68,20 +68,20 @@ def liveness(counters: Counters, monotonic: float) -> list[Check]:
     """
     turned_at = counters.last_turn_monotonic
     if turned_at is None:
-        return [Check("loop", ok=True, says="not running: connecting, or waiting for PostgreSQL")]
+        return [Check("loop", ok=True, text="not running: connecting, or waiting for PostgreSQL")]
     age = max(0.0, monotonic - turned_at)
-    return [Check("loop", ok=age <= STUCK_AFTER_SECONDS, says=f"turned {age:.1f} s ago")]
+    return [Check("loop", ok=age <= STUCK_AFTER_SECONDS, text=f"turned {age:.1f} s ago")]
 
 
 def readiness(counters: Counters, now: float, monotonic: float) -> list[Check]:
     """Whether the relay streams, or stands by for the one that does. Health is shown, and does not affect the result."""
     state, found = counters.state, health(counters, now, monotonic)
     return [
-        Check("state", ok=state in READY_STATES, says=state),
+        Check("state", ok=state in READY_STATES, text=state),
         _connected("postgres", connected=counters.postgres_connected),
         _connected("kafka", connected=counters.kafka_connected),
-        Check("last_error", ok=counters.last_error is None, says=mask(counters.last_error or "none"), decides=False),
-        Check("health", ok=found.level == OK, says=f"{found.level}: {found.headline}", decides=False),
+        Check("last_error", ok=counters.last_error is None, text=mask(counters.last_error or "none"), decides=False),
+        Check("health", ok=found.level == OK, text=f"{found.level}: {found.headline}", decides=False),
     ]
 
 
@@ -344,4 +344,4 @@ def _streams(counters: Counters) -> bool:
 
 
 def _connected(component: str, *, connected: bool) -> Check:
-    return Check(component, ok=connected, says="connected" if connected else "not connected", decides=False)
+    return Check(component, ok=connected, text="connected" if connected else "not connected", decides=False)

@@ -163,7 +163,7 @@ def _probe(checks: list[Check], query: str) -> Answer:
     code = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
     if "verbose" not in query.split("&"):
         return code, TEXT, b"ok\n" if well else b"failed; see ?verbose\n"
-    lines = [f"[{_sign(check)}] {check.name}: {check.says}" for check in checks]
+    lines = [f"[{_sign(check)}] {check.name}: {check.text}" for check in checks]
     return code, TEXT, "\n".join([*lines, "ok" if well else "failed", ""]).encode()
 
 

@@ -241,7 +241,7 @@ def require_idle(info: SlotInfo) -> None:
         raise SlotBusy(
             f"slot {info.name} is in use: the server process that streams from it is pid {info.active_pid}",
             code="slot-busy",
-            cure="stop the relay that uses it; pg_stat_activity tells from where that process is connected",
+            cure="stop the relay that uses it; pg_stat_activity has the address of that process",
             slot=info.name,
         )
 

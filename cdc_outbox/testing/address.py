@@ -1,4 +1,4 @@
-"""Where a connection leads: the server, database and role, for a second connection to the same place.
+"""The address of a connection: server, database and role, for a second connection to the same place.
 
 In: a connection, cursor or session that `emit` takes, while it is open. Out: a conninfo string of libpq.
 Never: an import of a driver or framework; input or output.
@@ -31,7 +31,7 @@ def conninfo_of(target: object) -> str:
             host=host, port=port, dbname=given.database or given.user, user=given.user, password=given.password or None
         )
     raise OutboxUsageError(
-        f"outbox_events does not know where a connection of {package} leads: override the fixture outbox_dsn"
+        f"outbox_events cannot find the address of a connection of {package}: override the fixture outbox_dsn"
     )
 
 

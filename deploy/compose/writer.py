@@ -43,7 +43,7 @@ def place_order(shop: psycopg.Connection, user: int) -> int:
     return order
 
 
-def say(line: str) -> None:
+def show(line: str) -> None:
     """One line, in one piece and at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -57,9 +57,9 @@ def main(transactions: int | None) -> None:
         for number in itertools.count() if transactions is None else range(transactions):
             if number % 4 == 0:
                 users.append(register(shop))
-                say(f"committed user {users[-1]}")
+                show(f"committed user {users[-1]}")
             else:
-                say(f"committed order {place_order(shop, random.choice(users))}")
+                show(f"committed order {place_order(shop, random.choice(users))}")
             if transactions is None:
                 time.sleep(PAUSE_SECONDS)
 

@@ -1,7 +1,7 @@
 /* A row of a replication stream to the parts of a Kafka record: plain rows only. Pure: bytes in, pointers into them out.
  *
- * The twin of cdc_outbox/records/mapping.py: what `plain_read` takes becomes the record that Python would make, byte for byte;
- * what it does not take goes to Python, which decides. PostgreSQL manual: 54.9 Logical Replication Message Formats.
+ * The counterpart of cdc_outbox/records/mapping.py: what `plain_read` takes becomes the record that Python would make, byte for byte;
+ * Python reads what it does not take. PostgreSQL manual: 54.9 Logical Replication Message Formats.
  */
 #pragma once
 
@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PLAIN_COLUMNS 128     /* of a table: an outbox has about ten; a wider one goes the way of Python */
+#define PLAIN_COLUMNS 128     /* of a table: an outbox has about ten; a wider one is left to Python */
 #define PLAIN_PLACEHOLDERS 8  /* of a topic template */
 #define TOPIC_BYTES 249       /* Kafka's limit (org.apache.kafka.common.internals.Topic) */
 #define NAME_BYTES 64         /* of the two headers' names, with their NUL */
@@ -32,7 +32,7 @@ struct layout { /* how rows of one relation become records */
     int columns;
     int id, key, type, payload;        /* positions */
     int null_count;
-    uint8_t null[PLAIN_COLUMNS];       /* positions of columns that Python has to look at unless they are NULL */
+    uint8_t null[PLAIN_COLUMNS];       /* positions of columns that Python must read unless they are NULL */
     char id_name[NAME_BYTES], type_name[NAME_BYTES];
     int piece_count;
     struct piece pieces[PLAIN_PLACEHOLDERS + 1];

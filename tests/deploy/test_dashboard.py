@@ -79,6 +79,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
             process.kill()
 
 
+@pytest.mark.nightly
 def test_every_query_and_every_rule_is_answered_by_a_prometheus_that_scrapes_a_relay(
     outbox: Outbox, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def install(manager: SystemdManager, outbox: Outbox, *more: str) -> None:
     assert manager.systemctl("daemon-reload").returncode == 0
 
 
+@pytest.mark.nightly
 def test_systemd_starts_it_watches_it_and_knows_when_a_restart_is_of_no_use(
     manager: SystemdManager, outbox: Outbox
 ) -> None:

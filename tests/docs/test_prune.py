@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from tests.docs.pages import block
 from tests.plugins.outbox import ids
 
@@ -21,6 +23,7 @@ AT_ONCE: Final = "docs/how-to/delete-at-once.md"
 PASSWORD: Final = "of-the-housekeeper"
 
 
+@pytest.mark.nightly
 def test_the_page_in_order(
     database: Database, kafka: KafkaCluster, outbox: Outbox, shell: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -57,6 +60,7 @@ def test_the_relay_prunes(
     assert relay.wait() == 0
 
 
+@pytest.mark.nightly
 def test_whole_days_at_once(
     database: Database, outbox: Outbox, shell: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_slot_that_fell_too_far_behind_is_recovered_by_hand(shop: Shop) -> Non
     assert shop.wal_status() == "reserved"
 
 
+@pytest.mark.nightly
 def test_a_row_that_was_deleted_before_it_was_delivered_is_all_that_is_lost(shop: Shop) -> None:
     shop.type(CATCH_UP)
     delivered, pruned, kept = shop.emit(), None, None
@@ -131,6 +132,7 @@ def test_a_row_that_was_deleted_before_it_was_delivered_is_all_that_is_lost(shop
     assert shop.ids() == [delivered, kept]
 
 
+@pytest.mark.nightly
 def test_with_since_older_rows_are_left_out(shop: Shop) -> None:
     shop.emit()
     recent = shop.emit()
@@ -142,6 +144,7 @@ def test_with_since_older_rows_are_left_out(shop: Shop) -> None:
     assert "public.outbox: 1 rows are sent, 1 are older" in done.stderr
 
 
+@pytest.mark.nightly
 def test_with_on_slot_lost_recover_the_relay_recovers_by_itself(shop: Shop) -> None:
     shop.type(CATCH_UP)
     pending = shop.emit()
@@ -153,6 +156,7 @@ def test_with_on_slot_lost_recover_the_relay_recovers_by_itself(shop: Shop) -> N
     assert shop.wal_status() == "reserved"
 
 
+@pytest.mark.nightly
 def test_the_records_timestamp_is_the_recoverys_unless_a_column_gives_it(shop: Shop) -> None:
     shop.emit()
     (written,) = shop.database.execute("SELECT floor(extract(epoch FROM created_at) * 1000)::bigint FROM outbox")[0]
@@ -165,6 +169,7 @@ def test_the_records_timestamp_is_the_recoverys_unless_a_column_gives_it(shop: S
     assert by_column == written
 
 
+@pytest.mark.nightly
 def test_a_gap_of_the_publication_is_closed_by_hand_only(database: Database, kafka: KafkaCluster, shell: Shell) -> None:
     shop = Shop(database, kafka, shell)
     shop.type(CATCH_UP)

@@ -131,6 +131,7 @@ def kafkas_scripts(secure_kafka_server: SecureKafka, monkeypatch: pytest.MonkeyP
     return str(folder)
 
 
+@pytest.mark.nightly
 def test_the_page_in_order_ends_with_records_over_tls_of_a_relay_that_logs_in(
     site: Site, authority: Authority, kafkas_scripts: str, secure_kafka: KafkaCluster, relay: Callable[..., Relay]
 ) -> None:

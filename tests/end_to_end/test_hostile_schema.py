@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.plugins.outbox import Outbox
     from tests.plugins.postgres import Database
 
-PATHS = ("public, pg_catalog", '"$user", public')
+PATHS = (pytest.param("public, pg_catalog", marks=pytest.mark.nightly), '"$user", public')
 """What an owner of the database may set, and PostgreSQL's default."""
 
 FILTERS_SINCE = 150000

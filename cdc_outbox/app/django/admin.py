@@ -11,7 +11,7 @@ from cdc_outbox.app.django.models import OutboxEvent
 
 @admin.register(OutboxEvent)
 class OutboxEventAdmin(admin.ModelAdmin):
-    """Events, the last first. Nothing can be added, changed or deleted: the relay has sent what is there."""
+    """Events, the last first. Nothing can be added, changed or deleted: the relay has sent these rows."""
 
     list_display = ("seq", "created_at", "aggregatetype", "aggregateid", "type", "id")
     list_filter = ("aggregatetype",)
