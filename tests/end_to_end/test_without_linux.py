@@ -72,7 +72,7 @@ def test_an_event_is_emitted_and_read(database: Database, env: dict[str, str]) -
     assert emitted.stdout.strip() in read.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_demo_runs_and_its_verdict_is_good(env: dict[str, str]) -> None:
     done = run_command("demo", "--seconds", "4", env=env, timeout=120)
 

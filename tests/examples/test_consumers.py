@@ -62,7 +62,7 @@ def running(program: Program, **variables: str) -> Iterator[subprocess.Popen[str
                 print(process.stdout.read()[-3000:])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("language", PROGRAMS)
 def test_each_event_has_its_effect_once_through_a_kill(language: str, database: Database, kafka: KafkaCluster) -> None:
