@@ -59,7 +59,7 @@ class Reachability:
             self.all_down = True
             if self._detail == SILENT:
                 self._detail = GONE if self._has_answered else CLOSED
-            self._counters.kafka_fails(self._detail, now)
+            self._counters.kafka_fails(self._detail, now, cure=self.error.cure)
             self._lose()
         elif error.code() in NOT_READY:
             self._detail = describe(error)

@@ -50,7 +50,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
-def test_compose_understands_its_file_and_knows_every_service(resolved: str) -> None:
+def test_compose_accepts_its_file_with_every_service(resolved: str) -> None:
     section = COMPOSE.read_text().split("\nservices:")[1].split("\nsecrets:")[0]
     services = set(re.findall(r"^  (\w+):$", section, re.MULTILINE))
     assert services == {"postgres", "kafka", "install", "relay", "writer", "consumer", "prometheus", "grafana"}

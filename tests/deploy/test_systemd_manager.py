@@ -53,7 +53,7 @@ def install(manager: SystemdManager, outbox: Outbox, *more: str) -> None:
 
 
 @pytest.mark.nightly
-def test_systemd_starts_it_watches_it_and_knows_when_a_restart_is_of_no_use(
+def test_systemd_starts_the_relay_restarts_a_frozen_one_and_does_not_restart_after_78(
     manager: SystemdManager, outbox: Outbox
 ) -> None:
     outbox.create()

@@ -50,7 +50,7 @@ def streaming(outbox: Outbox) -> tuple[Outbox, str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_docker_compose_knows_the_service_and_the_command_shows_its_status(
+def test_the_service_of_docker_compose_exists_and_the_command_shows_its_status(
     streaming: tuple[Outbox, str], tmp_path: Path, page: str
 ) -> None:
     outbox, http = streaming

@@ -116,7 +116,7 @@ def test_the_page_for_psycopg(reader: Reader) -> None:
     assert reader.outbox()[2:] == [placed(45, "12")]
 
 
-def test_the_page_for_psycopg_also_for_the_role_that_it_speaks_of(reader: Reader) -> None:
+def test_the_page_for_psycopg_with_the_role_that_it_names(reader: Reader) -> None:
     reader.follow(PSYCOPG)
     reader.database.execute("ALTER ROLE my_service LOGIN PASSWORD 'secret'; GRANT INSERT ON orders TO my_service")
 

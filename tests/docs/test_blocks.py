@@ -271,7 +271,7 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         ("docs/how-to/emit-from-other-languages.md", beginning): ("tests/examples/test_languages.py", test)
         for test, beginnings in {
             "test_the_page_shows_what_is_run": ["func register", "async function register", "    static void register"],
-            "test_what_is_only_shown_calls_the_function_as_the_server_knows_it": [
+            "test_programs_that_are_only_shown_call_the_function_with_its_arguments": [
                 "SELECT outbox_emit",
                 "Customer.transaction",
                 "await using var transaction",

@@ -85,7 +85,7 @@ MEMORY_HOGS: Final = {
 @pytest.mark.nightly
 @pytest.mark.parametrize("first_start", [False, True])
 @pytest.mark.parametrize("hog", MEMORY_HOGS)
-def test_one_row_takes_a_few_times_its_size_whatever_is_in_it(outbox: Outbox, hog: str, first_start: bool) -> None:
+def test_one_row_takes_a_few_times_its_size_whatever_its_content(outbox: Outbox, hog: str, first_start: bool) -> None:
     """Parsed before its size was looked at, it took 570 to 980 MB."""
     outbox.create(payload="text")
     outbox.database.execute("ALTER TABLE outbox ALTER headers TYPE json USING NULL")

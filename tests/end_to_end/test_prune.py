@@ -28,7 +28,7 @@ def in_table(outbox: Outbox) -> set[str]:
     return {event for (event,) in outbox.database.execute("SELECT id::text FROM outbox")}
 
 
-def test_stopped_behind_and_just_caught_up(outbox: Outbox) -> None:
+def test_prune_beside_a_stopped_a_lagging_and_a_caught_up_relay(outbox: Outbox) -> None:
     outbox.create()
     first = outbox.add_all([{} for _ in range(50)])
     outbox.drain()

@@ -231,7 +231,7 @@ def test_columns_of_any_name(outbox: Outbox) -> None:
     assert record.header("type") == b"OrderPlaced"
 
 
-def test_a_column_is_renamed_under_a_running_relay_that_knows_both_names(outbox: Outbox) -> None:
+def test_a_column_is_renamed_under_a_running_relay_whose_option_has_both_names(outbox: Outbox) -> None:
     outbox.create()
     relay = outbox.streaming("--payload-column", "body,payload")
     outbox.add(payload='"old"')

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.plugins.outbox import Outbox
 
 
-def test_systemd_hears_ready_then_signs_of_life_then_stopping_and_the_relay_ends_with_zero(
+def test_systemd_gets_ready_then_watchdog_messages_then_stopping_and_the_relay_ends_with_zero(
     outbox: Outbox, tmp_path: Path
 ) -> None:
     outbox.create()

@@ -43,7 +43,7 @@ def services() -> dict[str, Any]:
     return found
 
 
-def test_it_has_the_services_of_the_example(services: dict[str, Any]) -> None:
+def test_the_compose_file_has_the_services_of_the_example(services: dict[str, Any]) -> None:
     assert set(services) == {"postgres", "kafka", "install", "relay", "web", "mail", *stage.CONSUMERS}
     for name in stage.CONSUMERS:
         assert services[name]["command"] == ["python", "-m", f"examples.registration.{name}"]

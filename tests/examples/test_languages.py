@@ -95,7 +95,7 @@ def test_the_page_shows_what_is_run(language: str) -> None:
     assert words(shown.text) in words((HERE / RUN[language]).read_text(encoding="utf-8"))
 
 
-def test_what_is_only_shown_calls_the_function_as_the_server_knows_it(database: Database) -> None:
+def test_programs_that_are_only_shown_call_the_function_with_its_arguments(database: Database) -> None:
     apply_install(database.dsn, InstallOptions(), pytest.fail)
     shown = [each for each in read(PAGE).blocks if each.language in {"ruby", "csharp", "php", "rust"}]
     assert len(shown) == 4

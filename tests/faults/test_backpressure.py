@@ -73,7 +73,7 @@ def _resume_broker(kafka: KafkaCluster) -> None:
         pytest.param(_pause_broker, _resume_broker, id="standing still"),
     ],
 )
-def test_a_kafka_away_for_longer_than_the_walsenders_patience_costs_nothing(
+def test_a_kafka_outage_longer_than_wal_sender_timeout_loses_and_repeats_nothing(
     stop: Callable[[KafkaCluster], None],
     start: Callable[[KafkaCluster], None],
     ready: Outbox,

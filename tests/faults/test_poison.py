@@ -282,7 +282,7 @@ def test_a_culprit_among_the_rows_of_a_first_start_is_left_out_alone(unstarted: 
     assert [line["id"] for line in started.log_lines("poison")] == [culprit]
 
 
-def test_a_first_start_that_stops_at_a_culprit_leaves_no_slot_and_another_policy_goes_on_without_loss(
+def test_a_first_start_that_stops_at_a_rejected_record_leaves_no_slot_and_another_policy_continues_without_loss(
     unstarted: Outbox,
 ) -> None:
     written, culprit = _fill(unstarted)

@@ -57,7 +57,9 @@ def held_up(outbox: Outbox) -> Relay:
 # Renamed
 
 
-def test_renamed_it_stops_at_the_first_row_and_goes_on_under_the_new_name(ready: Outbox, witness: Witness) -> None:
+def test_after_a_rename_the_relay_stops_at_the_first_row_and_continues_with_the_new_name(
+    ready: Outbox, witness: Witness
+) -> None:
     relay = ready.streaming()
     ready.add()
     ready.database.execute("ALTER TABLE outbox RENAME TO events")
@@ -84,7 +86,7 @@ def test_rows_that_wait_under_the_old_name_come_under_the_new_one_too(paused: Ou
     judged_after(paused, again, witness)
 
 
-def test_renamed_back_it_goes_on_as_well(ready: Outbox, witness: Witness) -> None:
+def test_renamed_back_the_relay_continues(ready: Outbox, witness: Witness) -> None:
     relay = ready.streaming()
     ready.add()
     ready.database.execute("ALTER TABLE outbox RENAME TO events")

@@ -122,7 +122,7 @@ def bench(database: Database, kafka: KafkaCluster) -> Bench:
 # --- nothing is wrong --------------------------------------------------------------------------------------------------
 
 
-def test_where_nothing_is_wrong_nothing_fails(bench: Bench) -> None:
+def test_a_correct_setup_passes_every_check(bench: Bench) -> None:
     bench.kafka.create_topic(f"{bench.prefix}order")
     bench.create_slot()
     bench.add()
@@ -554,7 +554,7 @@ def test_no_slot_and_none_may_be_created(bench: Bench) -> None:
     bench.check(snapshot=False).warned("slot.state", "--no-snapshot")
 
 
-def test_a_slot_that_is_lost_and_one_that_keeps_much_wal(
+def test_a_lost_slot_fails_and_one_that_keeps_much_wal_warns(
     own_postgres: Callable[..., PostgresServer], kafka: KafkaCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = own_postgres(

@@ -219,7 +219,7 @@ def test_the_publication_of_a_shard_is_refused_and_not_to_be_changed(shop: Shop)
     assert "ALTER PUBLICATION" not in refused.value.cure
 
 
-def test_what_the_caller_knows_counts_as_well(shop: Shop) -> None:
+def test_nothing_is_deleted_when_the_caller_denies_delivery(shop: Shop) -> None:
     shop.write(1)
     with pytest.raises(Undelivered):
         shop.prune(lambda _: False, wait=0.3)

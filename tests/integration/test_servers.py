@@ -274,7 +274,7 @@ def test_kafka_gives_back_what_was_produced_on_topics_that_appear_meanwhile(kafk
         records[0].header("type")
 
 
-def test_a_reader_sees_a_surplus(kafka: KafkaCluster) -> None:
+def test_a_surplus_of_records_is_an_error(kafka: KafkaCluster) -> None:
     topic = kafka.create_topic(kafka.unique_topic_prefix() + "a", partitions=1)
     produce(kafka.brokers, topic, 5000)
     assert len(kafka.consume(topic, until=1)) == 5000

@@ -73,7 +73,7 @@ def test_a_temporary_slot_goes_with_its_session_and_its_copy_stays_where_it_stoo
     assert not lasting.temporary
 
 
-def test_the_snapshot_sees_what_the_slot_will_not_send_and_nothing_else(
+def test_the_snapshot_has_exactly_the_rows_that_the_slot_does_not_send(
     database: Database, session: ReplicationSession
 ) -> None:
     database.execute(

@@ -106,7 +106,7 @@ def test_status_as_json_has_the_same_in_one_object(invoke: Invoke) -> None:
     }
 
 
-def test_what_is_printed_installs_through_psql_without_a_word(invoke: Invoke, psql: Callable[[str], str]) -> None:
+def test_the_printed_script_installs_through_psql_without_output(invoke: Invoke, psql: Callable[[str], str]) -> None:
     scripts = invoke("sql", "install").stdout + invoke("sql", "roles").stdout
 
     assert psql(scripts) == ""

@@ -170,7 +170,7 @@ def test_an_id_default_of_ones_own_stays(installed: Database) -> None:
     ]
 
 
-def test_an_emitted_event_is_the_row_one_would_have_inserted(installed: Database) -> None:
+def test_an_emitted_event_is_the_same_row_as_an_insert(installed: Database) -> None:
     event_id = installed.execute(
         """SELECT outbox_emit('order', '42', 'OrderPlaced', '{"b": 1,  "a": 2}', '{"tenant": "acme"}')"""
     )[0][0]
@@ -733,7 +733,7 @@ def test_status_reports_before_and_after(database: Database) -> None:
         "COMMENT ON TABLE outbox IS NULL",
     ],
 )
-def test_status_sees_what_is_missing_and_install_repairs_it(installed: Database, damage: str) -> None:
+def test_status_reports_missing_objects_and_install_repairs_them(installed: Database, damage: str) -> None:
     installed.execute(damage)
     assert not read_installation(installed.dsn, InstallOptions()).complete
 

@@ -114,7 +114,7 @@ def test_flush_moves_the_slot_to_the_commits_end_and_write_alone_does_not(
     eventually(lambda: confirmed(shop) == commit.end_lsn, "the slot follows")
 
 
-def test_the_next_stream_begins_behind_what_is_confirmed_and_brings_the_rest_again(
+def test_the_next_stream_begins_after_the_confirmed_position_and_sends_the_rest_again(
     shop: Database, start: Callable[..., ReplicationStream]
 ) -> None:
     for number in (1, 2, 3):

@@ -62,7 +62,7 @@ def test_what_is_for_asyncio_is_awaited_also_when_nothing_is_written(session: An
     assert [event.id for event in events] == [event_id]
 
 
-def test_of_several_connections_only_the_one_that_was_named() -> None:
+def test_only_events_of_the_named_connection_are_captured() -> None:
     mine, other = Mock(spec=Session), Mock(spec=Session)
     with capture(mine, write=False) as of_mine, capture(other, write=False) as of_other, capture() as of_all:
         emit(mine, **ORDER)
@@ -92,7 +92,7 @@ def test_what_is_refused_is_not_recorded() -> None:
 
 
 @pytest.mark.parametrize("connection", [None, object(), 5, Mock(), "nowhere"])
-def test_to_write_it_takes_a_connection_that_it_knows(connection: Any) -> None:
+def test_writing_needs_a_connection_of_a_supported_driver(connection: Any) -> None:
     with (
         capture() as events,
         pytest.raises(Exception, match=r"not a connection that is known|nowhere|configured"),

@@ -30,7 +30,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made / "site"
 
 
-def test_it_has_the_files_of_the_package_and_its_version(unpacked: Path) -> None:
+def test_the_wheel_has_the_files_of_the_package_and_its_version(unpacked: Path) -> None:
     def texts(folder: Path) -> dict[str, str]:
         return {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*.py")}
 
@@ -41,7 +41,7 @@ def test_it_has_the_files_of_the_package_and_its_version(unpacked: Path) -> None
     assert [line for line in required if "extra ==" not in line] == []
 
 
-def test_it_is_smaller_than_a_megabyte(unpacked: Path) -> None:
+def test_the_wheel_is_smaller_than_a_megabyte(unpacked: Path) -> None:
     assert sum(file.stat().st_size for file in unpacked.rglob("*") if file.is_file()) < LIMIT_BYTES
 
 

@@ -78,7 +78,7 @@ def test_any_json_document_comes_out_as_it_went_in(document: dict[str, Any]) -> 
         (b"\xff", "not UTF-8"),
     ],
 )
-def test_what_cannot_be_json_is_refused_with_the_reason(payload: Any, said: str) -> None:
+def test_a_value_that_is_not_json_is_refused_with_the_reason(payload: Any, said: str) -> None:
     with pytest.raises(OutboxUsageError, match=said):
         emitted(payload=payload)
 

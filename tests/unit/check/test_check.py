@@ -264,7 +264,7 @@ def test_each_service_has_its_own_words_with_nothing_left_to_fill_in(platform: p
         (3, 3, None, "not-checked", ""),
     ],
 )
-def test_how_well_a_topic_keeps_its_records(
+def test_the_replication_of_a_topic_is_judged(
     replicas: int, in_sync: int, needed: int | None, status: str, words: str
 ) -> None:
     topic = Topic("events", 6, replicas, in_sync, may_write=True, max_message_bytes=1_048_588, min_in_sync=needed)
@@ -296,7 +296,7 @@ def test_better_cures_take_the_place_of_the_errors_own() -> None:
     assert told.findings[0].cures == ("here",)
 
 
-def test_what_passes_and_the_document() -> None:
+def test_passed_checks_and_their_json_document() -> None:
     told = report.Report()
     told.ok("a.b", "fine")
     told.not_checked("no server", "a.c")

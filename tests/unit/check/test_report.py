@@ -13,7 +13,7 @@ def missing(topic: str) -> tuple[str, str, str]:
     )
 
 
-def test_one_line_for_a_fault_that_many_topics_have() -> None:
+def test_a_fault_of_many_topics_is_one_line() -> None:
     report = Report()
     report.ok("kafka.reach", "b:9092")
     since = len(report.findings)

@@ -100,7 +100,7 @@ def test_what_answers_something_else_is_not_healthy(invoke) -> None:
     assert "Traceback" not in result.output
 
 
-def test_it_is_quick(relay) -> None:
+def test_the_healthcheck_takes_a_fraction_of_a_second(relay) -> None:
     """The best of three, as a process, from start to end."""
     executable = str(Path(sys.executable).with_name("cdc-outbox"))
     took = []

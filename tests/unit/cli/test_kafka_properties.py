@@ -186,7 +186,7 @@ def test_stores_in_pem_and_pkcs12_are_translated(java) -> None:
         ("sasl.login.callback.handler.class=X", "oidc"),
     ],
 )
-def test_what_only_java_knows_is_refused_with_what_to_write_instead(line: str, cure: str, java) -> None:
+def test_properties_of_java_only_are_refused_with_the_counterpart(line: str, cure: str, java) -> None:
     path = java(line)
     with pytest.raises(ConfigurationError) as raised:
         KafkaProperties(file=path)()

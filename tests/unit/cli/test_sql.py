@@ -61,7 +61,7 @@ def test_a_name_that_postgresql_would_cut_is_refused(invoke) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--payload-type", "xml"], ["--table", "a.b.c"], ["--slot", "x"]])
-def test_what_makes_no_sense_is_a_usage_error(invoke, arguments: list[str]) -> None:
+def test_contradictory_options_are_a_usage_error(invoke, arguments: list[str]) -> None:
     assert invoke("sql", "install", *arguments).exit_code == 2
 
 

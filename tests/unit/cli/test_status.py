@@ -68,7 +68,7 @@ def shown(document: StatusDocument) -> list[str]:
     return _shown(StatusReport(document, "the relay at :8420 is streaming", True, None), as_json=False).splitlines()
 
 
-def test_what_is_wrong_comes_first_with_its_cure_and_is_marked_by_a_word() -> None:
+def test_problems_come_first_with_their_cure_and_mark_their_line() -> None:
     lines = shown(IN_TROUBLE)
 
     assert lines[0].startswith("health          critical: The slot is lost at the next checkpoint")

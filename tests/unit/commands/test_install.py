@@ -110,7 +110,7 @@ def test_names_in_comments_are_the_rendered_ones_too() -> None:
     assert f"--   GRANT INSERT ON TABLE {ODD_TABLE} TO cdc_outbox_writer" in render_roles(ODD).splitlines()
 
 
-def test_what_was_put_in_is_not_looked_at_again() -> None:
+def test_inserted_values_are_not_parsed_as_placeholders_again() -> None:
     options = InstallOptions(table=TableName("public.outbox", "SCHEMA public"), publication="PUBLICATION cdc_outbox")
 
     text = render_install(options)
@@ -244,7 +244,7 @@ def test_each_file_is_one_statement_that_pins_the_search_path_and_gives_it_back(
     assert "search_path" not in re.sub(r"^SET search_path = pg_catalog, pg_temp$", "", pinned, flags=re.MULTILINE)
 
 
-def test_the_version_in_the_file_is_the_one_that_status_knows() -> None:
+def test_the_version_in_the_file_is_the_one_of_status() -> None:
     assert re.findall(r"this_version +constant integer := (\d+);", read_sql("outbox")) == [str(SQL_VERSION)]
 
 

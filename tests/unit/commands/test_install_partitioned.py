@@ -16,7 +16,7 @@ def code(text: str) -> str:
     return re.sub(r"--.*", "", text)
 
 
-def test_it_is_the_ordinary_script_with_another_key_and_its_partitions_behind_it() -> None:
+def test_the_partitioned_script_differs_in_the_key_and_the_partitions() -> None:
     ordinary, partitioned = render_install(InstallOptions()), render_install(InstallOptions(partitioned=True))
     changed = set(code(ordinary).splitlines()) - set(code(partitioned).splitlines())
     assert {line.split()[0] for line in changed} == {"seq", "headers", ");"}

@@ -102,7 +102,7 @@ def look(query: StatusQuery = QUERY) -> StatusReport:
     return StatusReader(query, Stop()).read()
 
 
-def test_the_database_alone_knows_the_slot_and_not_the_lag_in_seconds(database: Callable[..., None]) -> None:
+def test_without_a_relay_the_slot_is_known_and_the_lag_in_seconds_is_not(database: Callable[..., None]) -> None:
     database(SlotStatus(SLOT, Lsn(100 * MIB)))
     found = look()
 
@@ -118,7 +118,7 @@ def test_without_a_process_that_streams_the_state_is_unknown(database: Callable[
     assert look().document.state is None
 
 
-def test_the_relay_knows_the_lag_and_the_database_the_slot(database: Callable[..., None]) -> None:
+def test_the_lag_comes_from_the_relay_and_the_slot_from_the_database(database: Callable[..., None]) -> None:
     database(SlotStatus(SLOT, Lsn(100 * MIB)))
     with answering(json.dumps(STREAMING).encode()) as address:
         found = look(replace(QUERY, http=address))
@@ -151,7 +151,7 @@ def test_an_unreported_rate_is_taken_from_two_reads(
     assert look().document.seconds_until_lost == 300.0
 
 
-def test_the_rate_that_the_relay_knows_is_not_taken_again(database: Callable[..., None]) -> None:
+def test_a_rate_reported_by_the_relay_is_not_measured_again(database: Callable[..., None]) -> None:
     database(SlotStatus(replace(SLOT, safe_wal_bytes=600 * MIB), Lsn(100 * MIB)))
     with answering(json.dumps(STREAMING).encode()) as address:
         assert look(replace(QUERY, http=address)).document.seconds_until_lost == 77.0
@@ -169,7 +169,7 @@ def test_a_slot_that_is_lost_or_about_to_be_is_critical_and_unsafe(
     assert unsafe(found.document)
 
 
-def test_the_judgement_is_made_again_with_what_the_database_knows(database: Callable[..., None]) -> None:
+def test_health_is_judged_again_with_the_values_of_the_database(database: Callable[..., None]) -> None:
     database(SlotStatus(replace(SLOT, wal_status="unreserved"), Lsn(100 * MIB)))
     told = {**STREAMING, "health": "ok", "reasons": [{"code": "of the future"}]}
     with answering(json.dumps(told).encode()) as address:

@@ -41,7 +41,7 @@ def failure(code: int, *, key: bytes | None = b"customer-1", words: str = "words
         (KafkaError.UNSUPPORTED_SASL_MECHANISM, ConfigurationError),
     ],
 )
-def test_what_waiting_does_not_heal_has_a_cure(code: int, kind: type[CdcOutboxError]) -> None:
+def test_errors_that_waiting_does_not_cure_have_a_cure(code: int, kind: type[CdcOutboxError]) -> None:
     error = final(KafkaError(code, "broker says no"))
     assert isinstance(error, kind)
     assert "broker says no" in error.message

@@ -183,7 +183,7 @@ def test_the_last_of_two_names_of_a_property_wins() -> None:
     assert effective({"queue.buffering.max.ms": "2", "linger.ms": "1"}, SETTINGS)["linger.ms"] == "1"
 
 
-def test_a_property_that_is_nobodys_business_but_the_users_passes_as_it_is() -> None:
+def test_a_property_without_effect_on_a_promise_is_passed_unchanged() -> None:
     given = {"sasl.password": " p@ss=word ", "client.id": "relay-eu", "ssl.ca.location": "/etc/ca.pem"}
     properties = effective(given, SETTINGS)
     assert given.items() <= properties.items()

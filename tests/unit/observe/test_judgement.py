@@ -107,7 +107,7 @@ UNCONFIRMED = {"in_flight_events": 7, "unconfirmed_since_monotonic": MONOTONIC -
         ),
     ],
 )
-def test_what_the_relay_knows_is_judged(counters: Counters, level: str, codes: list[str]) -> None:
+def test_each_condition_has_its_level_and_reason(counters: Counters, level: str, codes: list[str]) -> None:
     document = status(counters, SETTINGS, NOW, MONOTONIC)
 
     assert (document.health, [reason.code for reason in document.reasons]) == (level, codes)

@@ -19,7 +19,7 @@ def summary_of(counters: Counters, clock: Clock) -> Summary:
     return Summary(counters, monotonic=clock, wall=lambda: 1000.0)
 
 
-def test_one_line_a_minute_with_the_rate_since_the_last(json_lines: Lines) -> None:
+def test_one_line_a_minute_has_the_rate_since_the_last(json_lines: Lines) -> None:
     clock = Clock()
     counters = Counters(
         state=State.STREAMING, topics={"a": TopicCounters(delivered=40), "b": TopicCounters(delivered=2)}

@@ -69,7 +69,7 @@ def test_what_was_not_sent_is_sent_again(unit: Unit) -> None:
     assert unit.heard() == ["READY=1", "WATCHDOG=1", "STATUS=streaming, 0 events/s, lag 0.0 s"]
 
 
-def test_the_watchdog_hears_well_within_its_interval_and_of_a_stuck_loop_no_more(unit: Unit) -> None:
+def test_watchdog_messages_come_within_the_interval_and_end_when_the_loop_is_stuck(unit: Unit) -> None:
     told = unit.told(WATCHDOG_SECONDS)
     heard_at = []
     for second in range(100, 220):

@@ -73,7 +73,7 @@ def test_the_readers_of_begin_and_commit_give_what_decode_gives(
     ("read", "message"),
     [(pgoutput.begin_reader(3), build.begin(1)), (pgoutput.commit_reader(3), build.commit(1, 2))],
 )
-def test_the_readers_refuse_what_breaks_off_or_goes_on(read: Callable[[bytes], object], message: bytes) -> None:
+def test_the_readers_refuse_missing_or_surplus_bytes(read: Callable[[bytes], object], message: bytes) -> None:
     assert read(b"abc" + message)
     for wrong in (message[:-1], message + b"\0", b""):
         with pytest.raises(
@@ -157,13 +157,13 @@ def test_a_message_that_breaks_off_is_refused(message: bytes, data: st.DataObjec
 
 
 @given(closed_messages, st.binary(min_size=1, max_size=10))
-def test_a_message_that_goes_on_is_refused(message: bytes, more: bytes) -> None:
+def test_a_message_with_surplus_bytes_is_refused(message: bytes, more: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(message + more)
 
 
 @given(row_messages, st.data())
-def test_a_row_that_breaks_off_or_goes_on_is_read_or_refused(message: bytes, data: st.DataObject) -> None:
+def test_a_row_with_missing_or_surplus_bytes_is_read_or_refused(message: bytes, data: st.DataObject) -> None:
     decodes_or_is_refused(message[: data.draw(st.integers(0, len(message)))] + data.draw(st.binary(max_size=5)))
 
 
@@ -179,12 +179,12 @@ def test_any_bytes_are_a_message_or_refused(data: bytes, at: int) -> None:
 
 
 @given(st.sampled_from(b"BCIRYOTUDM"), st.binary(max_size=60))
-def test_any_bytes_behind_a_known_letter_are_a_message_or_refused(letter: int, rest: bytes) -> None:
+def test_any_bytes_after_a_known_type_byte_are_a_message_or_refused(letter: int, rest: bytes) -> None:
     decodes_or_is_refused(bytes([letter]) + rest)
 
 
 @pytest.mark.parametrize("letter", [letter for letter in range(256) if letter not in b"BCIRYOTUDM"])
-def test_an_unknown_message_is_refused_by_its_letter(letter: int) -> None:
+def test_an_unknown_message_is_refused_by_its_type_byte(letter: int) -> None:
     with pytest.raises(ProtocolError) as raised:
         decode(bytes([letter]) + bytes(40))
     assert repr(bytes([letter])) in raised.value.message
@@ -260,7 +260,7 @@ def test_a_tuple_that_breaks_off_is_refused(drawn: tuple[list[bytes | None], lis
 
 
 @given(rows(), st.binary(min_size=1, max_size=10))
-def test_a_tuple_that_goes_on_is_refused(drawn: tuple[list[bytes | None], list[int]], more: bytes) -> None:
+def test_a_tuple_with_surplus_bytes_is_refused(drawn: tuple[list[bytes | None], list[int]], more: bytes) -> None:
     row, wanted = drawn
     with pytest.raises(ProtocolError, match=r"public\.outbox"):
         reader_of(len(row), wanted)(b"N" + build.tuple_data(row) + more, 0)
@@ -306,7 +306,7 @@ def test_a_cell_that_is_neither_text_nor_null_is_refused(kind: bytes) -> None:
         reader_of(2, [0])(message, 0)
 
 
-def test_null_and_the_empty_text_are_two_things() -> None:
+def test_null_and_the_empty_text_are_different() -> None:
     assert reader_of(3, [0, 1, 2])(b"N" + build.tuple_data([None, b"", b"x"]), 0) == (None, b"", b"x")
 
 

@@ -110,7 +110,7 @@ def test_a_row_of_the_stream_and_a_row_of_a_query_are_the_same_event(
     assert plan.extra_names == ("shard-number", "kind")
 
 
-def test_null_and_the_empty_text_stay_two_things() -> None:
+def test_null_and_the_empty_text_stay_different() -> None:
     event = event_of(SHAPE, {**ROW, "payload": None, "type": b"", "aggregateid": None})
     assert (event.payload, event.type, event.key) == (None, b"", None)
 
@@ -322,7 +322,7 @@ def test_a_row_with_any_byte_changed_is_an_event_or_refused(cells: list[bytes | 
 
 
 @given(st.data())
-def test_a_row_that_breaks_off_or_goes_on_is_refused(data: st.DataObject) -> None:
+def test_a_row_with_missing_or_surplus_bytes_is_refused(data: st.DataObject) -> None:
     message = build.insert(1, [*ROW.values()])
     cut = message[: data.draw(st.integers(pgoutput.INSERT_TUPLE_OFFSET, len(message) - 1))]
     for broken in (cut, message + data.draw(st.binary(min_size=1, max_size=5))):

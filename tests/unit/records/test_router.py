@@ -370,7 +370,7 @@ def test_a_member_named_like_a_standard_header_is_left_out() -> None:
 # Headers of members and of columns
 
 
-def test_members_come_in_their_order_behind_id_and_type() -> None:
+def test_members_come_in_their_order_after_id_and_type() -> None:
     record = Way().record(headers=b'{"b":"1","a":"2","n":3}')
     assert record.headers[2:] == [("b", b"1"), ("a", b"2"), ("n", b"3")]
 
@@ -388,7 +388,7 @@ def test_a_column_may_go_out_as_a_header_and_null_is_none() -> None:
     assert way.record(tenant=None).headers[2:] == []
 
 
-def test_columns_come_behind_the_members() -> None:
+def test_columns_come_after_the_members() -> None:
     way = Way(headers=(HeaderColumn("tenant", "tenant"),))
     headers = way.record(tenant=b"acme", headers=b'{"a":"1"}', traceparent=b"00-1-2-01").headers
     assert headers[2:] == [("a", b"1"), ("tenant", b"acme"), ("traceparent", b"00-1-2-01")]

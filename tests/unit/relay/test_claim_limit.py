@@ -37,7 +37,7 @@ def test_rows_of_a_relation_that_was_described_before_are_confirmed_at_once() ->
     assert not limit.holds_rows
 
 
-def test_a_described_relation_holds_its_transaction_and_all_behind_it_until_a_look_covers_it() -> None:
+def test_a_described_relation_holds_its_transaction_and_all_later_ones_until_a_look_covers_it() -> None:
     limit = ClaimLimit(Lsn(100))
     limit.delivered([rows(200)])
     limit.described(Lsn(300))
@@ -52,7 +52,7 @@ def test_a_described_relation_holds_its_transaction_and_all_behind_it_until_a_lo
     assert not limit.holds_rows
 
 
-def test_a_second_description_needs_a_look_behind_it_too() -> None:
+def test_a_second_description_also_waits_for_a_later_look() -> None:
     limit = ClaimLimit(Lsn(100))
     limit.described(Lsn(200))
     limit.described(Lsn(300))

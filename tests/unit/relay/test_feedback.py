@@ -59,7 +59,7 @@ def test_a_storm_of_questions_gets_ten_answers_a_second() -> None:
     assert 9 * seconds <= len(rig.stream.told) <= 10 * seconds + 2
 
 
-def test_a_stopping_server_is_let_go_when_kafka_does_not_take_what_it_sent() -> None:
+def test_the_relay_disconnects_from_a_stopping_server_when_kafka_confirms_nothing() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
     rig.kafka.choose = nothing
 
@@ -90,7 +90,7 @@ def test_a_server_that_has_news_with_each_question_is_not_stopping() -> None:
     assert rig.ids == ["e1"]
 
 
-def test_a_stopping_server_is_not_let_go_when_kafka_takes_everything() -> None:
+def test_the_relay_stays_connected_to_a_stopping_server_until_kafka_has_confirmed_everything() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
     rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_005 else 0)
 

@@ -92,7 +92,7 @@ def test_each_transaction_has_its_own_commit_time() -> None:
     assert second - first == 60_000
 
 
-def test_what_is_done_is_counted() -> None:
+def test_work_of_the_consumer_is_counted() -> None:
     rig = Rig([RELATION, *transaction(100, "e1", "e2"), *transaction(200), *transaction(300, "e3")])
     rig.clock.now = COMMITTED + 0.3 - 1_794_000_000.0
     rig.stop_when(lambda: rig.flushed == 308)
@@ -248,7 +248,7 @@ def test_a_missing_column_is_found_at_the_first_row_that_lacks_it() -> None:
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_whatever_is_broken_on_the_wire_ends_in_one_of_our_errors(data: st.DataObject) -> None:
+def test_any_broken_stream_ends_with_an_error_of_the_package(data: st.DataObject) -> None:
     script = [RELATION, *transaction(100, "e1", "e2"), build.keepalive(150), *transaction(200, "e3")]
     at = data.draw(st.integers(0, len(script) - 1))
     message = script[at]

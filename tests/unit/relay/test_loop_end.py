@@ -29,7 +29,7 @@ def test_after_a_stop_no_further_transaction_is_begun() -> None:
     assert rig.flushed == 108
 
 
-def test_a_stop_while_much_is_read_already_ends_with_the_transaction() -> None:
+def test_a_stop_late_in_a_transaction_ends_with_that_transaction() -> None:
     rig = Rig([RELATION, *transaction(100, "e1", "e2"), *transaction(200, "e3"), *transaction(300, "e4")])
 
     def stop_now(_record: KafkaRecord) -> None:
