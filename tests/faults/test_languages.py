@@ -13,6 +13,7 @@ from cdc_outbox.demo.postgres import EmbeddedPostgres
 from cdc_outbox.relay.server_shutdown import GRACE_SECONDS
 from tests.faults.acts import QUICK_RECONNECT, all_confirmed, down, recover, up
 from tests.plugins.absence import absent
+from tests.plugins.nightly import others_nightly
 from tests.plugins.outbox import Outbox, ended, ids
 from tests.plugins.postgres import PostgresServer
 from tests.servers.place import data_folder
@@ -33,7 +34,7 @@ LATE: Final = 5.0
 """Seconds of grace for what is measured."""
 
 
-@pytest.fixture(scope="module", params=LANGUAGES)
+@pytest.fixture(scope="module", params=others_nightly(LANGUAGES))
 def foreign(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """A server that reports in another language."""
     if not DEBIAN:

@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError
 
 from tests.plugins.kafka import KafkaCluster
 from tests.plugins.metrics import metrics
+from tests.plugins.nightly import others_nightly
 from tests.plugins.oracle import Event, judge
 from tests.plugins.outbox import Outbox, ended, ids
 from tests.plugins.waiting import eventually
@@ -88,7 +89,7 @@ def test_errors_that_pass_are_ridden_out_by_the_same_producer_without_loss_or_du
     assert metrics(streaming).get('reconnects_total{component="kafka"}', 0) == 0
 
 
-@pytest.mark.parametrize("name", STARTED_AFRESH)
+@pytest.mark.parametrize("name", others_nightly(STARTED_AFRESH))
 def test_an_error_that_only_a_new_producer_survives_costs_no_event(
     name: str,
     outbox: Outbox,
@@ -111,7 +112,7 @@ def test_an_error_that_only_a_new_producer_survives_costs_no_event(
     assert not streaming.log_lines("poison")
 
 
-@pytest.mark.parametrize("name", INNOCENT)
+@pytest.mark.parametrize("name", others_nightly(INNOCENT))
 def test_a_batch_refused_though_no_record_of_it_is_refused_alone_rejects_no_record(
     name: str, outbox: Outbox, mock_kafka: MockKafka, witness: Witness, streaming: Relay
 ) -> None:
@@ -149,7 +150,7 @@ def _threads(relay: Relay) -> int:
 # -- the first start
 
 
-@pytest.mark.parametrize("name", ["INVALID_PRODUCER_EPOCH", "OUT_OF_ORDER_SEQUENCE_NUMBER"])
+@pytest.mark.parametrize("name", others_nightly(["OUT_OF_ORDER_SEQUENCE_NUMBER", "INVALID_PRODUCER_EPOCH"]))
 def test_a_producer_lost_in_the_middle_of_a_first_start_is_replaced_and_all_rows_arrive(
     name: str, outbox: Outbox, mock_kafka: MockKafka
 ) -> None:
@@ -190,7 +191,9 @@ def test_a_topic_without_write_permission_stops_with_77_and_the_acl(
     judge(witness.committed(), outbox.records())
 
 
-@pytest.mark.parametrize("name", ["TOPIC_AUTHORIZATION_FAILED", "POLICY_VIOLATION", "UNKNOWN_TOPIC_OR_PART"])
+@pytest.mark.parametrize(
+    "name", others_nightly(["TOPIC_AUTHORIZATION_FAILED", "POLICY_VIOLATION", "UNKNOWN_TOPIC_OR_PART"])
+)
 def test_events_for_a_topic_that_may_not_be_written_for_a_while_are_not_skipped(
     name: str, outbox: Outbox, mock_kafka: MockKafka, witness: Witness
 ) -> None:

@@ -15,6 +15,7 @@ from cdc_outbox.demo.postgres import EmbeddedPostgres
 from tests.faults.acts import all_confirmed, confirmed, down, ends_well, judged, recover
 from tests.plugins.absence import absent
 from tests.plugins.command import run_command
+from tests.plugins.nightly import others_nightly
 from tests.plugins.oracle import Witness
 from tests.plugins.outbox import Outbox, ended, ids
 from tests.plugins.postgres import PostgresServer
@@ -38,7 +39,7 @@ def older_server() -> Iterator[PostgresServer]:
         yield PostgresServer(embedded.dsn, embedded)
 
 
-@pytest.fixture(params=["of the session", "older"])
+@pytest.fixture(params=others_nightly(["of the session", "older"]))
 def ready(request: pytest.FixtureRequest, kafka: KafkaCluster, relay: Callable[..., Relay]) -> Iterator[Outbox]:
     """An outbox with a table, a publication and a slot."""
     name = "older_server" if request.param == "older" else "postgres_server"
@@ -176,7 +177,7 @@ def change_and_back(outbox: Outbox, how: str) -> str:
     return hidden
 
 
-@pytest.mark.parametrize("how", [*CHANGES])
+@pytest.mark.parametrize("how", others_nightly(CHANGES))
 def test_changed_and_changed_back_within_a_second_it_is_a_gap(ready: Outbox, how: str) -> None:
     ready.database.execute("CREATE TABLE other (id int)")
     witness = Witness(ready.database)
