@@ -268,17 +268,25 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         for beginning in beginnings
     },
     **{
-        ("docs/how-to/emit-from-other-languages.md", beginning): ("tests/examples/test_languages.py", test)
-        for test, beginnings in {
-            "test_the_page_shows_what_is_run": ["func register", "async function register", "    static void register"],
-            "test_programs_that_are_only_shown_call_the_function_with_its_arguments": [
-                "SELECT outbox_emit",
-                "Customer.transaction",
-                "await using var transaction",
-                "$db->beginTransaction",
-                "let mut transaction",
-            ],
-        }.items()
+        (f"docs/how-to/emit-from-{languages}-languages.md", beginning): ("tests/examples/test_languages.py", test)
+        for languages, test, beginnings in (
+            (
+                "other",
+                "test_the_page_shows_what_is_run",
+                ["func register", "async function register", "    static void register"],
+            ),
+            ("other", "test_programs_that_are_only_shown_call_the_function_with_its_arguments", ["SELECT outbox_emit"]),
+            (
+                "more",
+                "test_programs_that_are_only_shown_call_the_function_with_its_arguments",
+                [
+                    "Customer.transaction",
+                    "await using var transaction",
+                    "$db->beginTransaction",
+                    "let mut transaction",
+                ],
+            ),
+        )
         for beginning in beginnings
     },
     ("docs/how-to/consume-once.md", "import os"): (
