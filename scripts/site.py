@@ -49,6 +49,8 @@ TABS: Final = {
 TABBED_TITLE: Final = "Emit from Python"
 
 _LINK: Final = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
+_PICTURE: Final = re.compile(r'(<img [^>]*src=")([^":]+)"')
+
 _FENCED: Final = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.MULTILINE | re.DOTALL)
 
 
@@ -102,8 +104,14 @@ def rewritten(path: Path, names: dict[Path, str], repository: str) -> str:
             return f"![{text}]({_relative(str(inside), names[path])})" if inside else text
         return f"[{text}]({repository}/blob/main/{file.relative_to(ROOT)}{anchor})" if repository else text
 
+    def picture(match: re.Match[str]) -> str:
+        """The site has the pictures of docs/ at its root, and makes the way from a page to them itself."""
+        return f'{match[1]}{(path.parent / match[2]).relative_to(ROOT / "docs")}"'
+
     parts = _FENCED.split(diagrams.BLOCK.sub(_diagram, path.read_text(encoding="utf-8")))
-    return "".join(part if number % 2 else _LINK.sub(link, part) for number, part in enumerate(parts))
+    return "".join(
+        part if number % 2 else _PICTURE.sub(picture, _LINK.sub(link, part)) for number, part in enumerate(parts)
+    )
 
 
 def _diagram(match: re.Match[str]) -> str:
