@@ -39,6 +39,9 @@ SEARCH_PATH: Final = "pg_catalog, pg_temp"
 `public` (up to PostgreSQL 14 without being granted it): with another path, they would run with the relay's
 privileges (CVE-2018-1058)."""
 
+SERVER_KEEPALIVES: Final = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+"""The same for the server, which keeps the locks and temporary slots of a dead client: another relay waits for them."""
+
 PINNED: Final = {
     "search_path": SEARCH_PATH.replace(" ", ""),  # a space would end the option
     "datestyle": "ISO",
@@ -102,8 +105,7 @@ def session_conninfo(dsn: str, **extra: str) -> str:
     )  # a stream sets it itself; an ordinary session with it could not run queries with parameters
     _find_system_roots(given)
     pinned = " ".join(f"-c {name}={value}" for name, value in PINNED.items())
-    chosen = given.get("options") or os.environ.get("PGOPTIONS") or ""  # libpq reads PGOPTIONS only without options
-    options = f"{chosen} {pinned}".strip()
+    options = " ".join(filter(None, (SERVER_KEEPALIVES, *_given_options(given), pinned)))
     defaults = {"application_name": "cdc-outbox", "connect_timeout": str(CONNECT_TIMEOUT_SECONDS), **KEEPALIVES}
     merged = {**defaults, **given, **extra, "options": options, "client_encoding": "UTF8"}
     return psycopg_conninfo.make_conninfo("", **merged)
@@ -142,6 +144,23 @@ def transport(dsn: str) -> Transport:
 
 _TRANSPORT: Final = frozenset({b"host", b"hostaddr", b"sslmode", b"sslrootcert", b"service"})
 """Keywords of conninfo for the host and TLS."""
+
+
+def _given_options(given: Mapping[str, object]) -> list[str]:
+    """Server options of the environment, the service file and the connection string: the server applies them in this order.
+
+    libpq uses one of them only, and none besides ours.
+    """
+    environment, named = os.environ.get("PGOPTIONS", ""), str(given.get("options") or "")
+    of_service = ""
+    if given.get("service") or os.environ.get("PGSERVICE"):
+        # libpq reads its service file only to connect. At this place nothing listens.
+        service = {name: str(given[name]) for name in ("service", "servicefile") if given.get(name)}
+        nowhere = psycopg_conninfo.make_conninfo("", host="/nonexistent", hostaddr="", **service)
+        attempt = pq.PGconn.connect_start(nowhere.encode())
+        of_service = next((each.val or b"" for each in attempt.info if each.keyword == b"options"), b"").decode()
+        attempt.finish()
+    return [environment, of_service if of_service != environment else "", named]
 
 
 def _find_system_roots(given: Mapping[str, object]) -> None:
