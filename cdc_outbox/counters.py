@@ -113,6 +113,8 @@ class Counters:
     last_feedback_timestamp: float | None = None
     last_turn_monotonic: float | None = None
     """Time of the loop's last turn; None while no loop runs: while connecting, or waiting for PostgreSQL."""
+    waits_since_monotonic: float | None = None
+    """While no loop runs: when the relay began its present step, or saw last that the server works on it."""
     snapshot_rows: int = 0
     snapshot_expected: int = 0
     """Rows that a first start sends; 0 before one."""
@@ -130,6 +132,10 @@ class Counters:
             name = name if len(self.topics) < MAX_TOPICS else OTHER_TOPICS
             counts = self.topics.setdefault(name, TopicCounters())
         return counts
+
+    def waits(self, now: float) -> None:
+        """Record that no loop runs, and that the relay makes progress nevertheless. `now` as of `time.monotonic()`."""
+        self.waits_since_monotonic, self.last_turn_monotonic = now, None
 
     def note_error(self, text: str, code: str, cure: str = "") -> None:
         """Record the last error."""

@@ -13,14 +13,13 @@ no log line, no parse of a payload.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Final
 
 import structlog
 
 from cdc_outbox.counters import Counters, State
-from cdc_outbox.errors import CdcOutboxError, ConnectionLost, ProtocolError, StreamGap, Undelivered
+from cdc_outbox.errors import CdcOutboxError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import NativeReader, Publisher
@@ -30,14 +29,12 @@ from cdc_outbox.postgres import pgoutput, publication, wire
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.stream_reader import StreamReader
-from cdc_outbox.relay.claim_limit import ClaimLimit
 from cdc_outbox.relay.feedback import Feedback
 from cdc_outbox.relay.ledger import AckLedger
 from cdc_outbox.relay.pacing import BACKLOG_MESSAGES, Pacing
-from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.progress import Progress
 from cdc_outbox.relay.sender import RecordSender
-from cdc_outbox.relay.server_shutdown import ServerShutdown
+from cdc_outbox.relay.session import BatchRejected, SessionParams
 from cdc_outbox.shutdown import Stop
 
 log = structlog.get_logger(__name__)
@@ -74,44 +71,6 @@ COVERED_SECONDS: Final = 5.0
 
 SETTLE_SECONDS: Final = 2.0
 """Wait after a failed delivery for the reports of the other records of the same batches."""
-
-
-class BatchRejected(Exception):
-    """Kafka refused records of these transactions for good. The next session sends their records one by one."""
-
-    def __init__(self, lsns: frozenset[LsnRange], text: str) -> None:
-        super().__init__(text)
-        self.lsns = lsns
-
-
-@dataclass(frozen=True, slots=True)
-class SessionParams:
-    """Parameters of one session."""
-
-    table_oids: dict[int, TableName]
-    """OIDs and names of the outbox tables at the preflight."""
-    looked_at: Lsn
-    """The server's LSN at the preflight: a table with another name in a transaction before it has been renamed since."""
-    confirmed: Lsn
-    """The slot's confirmed LSN at the start: no lower LSN is reported. Unset for a slot that was just created."""
-    shutdown_timeout: float
-    """Seconds that a stop may take."""
-    policy: PoisonPolicy
-    target: Lsn | None = None
-    """Stop once everything up to this LSN is delivered."""
-    isolated_lsns: frozenset[LsnRange] = field(default=frozenset())
-    """Commit LSNs of transactions whose records are sent one by one."""
-    native: NativeReader | None = None
-    """Takes plain rows from the stream before the loop does."""
-    max_delay: float = 0.0
-    """Seconds that an event may wait for others, to be produced together."""
-    raise_findings: Callable[[bool], None] = lambda _paused: None
-    """Called each turn, with whether reading is paused; raises findings of the catalog watch."""
-    server_shutdown: ServerShutdown = field(default_factory=ServerShutdown)
-    claim_limit: ClaimLimit = field(default_factory=lambda: ClaimLimit(UNSET, tables=False))
-    """Limits the LSN that may be confirmed."""
-    gap: StreamGap | None = None
-    """Raised once everything up to `looked_at` is delivered: the table may not have these rows any more."""
 
 
 class StreamLoop:

@@ -26,8 +26,9 @@ from cdc_outbox.lsn import UNSET, Lsn, LsnRange
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.records.mapping import Mappings
 from cdc_outbox.records.router import Headers, KafkaRecord
-from cdc_outbox.relay.loop import SessionParams, StreamLoop
+from cdc_outbox.relay.loop import StreamLoop
 from cdc_outbox.relay.poison import PoisonPolicy
+from cdc_outbox.relay.session import SessionParams
 from cdc_outbox.shutdown import Stop
 from tests.plugins import wire_builder as build
 

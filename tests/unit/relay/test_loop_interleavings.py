@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cdc_outbox.errors import ConnectionLost, Undelivered
 from cdc_outbox.records.router import KafkaRecord
-from cdc_outbox.relay.loop import BatchRejected
+from cdc_outbox.relay.session import BatchRejected
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import (
     RELATION,

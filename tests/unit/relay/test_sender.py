@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError
 from cdc_outbox.counters import State
 from cdc_outbox.errors import AccessRefused, ConfigurationError, ConnectionLost, PoisonEvent, ProtocolError, Unreachable
 from cdc_outbox.records.router import KafkaRecord
-from cdc_outbox.relay.loop import BatchRejected
+from cdc_outbox.relay.session import BatchRejected
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import COMMITTED, RELATION, Rig, begin, commit, event_id, insert, transaction
 

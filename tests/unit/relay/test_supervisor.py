@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import ConfigurationError, StreamGap, Undelivered
+from cdc_outbox.errors import ConfigurationError, StreamGap, Undelivered, Unreachable
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.relay.loop import BatchRejected
+from cdc_outbox.relay import supervisor
+from cdc_outbox.relay.session import BatchRejected
 from cdc_outbox.relay.supervisor import NOT_IN_A_TABLE, Supervisor
 from tests.plugins.scripted import Clock, ScriptedStop
 
@@ -33,6 +36,26 @@ def test_while_a_relay_connects_no_loop_is_missed(monkeypatch: pytest.MonkeyPatc
     Supervisor(Settings(brokers="b"), counters, ScriptedStop(Clock())).run()
 
     assert counters.last_turn_monotonic is None
+    assert counters.waits_since_monotonic is not None
+
+
+def test_each_attempt_and_each_second_of_a_pause_between_two_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is down is no reason to restart the relay."""
+    clock, counters, seen = Clock(), Counters(), []
+    stop = ScriptedStop(clock)
+    monkeypatch.setattr(supervisor, "time", clock)
+
+    def refused(_self: Supervisor) -> None:
+        seen.append(counters.waits_since_monotonic)
+        clock.now += 100.0
+        if len(seen) == 3:
+            stop.request()
+        raise Unreachable("no server")
+
+    monkeypatch.setattr(Supervisor, "_run_session", refused)
+    Supervisor(Settings(brokers="b"), counters, stop).run()
+    assert seen[0] == 1_000_000.0
+    assert all(later - earlier > 100.0 for earlier, later in itertools.pairwise(seen))
 
 
 @pytest.mark.parametrize("source", ["table", "message", "both"])
