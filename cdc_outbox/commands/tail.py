@@ -125,7 +125,7 @@ class Tail:
             session.notice = lambda notice: self._notify(f"PostgreSQL: {notice.message_primary}")
             created = create_patiently(session, dsn, name, self._notify, temporary=True, snapshot=not self._from_now)
             if created.snapshot is not None:
-                self._print_rows(dsn, created.snapshot)
+                self._print_rows(session, dsn, created.snapshot)
             if not self._finished:
                 stream = ReplicationStream.start(
                     session,
@@ -159,10 +159,13 @@ class Tail:
 
     # -- the rows that are in the table
 
-    def _print_rows(self, dsn: str, exported: str) -> None:
-        with table_rows.open_snapshot(
-            dsn, exported, self._stop, alternative_hint="--from-now: no table is read"
-        ) as snapshot:
+    def _print_rows(self, session: ReplicationSession, dsn: str, exported: str) -> None:
+        with (
+            table_rows.open_snapshot(
+                dsn, exported, self._stop, alternative_hint="--from-now: no table is read"
+            ) as snapshot,
+            session.connection.kept_alive(),
+        ):
             for table in self._settings.tables:
                 self._print_table(snapshot, table)
 

@@ -23,6 +23,11 @@ from cdc_outbox.observe.status_document import Reason, StatusDocument, with_slot
 STUCK_AFTER_SECONDS: Final = 30.0
 """Seconds. The loop turns several times a second, also while it waits; half a minute without a turn is a hang."""
 
+CONNECTING_SECONDS: Final = 180.0
+"""Seconds without progress while no loop runs. The longest step with a deadline is a preflight: 60 s, and 10 s for each
+address that does not answer. Steps without one (the creation of a slot, the rows of a first start) show every 30 s that the
+server works on them."""
+
 SLOT_STALE_SECONDS: Final = 90.0
 """Seconds. The slot is read every 30 s; after three failed reads the last figures are out of date."""
 
@@ -64,11 +69,14 @@ class Check:
 
 def liveness(counters: Counters, monotonic: float) -> list[Check]:
     """Whether the loop has turned recently. While no loop runs, the relay waits for a server, which may take long: a slot
-    begins when all open transactions have ended, and the rows of a large table are sorted before the first one arrives.
+    begins when all open transactions have ended, and the rows of a large table are sorted before the first one arrives. Then
+    it shows that the server works on that, that another attempt begins, or that another relay has the slot.
     """
     turned_at = counters.last_turn_monotonic
     if turned_at is None:
-        return [Check("loop", ok=True, text="not running: connecting, or waiting for PostgreSQL")]
+        age = monotonic - (counters.waits_since_monotonic or monotonic)
+        text = f"not running: connecting, or waiting for PostgreSQL; last progress {age:.1f} s ago"
+        return [Check("loop", ok=age <= CONNECTING_SECONDS, text=text)]
     age = max(0.0, monotonic - turned_at)
     return [Check("loop", ok=age <= STUCK_AFTER_SECONDS, text=f"turned {age:.1f} s ago")]
 
@@ -216,6 +224,8 @@ def _stuck(document: StatusDocument) -> Reason | None:
     if document.alive is not False:
         return None
     text = f"The loop has not turned for more than {STUCK_AFTER_SECONDS:.0f} s"
+    if document.state in {State.STARTING, State.STANDBY, State.RECONNECTING}:
+        text += f", or connecting has made no progress for {CONNECTING_SECONDS:.0f} s"
     return Reason("loop-stuck", CRITICAL, text, "restart the relay: what is not confirmed is sent again")
 
 

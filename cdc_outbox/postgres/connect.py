@@ -39,6 +39,10 @@ LOOK_SECONDS: Final = 10.0
 LATE_ANSWER_SECONDS: Final = 1.0
 """For an answer that is under way while the second connection shows that the query is over: some round trips of a WAN."""
 
+KEPT_ALIVE_SECONDS: Final = 1.0
+"""Between two statements on a connection that must not become idle. NATs and load balancers of the cloud forget connections
+after 60 to 350 s without a byte, others sooner; a statement costs one round trip."""
+
 CANCEL_SECONDS: Final = 2.0
 """For the connection that cancels a query, to a server that has answered before. A stop must not wait longer."""
 
@@ -67,14 +71,23 @@ class Session(LoginConnection):
     opened = math.inf
     """`time.monotonic()` when it was open."""
     _long = False
+    _broken: CdcOutboxError | None = None
 
     def wait(self, gen: PQGen[RV], *limits: float, **named: float | None) -> RV:  # type: ignore[override] # they vary
         """Wait for the result of a query, as psycopg does. A query that is given up is cancelled."""
+        self.require_alive()
         try:
             return super().wait(self._limited(gen), *limits, **named)  # type: ignore[arg-type]
         except (Stopped, Unreachable):
             self.cancel_query()
             raise
+
+    @property
+    def role(self) -> str:
+        """The role whose privileges count: another one than the login's after `ALTER ROLE login SET role`."""
+        row = self.execute("SELECT CURRENT_USER::text").fetchone()
+        assert row is not None, "a SELECT without FROM gives one row"
+        return str(row[0])
 
     def cancel_query(self) -> None:
         """Cancel the query on the server, which does not notice a closed connection while it works. Never raises."""
@@ -89,6 +102,37 @@ class Session(LoginConnection):
             yield
         finally:
             self._long = before
+
+    @contextlib.contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Inside the block, run a statement each KEPT_ALIVE_SECONDS, so that no NAT forgets the connection. A thread does it.
+
+        When that fails, `require_alive` raises the error, as does the next query.
+        """
+        over = threading.Event()
+
+        def run() -> None:
+            try:
+                while not over.wait(KEPT_ALIVE_SECONDS):
+                    with translated():
+                        self.execute("SELECT 1", prepare=False)  # a walsender takes the simple protocol only
+            except CdcOutboxError as error:
+                self._broken = error
+            except Stopped:
+                pass
+
+        beside = threading.Thread(target=run, name="kept-alive", daemon=True)
+        beside.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beside.join()  # the connection may be used by one thread only
+
+    def require_alive(self) -> None:
+        """Raise the error with which the connection broke while it was kept alive."""
+        if self._broken is not None:
+            raise self._broken
 
     def require_answer(self, silent_since: float) -> float:
         """Called in a wait without an answer since `silent_since`. Returns the time from which the silence counts now.

@@ -10,7 +10,7 @@ PostgreSQL manual: 9.28.5 Snapshot Synchronization Functions; DECLARE (a server-
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -269,19 +269,28 @@ def size_of(batch: Sequence[Cells]) -> int:
 
 @contextlib.contextmanager
 def open_snapshot(
-    dsn: str, snapshot: str | None, stop: Stop, own: ShardFilter | None = None, *, alternative_hint: str = ""
+    dsn: str,
+    snapshot: str | None,
+    stop: Stop,
+    own: ShardFilter | None = None,
+    *,
+    alternative_hint: str = "",
+    on_progress: Callable[[], object] | None = None,
 ) -> Iterator[SnapshotRows]:
     """Open a transaction with the view of `snapshot` (None: a snapshot of now), until the end of the block.
 
     `own`: a shard's filter, for only its rows. `alternative_hint`: for the cure, what a role without the privilege to read the
-    rows can do instead. Raises CdcOutboxError, and Stopped on a stop.
+    rows can do instead. `on_progress`: called when the server is seen to work on a query that takes long.
+    Raises CdcOutboxError, and Stopped on a stop.
     """
     with connect.open_connection(dsn, stop) as connection:
+        connection.on_progress = on_progress
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute("SET LOCAL synchronize_seqscans = off")  # it lets a scan begin in the middle of the table
         if snapshot is not None:
             connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
-        yield SnapshotRows(connection, own, alternative_hint=alternative_hint)
+        with connection.kept_alive():
+            yield SnapshotRows(connection, own, alternative_hint=alternative_hint)
 
 
 def _sql_name(table: TableName) -> Identifier:

@@ -140,7 +140,7 @@ class RowSender:
             self._wait(until=self._has_room if batch is not None else self._is_empty)
         except Refused:
             self._mend()
-        self._counters.last_turn_monotonic = None  # next is a wait for PostgreSQL, and a sort may take long
+        self._counters.waits(time.monotonic())  # next is a wait for PostgreSQL, and a sort may take long
 
     def _send(self, batch: Batch) -> None:
         for cells in batch.cells:

@@ -15,6 +15,7 @@ PostgreSQL manual: 54.4 CREATE_REPLICATION_SLOT (SNAPSHOT 'export'); 9.28.6 pg_c
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 
@@ -52,6 +53,7 @@ class FirstStart:
         self._settings = settings
         self._session = session
         self._row_mappings = mappings
+        session.connection.on_progress = self._progress
         self._counters = counters
         self._stop = stop
         self._rows = RowSender(publisher, policy, counters, stop, self._report)
@@ -77,21 +79,8 @@ class FirstStart:
         temporary = name[: NAME_BYTES - len(suffix)] + suffix
         slot.require_free(self._session, name, 1 if replace else 2)
         created = self._create(temporary, temporary=True, snapshot=True)
-        assert created.snapshot is not None
-        self._rows.time = int(time.time() * 1000)
-        self._rows.lsn = created.consistent_point
-        with table_rows.open_snapshot(
-            self._settings.dsn.reveal(),
-            created.snapshot,
-            self._stop,
-            self._settings.shard_filter,
-            alternative_hint=""
-            if replace
-            else "--no-snapshot: then the rows that the table already has are never sent",
-        ) as snapshot:
-            self._send_tables(snapshot, since)
-            self._gone = [str(table) for table in self._settings.tables if _are_gone(snapshot, table)]
-        self._rows.finish()
+        instead = "" if replace else "--no-snapshot: then the rows that the table already has are never sent"
+        self._send_snapshot(created, since, instead)
         old = None
         if replace:
             with connect.open_connection(self._settings.dsn.reveal()) as connection:
@@ -100,6 +89,27 @@ class FirstStart:
         slot.make_permanent(self._session, temporary, name)
         log.info("snapshot.finished", slot=name, rows=self._rows.sent)
         self._created(created.consistent_point, old)
+
+    def _send_snapshot(self, created: slot.CreatedSlot, since: str | None, instead: str) -> None:
+        """Send the rows. `instead`: what a role without the privilege to read them can do."""
+        settings = self._settings
+        assert created.snapshot is not None
+        self._rows.time = int(time.time() * 1000)
+        self._rows.lsn = created.consistent_point
+        with contextlib.ExitStack() as sending:
+            with table_rows.open_snapshot(
+                settings.dsn.reveal(),
+                created.snapshot,
+                self._stop,
+                settings.shard_filter,
+                alternative_hint=instead,
+                on_progress=self._progress,
+            ) as snapshot:
+                # The temporary slot ends with its session. Before this point, a statement there would end the snapshot.
+                sending.enter_context(self._session.connection.kept_alive())
+                self._send_tables(snapshot, since)
+                self._gone = [str(table) for table in settings.tables if _are_gone(snapshot, table)]
+            self._rows.finish()
 
     def _create(self, name: str, *, temporary: bool = False, snapshot: bool = False) -> slot.CreatedSlot:
         dsn = self._settings.dsn.reveal()
@@ -146,12 +156,17 @@ class FirstStart:
                 mapping = mapping_of(self._row_mappings, shape)
                 order = row_order(self._settings, shape, count)
                 for cells in snapshot.read(shape, order, where=where[table]):
+                    self._session.connection.require_alive()
                     self._rows.send(mapping, cells)
 
     def _complete_since(self, snapshot: table_rows.SnapshotRows) -> str | None:
         """The time since which the table has every row, if older rows were deleted: a recovery cannot send those."""
         moments = [snapshot.first_kept(snapshot.shape(table)) for table in self._settings.tables]
         return max((moment for moment in moments if moment is not None), default=None)
+
+    def _progress(self) -> None:
+        """PostgreSQL works on a query that takes long."""
+        self._counters.waits(time.monotonic())
 
     def _report(self, delivered: int) -> None:
         log.info("snapshot.progress", slot=self._settings.slot, rows=delivered, of=self.expected)

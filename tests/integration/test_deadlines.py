@@ -184,3 +184,30 @@ def test_a_stop_ends_a_query_at_once_and_cancels_it(dsn: str, database: Database
     eventually(
         lambda: database.execute(f"{running} AND pid <> pg_backend_pid()", [database.name]) == [(0,)], "it has ended"
     )
+
+
+def test_an_idle_connection_is_kept_alive(wire: Proxy, dsn: str) -> None:
+    with connect.open_connection(dsn) as connection, connection.kept_alive():
+        wire.forget_idle(connect.KEPT_ALIVE_SECONDS + LATE)
+        idle_since = time.monotonic()
+        eventually(lambda: time.monotonic() - idle_since > connect.KEPT_ALIVE_SECONDS + LATE, "a NAT would forget it")
+        connection.require_alive()
+        assert connection.execute("SELECT 2").fetchone() == (2,)
+
+
+def test_a_connection_that_breaks_while_it_is_kept_alive_is_noticed_without_a_query(wire: Proxy, dsn: str) -> None:
+    with connect.open_connection(dsn) as connection, connection.kept_alive():
+        wire.cut()
+
+        def broken() -> bool:
+            with contextlib.suppress(Unreachable):
+                connection.require_alive()
+                return False
+            return True
+
+        eventually(broken, "the loss is noticed")
+
+
+def test_the_server_notices_a_dead_client_which_may_have_a_lock(dsn: str) -> None:
+    with connect.open_connection(dsn) as connection:
+        assert connection.execute("SHOW tcp_keepalives_idle").fetchone() == ("30",)

@@ -9,8 +9,10 @@ import pytest
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, SlotCounters, State
 from cdc_outbox.observe.health import (
+    CONNECTING_SECONDS,
     SLOT_STALE_SECONDS,
     STUCK_AFTER_SECONDS,
+    health,
     lag_seconds,
     liveness,
     passed,
@@ -44,6 +46,31 @@ def test_a_loop_that_turns_again_is_alive_again() -> None:
 
 def test_a_relay_that_is_still_starting_is_alive() -> None:
     assert passed(liveness(Counters(), 1e6))
+
+
+def test_a_relay_that_connects_is_alive_while_it_makes_progress() -> None:
+    """However long that takes: PostgreSQL may be down, a standby, or wait for a transaction."""
+    counters = Counters(state=State.RECONNECTING, last_turn_monotonic=1.0)
+    for now in range(100, 5000, int(CONNECTING_SECONDS)):
+        counters.waits(float(now))
+        assert passed(liveness(counters, now + CONNECTING_SECONDS))
+    assert not passed(liveness(counters, now + CONNECTING_SECONDS + 0.1))
+
+
+def test_a_loop_that_turns_ends_the_wait_for_progress() -> None:
+    counters = Counters()
+    counters.waits(100.0)
+    counters.last_turn_monotonic = 1000.0
+    assert passed(liveness(counters, 1000.0 + STUCK_AFTER_SECONDS))
+    assert not passed(liveness(counters, 1000.1 + STUCK_AFTER_SECONDS))
+
+
+def test_connecting_without_progress_is_named_in_the_judgement() -> None:
+    counters = Counters(state=State.STARTING)
+    counters.waits(100.0)
+    found = health(counters, 0.0, 101.0 + CONNECTING_SECONDS)
+    assert [reason.code for reason in found.reasons] == ["loop-stuck"]
+    assert "connecting has made no progress for 180 s" in found.headline
 
 
 def test_liveness_depends_neither_on_kafka_nor_on_postgres() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import cast
 
 from cdc_outbox.config.settings import Settings
@@ -47,7 +48,7 @@ def test_rows_that_are_long_in_coming_are_no_loop_that_has_stuck() -> None:
     rig = Rig()
     first = FirstStart(
         SETTINGS,
-        cast("ReplicationSession", None),
+        cast("ReplicationSession", SimpleNamespace(connection=SimpleNamespace(require_alive=lambda: None))),
         rig.publisher,
         Mappings(SETTINGS),
         rig.policy,

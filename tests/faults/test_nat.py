@@ -1,0 +1,65 @@
+"""A NAT that forgets idle connections: a first start that takes longer sends each row once, and then streams."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from tests.faults.acts import ends_well, through
+from tests.plugins.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.plugins.oracle import Witness
+    from tests.plugins.outbox import Outbox
+    from tests.servers.proxy import Proxy
+
+IDLE_SECONDS: Final = 4.0
+"""The NAT forgets a connection after this time without a byte."""
+
+SLOWLY: Final = ("--max-in-flight-events", "50", "-X", "linger.ms=200")
+"""At most 250 rows a second."""
+
+ROWS: Final = 2500
+"""Ten seconds of rows."""
+
+
+def behind_a_nat(outbox: Outbox, proxy: Callable[[str], Proxy]) -> str:
+    """An outbox with rows and no slot. Returns the DSN by way of the NAT."""
+    outbox.create()
+    outbox.database.execute(
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)"
+        f" SELECT 'order', n % 10, 'OrderPlaced', to_json(n) FROM generate_series(1, {ROWS}) n"
+    )
+    nat = proxy(outbox.database.dsn)
+    nat.forget_idle(IDLE_SECONDS)
+    return through(nat, outbox.database.dsn, wal_sender_timeout=IDLE_SECONDS)
+
+
+def test_a_first_start_sends_each_row_once_and_then_streams(
+    outbox: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
+) -> None:
+    dsn = behind_a_nat(outbox, proxy)
+    began = time.monotonic()
+    relay = outbox.relay(*SLOWLY, dsn=dsn)
+    relay.wait_for_log("streaming", timeout=60)
+    assert time.monotonic() - began > 2 * IDLE_SECONDS
+    verdict = ends_well(outbox, relay, witness)
+    assert (verdict.events, verdict.duplicates) == (ROWS + 1, 0)
+
+
+def test_a_first_start_that_waits_for_kafka_sends_each_row_once_and_then_streams(
+    fragile: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
+) -> None:
+    dsn = behind_a_nat(fragile, proxy)
+    relay = fragile.relay(*SLOWLY, dsn=dsn)
+    fragile.records(until=100)
+    assert fragile.kafka.proxy is not None
+    fragile.kafka.proxy.freeze()
+    frozen = time.monotonic()
+    eventually(lambda: time.monotonic() - frozen > 2 * IDLE_SECONDS, "the NAT has had time to forget")
+    fragile.kafka.proxy.thaw()
+    relay.wait_for_log("streaming", timeout=60)
+    verdict = ends_well(fragile, relay, witness)
+    assert (verdict.events, verdict.duplicates) == (ROWS + 1, 0)
