@@ -18,7 +18,7 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.config.value_types import size_text
 from cdc_outbox.errors import AccessRefused, CdcOutboxError
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.postgres import server, slot
+from cdc_outbox.postgres import open_transactions, server, slot
 from cdc_outbox.postgres.connect import Connection
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.shutdown import Stop
@@ -228,8 +228,8 @@ def _check_transactions(connection: Connection, catalog: Server, report: Report)
     check = "database.transactions"
     first = catalog.slot is None
     age = 0.0 if first else OLD_TRANSACTION_SECONDS
-    prepared = slot.prepared(connection, older_than=age)
-    old = slot.blockers(connection, older_than=age)
+    prepared = open_transactions.prepared(connection, older_than=age)
+    old = open_transactions.blockers(connection, older_than=age)
     means = "no slot can be created before they end" if first else "the server keeps WAL for the slot until they end"
     if prepared:
         report.warn(

@@ -304,39 +304,45 @@ def _require_published(publication: Publication | None, name: str, tables: Seque
         )
     published = {table.name: table for table in publication.tables}
     for table in tables:
-        if table.not_streamed:
-            others = ", ".join(table.not_streamed)
-            raise ConfigurationError(
-                f"rows of {others} belong to table {table.name}, and are not streamed as its rows",
-                code="rows-not-streamed",
-                cure="children by INHERITS: use declarative partitions instead, or ALTER TABLE CHILD NO INHERIT "
-                f"{table.name.quoted}; partitions: ALTER TABLE PARTITION SET LOGGED, and none that is foreign",
-                table=str(table.name),
-            )
-        if table.partitioned and not publication.via_partition_root:
-            raise ConfigurationError(
-                f"table {table.name} is partitioned, and publication {name} sends its rows under the partitions' names",
-                code="publication-partitions",
-                cure=f"{alter} SET (publish_via_partition_root = true)",
-                publication=name,
-                table=str(table.name),
-            )
-        if table.name not in published:
-            raise ConfigurationError(
-                f"publication {name} does not publish table {table.name}",
-                code="publication-missing",
-                cure=f"{alter} ADD TABLE {table.name.quoted}",
-                publication=name,
-                table=str(table.name),
-            )
-        if published[table.name].row_filter is not None:
-            raise ConfigurationError(
-                f"publication {name} hides rows of {table.name}: WHERE {published[table.name].row_filter}",
-                code="publication-filter",
-                cure=f"{alter} SET TABLE {table_list(publication, without_filter=table.name)}",
-                publication=name,
-                table=str(table.name),
-            )
+        _require_streamed(publication, name, table, published.get(table.name))
+
+
+def _require_streamed(publication: Publication, name: str, table: Table, published: PublishedTable | None) -> None:
+    """Raise ConfigurationError unless every row of `table` is streamed as a row of it."""
+    alter = f"ALTER PUBLICATION {quote_identifier(name)}"
+    if table.not_streamed:
+        others = ", ".join(table.not_streamed)
+        raise ConfigurationError(
+            f"rows of {others} belong to table {table.name}, and are not streamed as its rows",
+            code="rows-not-streamed",
+            cure="children by INHERITS: use declarative partitions instead, or ALTER TABLE CHILD NO INHERIT "
+            f"{table.name.quoted}; partitions: ALTER TABLE PARTITION SET LOGGED, and none that is foreign",
+            table=str(table.name),
+        )
+    if table.partitioned and not publication.via_partition_root:
+        raise ConfigurationError(
+            f"table {table.name} is partitioned, and publication {name} sends its rows under the partitions' names",
+            code="publication-partitions",
+            cure=f"{alter} SET (publish_via_partition_root = true)",
+            publication=name,
+            table=str(table.name),
+        )
+    if published is None:
+        raise ConfigurationError(
+            f"publication {name} does not publish table {table.name}",
+            code="publication-missing",
+            cure=f"{alter} ADD TABLE {table.name.quoted}",
+            publication=name,
+            table=str(table.name),
+        )
+    if published.row_filter is not None:
+        raise ConfigurationError(
+            f"publication {name} hides rows of {table.name}: WHERE {published.row_filter}",
+            code="publication-filter",
+            cure=f"{alter} SET TABLE {table_list(publication, without_filter=table.name)}",
+            publication=name,
+            table=str(table.name),
+        )
 
 
 def table_list(

@@ -44,6 +44,7 @@ class ReplicationSession:
         self.notice: Callable[[psycopg.errors.Diagnostic], None] | None = None
         self.connection.add_notice_handler(self._on_notice)
         self.system, self.timeline = self._identify()
+        self.run("SET ROLE NONE")  # with `ALTER ROLE login SET role`, the other role may not use slots; this login may
         if connect.has_no_encoding(self.connection):
             self.run(connect.AS_IT_IS)
 

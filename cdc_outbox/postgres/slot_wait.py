@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.postgres import connect, slot
+from cdc_outbox.postgres import connect, open_transactions, slot
 from cdc_outbox.postgres.replication import ReplicationSession
 
 PATIENCE_SECONDS: Final = 5.0
@@ -60,7 +60,7 @@ def _explained(dsn: str, report: Report) -> Iterator[None]:
 def _open_transactions(dsn: str) -> tuple[str, str]:
     try:
         with connect.open_connection(dsn, timeout=LOOK_TIMEOUT_SECONDS) as connection:
-            sessions, prepared = slot.blockers(connection), slot.prepared(connection)
+            sessions, prepared = open_transactions.blockers(connection), open_transactions.prepared(connection)
     except CdcOutboxError as error:
         return f"PostgreSQL has not created the slot yet, and the reason cannot be read: {error}", error.cure
     if not sessions and not prepared:

@@ -9,7 +9,7 @@ import pytest
 
 from cdc_outbox.errors import CdcOutboxError, ConfigurationError, SlotBusy
 from cdc_outbox.lsn import format_lsn
-from cdc_outbox.postgres import connect, slot
+from cdc_outbox.postgres import connect, open_transactions, slot
 from cdc_outbox.postgres.errors import translated
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
@@ -147,9 +147,9 @@ def test_a_slot_in_use_is_not_dropped_and_a_free_one_is(database: Database, conn
 def test_the_transaction_that_delays_a_slot_is_named(database: Database, connection: connect.Connection) -> None:
     writer = database.connect(autocommit=False, application_name="batch-job")
     writer.execute("SELECT pg_current_xact_id()")
-    (blocker,) = slot.blockers(connection)
+    (blocker,) = open_transactions.blockers(connection)
     assert blocker.pid == writer.info.backend_pid
     assert f"pid {writer.info.backend_pid}" in blocker.text
     assert "batch-job" in blocker.text
     writer.rollback()
-    assert slot.blockers(connection) == []
+    assert open_transactions.blockers(connection) == []
