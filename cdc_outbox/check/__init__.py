@@ -110,5 +110,6 @@ def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Re
 
 
 def _say_connected(connection: connect.Connection, report: Report) -> None:
-    info = connection.info
-    report.ok("database.connection", f"{info.host}:{info.port}, database {info.dbname}, role {info.user}")
+    info, role = connection.info, connection.role
+    acting = "" if role == info.user else f", acting as {role}"
+    report.ok("database.connection", f"{info.host}:{info.port}, database {info.dbname}, role {info.user}{acting}")

@@ -59,7 +59,7 @@ def _check_prune(connection: Connection, settings: Settings, table: publication.
         )
         return
     actions = "drop and make days" if days else "delete rows"
-    report.ok(PRUNE, f"role {connection.info.user} may {actions} of {table.name}; their age is {old.age_column}")
+    report.ok(PRUNE, f"role {connection.role} may {actions} of {table.name}; their age is {old.age_column}")
 
 
 def _check_older(connection: Connection, shape: table_rows.TableShape, info: slot.SlotInfo, report: Report) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from cdc_outbox.check.report import Report
@@ -16,7 +17,7 @@ from cdc_outbox.kafka.properties import message_max_bytes
 from cdc_outbox.kafka.transaction import Transaction
 from cdc_outbox.postgres import table_rows
 from cdc_outbox.postgres.connect import Connection
-from cdc_outbox.records.mapping import Mappings
+from cdc_outbox.records.mapping import Mappings, used_columns
 from cdc_outbox.records.router import KafkaRecord
 
 NEWEST_ROWS: Final = 1000
@@ -79,6 +80,7 @@ def record_bytes(record: KafkaRecord) -> int:
 
 
 def _read(connection: Connection, settings: Settings, shape: table_rows.TableShape, recent: Recent) -> None:
+    shape = shape.narrowed(partial(used_columns, settings))
     mapping = Mappings(settings, message_max_bytes(settings.kafka())).snapshot(shape.relation)
     seen = size = 0
     for batch in table_rows.SnapshotRows(connection, settings.shard_filter).read(shape, ORDER, newest_first=True):

@@ -156,7 +156,7 @@ def _check_select(
     except CdcOutboxError as error:
         report.fail_with(check, error)
     else:
-        report.ok(check, f"role {connection.info.user} may read {shape.table}")
+        report.ok(check, f"role {shape.role} may read {shape.table}")
 
 
 _WRITERS: Final = """

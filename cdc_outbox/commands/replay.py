@@ -30,7 +30,7 @@ from cdc_outbox.records.mapping import Mappings, SnapshotMapping
 from cdc_outbox.records.router import InFlight, KafkaRecord
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.row_sender import RowSender
-from cdc_outbox.relay.snapshot import mapping_of, row_order
+from cdc_outbox.relay.snapshot import mapping_of, outbox_shape, row_order
 from cdc_outbox.shutdown import Stop
 
 HEADER: Final = "outbox.replay"
@@ -87,8 +87,8 @@ class Replay:
         shown: list[Sample] = []
         for table in self._settings.tables:
             with self._snapshot() as snapshot:
-                shape = snapshot.shape(table)
-                where = condition(self._selection, shape, self._settings.columns)
+                shape = outbox_shape(self._settings, snapshot, table)
+                where = condition(self._selection, snapshot.shape(table), self._settings.columns)
                 counts[table] = snapshot.count(table, where)
                 mapping = mapping_of(self._row_mappings, shape)
                 wanted = samples - len(shown)
@@ -127,8 +127,8 @@ class Replay:
     def _send(
         self, sender: RowSender, snapshot: table_rows.SnapshotRows, table: TableName, stamp: bytes, rate: float | None
     ) -> None:
-        shape = snapshot.shape(table)
-        where = condition(self._selection, shape, self._settings.columns)
+        shape = outbox_shape(self._settings, snapshot, table)
+        where = condition(self._selection, snapshot.shape(table), self._settings.columns)
         mapping = _marked(mapping_of(self._row_mappings, shape), stamp)
         due = time.monotonic()
         order = row_order(self._settings, shape, snapshot.count(table, where))

@@ -170,7 +170,7 @@ class Tail:
                 self._print_table(snapshot, table)
 
     def _print_table(self, snapshot: table_rows.SnapshotRows, table: TableName) -> None:
-        shape = snapshot.shape(table)
+        shape = snapshot.shape(table).narrowed(partial(used_columns, self._settings))
         mapping = self._row_mappings.snapshot(shape.relation)
         for batch in snapshot.read(shape, table_rows.row_order(self._settings.columns.timestamp)):
             for cells in batch:

@@ -178,11 +178,11 @@ def require_owner(connection: connect.Connection, table: publication.Table) -> s
     assert row is not None
     owner = str(row[0])
     if row[1] is not True:
-        role = quote_identifier(connection.info.user)
+        role = connection.role
         raise AccessRefused(
-            f"role {connection.info.user} may not drop or make partitions of {table.name}: it belongs to {owner}",
+            f"role {role} may not drop or make partitions of {table.name}: it belongs to {owner}",
             code="partition-privilege",
-            cure=f"GRANT {quote_identifier(owner)} TO {role}; -- as an administrator; or prune as the owner of the table",
+            cure=f"GRANT {quote_identifier(owner)} TO {quote_identifier(role)}; -- as an administrator; or prune as {owner}",
             table=str(table.name),
         )
     return owner

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.sql import SQL, Literal
 
 from cdc_outbox.errors import StreamGap
 from cdc_outbox.postgres import table_rows
@@ -131,7 +131,7 @@ def _may_hide(connection: Connection, table: Table, since: str, until: str | Non
     if table_rows.SnapshotRows(connection).deletes_at_once(table_rows.TableShape(table.name, table.oid, ())):
         return True
     query = SQL("SELECT EXISTS (SELECT FROM {} WHERE pg_catalog.age(xmin) <= pg_catalog.age({}::xid){})").format(
-        Identifier(table.name.schema, table.name.name),
+        table_rows.own_rows(table.name, partitioned=table.partitioned),
         Literal(since),
         SQL(" AND pg_catalog.age(xmin) >= pg_catalog.age({}::xid)").format(Literal(until)) if until else SQL(""),
     )

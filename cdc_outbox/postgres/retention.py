@@ -30,7 +30,7 @@ from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
 from cdc_outbox.postgres.errors import translated
-from cdc_outbox.postgres.table_rows import TIME_COLUMNS
+from cdc_outbox.postgres.table_rows import TIME_COLUMNS, own_rows
 
 _DATE: Final = 1082
 _AGE_TYPES: Final = {1184: "timestamptz", 1114: "timestamp", _DATE: "date"}
@@ -49,8 +49,9 @@ SELECT a.attname, a.atttypid::int8, EXISTS (
 """
 
 _RIGHTS: Final = """
-SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'), pg_catalog.has_table_privilege(c.oid, 'SELECT'),
-       pg_catalog.has_table_privilege(c.oid, 'DELETE')
+SELECT pg_catalog.has_schema_privilege(c.relnamespace, 'USAGE'), pg_catalog.has_table_privilege(c.oid, 'DELETE'), (
+           SELECT pg_catalog.bool_and(pg_catalog.has_column_privilege(c.oid, name, 'SELECT'))
+             FROM pg_catalog.unnest(%s::text[]) name)
   FROM pg_catalog.pg_class c
  WHERE c.oid = %s::int8::oid
 """
@@ -108,7 +109,6 @@ def find_old_rows(
 
     Raises ConfigurationError when the table has no such column, AccessRefused with the GRANT when the role may not delete.
     """
-    _require_rights(connection, table)
     columns = {
         str(name): (int(str(oid)), indexed is True)
         for name, oid, indexed in connection.execute(_COLUMNS, (table.oid,)).fetchall()
@@ -116,7 +116,7 @@ def find_old_rows(
     kind, indexed = columns.get("seq", (0, False))
     by_seq = kind in _INTEGERS and indexed
     if all_are_old:
-        return OldRows(table, None, by_day=False, by_seq=by_seq)
+        return _readable(connection, OldRows(table, None, by_day=False, by_seq=by_seq))
     wanted = (age_column,) if age_column else TIME_COLUMNS
     found = next((name for name in wanted if name in columns), None)
     if found is None:
@@ -135,17 +135,22 @@ def find_old_rows(
             cure="name another column: --timestamp-column; or --older-than 0, which deletes every row that is delivered",
             table=str(table.name),
         )
-    return OldRows(table, found, by_day=columns[found][0] == _DATE, by_seq=by_seq)
+    return _readable(connection, OldRows(table, found, by_day=columns[found][0] == _DATE, by_seq=by_seq))
 
 
-def _require_rights(connection: connect.Connection, table: publication.Table) -> None:
-    row = connection.execute(_RIGHTS, (table.oid,)).fetchone()
+def _readable(connection: connect.Connection, old: OldRows) -> OldRows:
+    """Return `old`. Raises AccessRefused when the role may not delete these rows, or not read the columns that find them."""
+    needed = ["xmin", "seq" if old.by_seq else "ctid", *([old.age_column] if old.age_column else [])]
+    row = connection.execute(_RIGHTS, (needed, old.table.oid)).fetchone()
     if row is not None and not all(row):
-        raise _refused(connection, table.name, "it needs SELECT and DELETE on the table, and USAGE on its schema")
+        what = f"it needs DELETE on the table, SELECT on it or on {', '.join(needed)}, and USAGE on its schema"
+        raise _refused(connection, old.table.name, what)
+    return old
 
 
 def _refused(connection: connect.Connection, table: TableName, why: str) -> AccessRefused:
-    role = quote_identifier(connection.info.user)
+    acting = connection.role
+    role = quote_identifier(acting)
     cure = (
         f"GRANT USAGE ON SCHEMA {quote_identifier(table.schema)} TO {role}; GRANT SELECT, DELETE ON {table.quoted} TO {role}; "
         f"-- as an administrator; or, after cdc-outbox sql roles: GRANT cdc_outbox_pruner TO {role}"
@@ -158,7 +163,7 @@ def _refused(connection: connect.Connection, table: TableName, why: str) -> Acce
     if policies is not None and policies[0] is True:
         cure = f"ALTER ROLE {role} BYPASSRLS; -- a policy that permits every row does not help: no row may be hidden"
     return AccessRefused(
-        f"role {connection.info.user} may not prune {table}: {why}",
+        f"role {acting} may not prune {table}: {why}",
         code="prune-privilege",
         cure=cure,
         table=str(table),
@@ -316,8 +321,8 @@ def _behind(fence: Fence) -> Composed:
     return SQL("(pg_catalog.age(xmin) > pg_catalog.age({}::xid))").format(Literal(str(fence.xmin)))
 
 
-def _name(old: OldRows) -> Identifier:
-    return Identifier(old.table.name.schema, old.table.name.name)
+def _name(old: OldRows) -> Composed:
+    return own_rows(old.table.name, partitioned=old.table.partitioned)
 
 
 def _integers(connection: connect.Connection, query: Composed) -> list[int]:

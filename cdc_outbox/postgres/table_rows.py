@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
@@ -20,7 +20,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from cdc_outbox.config.shards import ShardFilter
 from cdc_outbox.errors import AccessRefused
-from cdc_outbox.identifiers import TableName
+from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.postgres import connect
 from cdc_outbox.postgres.errors import translated
 from cdc_outbox.postgres.pgoutput import Column, Relation
@@ -47,6 +47,9 @@ Cells = list[bytes | None]
 DELETE_TRIGGER: Final = "delete_after_insert"
 """The trigger of `sql/delete_after_insert.sql`, which deletes each row in the transaction that inserts it."""
 
+STORAGE_ORDER: Final = ("tableoid", "ctid")
+"""System columns with the place of a row."""
+
 EVERY_ROW: Final = Composed([SQL("true")])
 """A condition that all rows meet."""
 
@@ -63,11 +66,30 @@ class TableShape:
     """Type names of the columns, as SQL shows them; a domain has its own name."""
     policies: bool = False
     """Whether row-level security applies to the role: read in advance, since a refusal aborts the transaction."""
+    partitioned: bool = False
+    role: str = ""
+    """The role whose privileges count: another one than the login's after `ALTER ROLE login SET role`."""
+    unreadable: frozenset[str] = frozenset()
+    """Columns that the role may not read, STORAGE_ORDER included."""
+    names: frozenset[str] = frozenset()
+    """All columns, also of a shape that is `narrowed`."""
 
     def first_of(self, names: Sequence[str]) -> str | None:
-        """The first of `names` that is a column."""
-        own = {name for name, _ in self.columns}
-        return next((name for name in names if name in own), None)
+        """The first of `names` that is a column, and may be read."""
+        own = self.names or {name for name, _ in self.columns}
+        return next((name for name in names if name in own and name not in self.unreadable), None)
+
+    def narrowed(self, used: Callable[[Sequence[str]], Sequence[str]]) -> TableShape:
+        """The table with the columns that `used` selects: a role may have SELECT on them alone."""
+        kept = set(used([name for name, _ in self.columns]))
+        types = self.type_names or ("",) * len(self.columns)
+        pairs = [(column, kind) for column, kind in zip(self.columns, types, strict=True) if column[0] in kept]
+        return replace(self, columns=tuple(column for column, _ in pairs), type_names=tuple(kind for _, kind in pairs))
+
+    @property
+    def rows(self) -> Composed:
+        """The table in a FROM clause: see `own_rows`."""
+        return own_rows(self.table, partitioned=self.partitioned)
 
     @property
     def relation(self) -> Relation:
@@ -80,6 +102,14 @@ class TableShape:
         return Relation(self.oid, self.table.schema, self.table.name, "d", columns)
 
 
+_TABLE: Final = """
+SELECT c.oid::int8, pg_catalog.row_security_active(c.oid), c.relkind = 'p', CURRENT_USER::text, ARRAY(
+           SELECT name FROM pg_catalog.unnest(ARRAY['tableoid', 'ctid']) name
+            WHERE NOT pg_catalog.has_column_privilege(c.oid, name, 'SELECT'))
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s
+"""
+
 _COLUMNS: Final = """
 SELECT a.attname,
        (WITH RECURSIVE chain AS (
@@ -89,7 +119,7 @@ SELECT a.attname,
             SELECT t.oid, t.typtype, t.typbasetype FROM pg_catalog.pg_type t JOIN chain c
                 ON t.oid OPERATOR(pg_catalog.=) c.typbasetype AND c.typtype OPERATOR(pg_catalog.=) 'd')
         SELECT oid::int8 FROM chain WHERE typtype OPERATOR(pg_catalog.<>) 'd'),
-       pg_catalog.format_type(a.atttypid, NULL)
+       pg_catalog.format_type(a.atttypid, NULL), pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT')
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = %s::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
@@ -118,25 +148,35 @@ class SnapshotRows:
     def shape(self, table: TableName) -> TableShape:
         """Describe the table as this snapshot sees it. Raises CdcOutboxError."""
         with translated():
-            oid, policies = self._oid(table)
+            row = self._connection.execute(_TABLE, (table.schema, table.name)).fetchone()
+            oid, policies, partitioned, role, hidden = row if row is not None else (0, False, False, "", [])
             rows = self._connection.execute(_COLUMNS, (oid,)).fetchall()
-        columns = tuple((str(name), int(str(type_oid))) for name, type_oid, _ in rows)
-        return TableShape(table, oid, columns, tuple(str(type_name) for *_, type_name in rows), policies)
+        assert isinstance(hidden, list)
+        return TableShape(
+            table,
+            int(str(oid)),
+            tuple((str(name), int(str(type_oid))) for name, type_oid, _, _ in rows),
+            tuple(str(type_name) for _, _, type_name, _ in rows),
+            policies is True,
+            partitioned is True,
+            str(role),
+            unreadable=frozenset((*hidden, *(str(name) for name, _, _, readable in rows if readable is not True))),
+            names=frozenset(str(name) for name, *_ in rows),
+        )
 
     def count(self, table: TableName, where: Composed = EVERY_ROW) -> int:
         """Count the rows of the snapshot. Raises AccessRefused, with the GRANT, when the role may not read."""
         shape = self.shape(table)
-        query = SQL("SELECT count(*) FROM {} WHERE {}").format(_sql_name(table), self._own_too(shape, where))
+        query = SQL("SELECT count(*) FROM {} WHERE {}").format(shape.rows, self._own_too(shape, where))
         with translated(), self._may_read(shape):
             row = self._connection.execute(query).fetchone()
         return int(str(row[0])) if row else 0
 
     def first_kept(self, shape: TableShape) -> str | None:
         """Return `created_at` of the first row by `seq` if rows before it were deleted; else, or without the columns, None."""
-        names = {name for name, _ in shape.columns}
-        if not {"seq", "created_at"} <= names:
+        if not {"seq", "created_at"} <= shape.names - shape.unreadable:
             return None
-        query = SQL("SELECT seq, created_at::text FROM {} ORDER BY seq LIMIT 1").format(_sql_name(shape.table))
+        query = SQL("SELECT seq, created_at::text FROM {} ORDER BY seq LIMIT 1").format(shape.rows)
         with translated(), self._may_read(shape):
             row = self._connection.execute(query).fetchone()
         return str(row[1]) if row is not None and int(str(row[0])) > 1 else None
@@ -155,7 +195,7 @@ class SnapshotRows:
 
     def require_readable(self, shape: TableShape) -> None:
         """Raise AccessRefused, with the GRANT, when the role may not read the table, or a policy hides rows from it."""
-        query = SQL("SELECT FROM {} LIMIT 1").format(_sql_name(shape.table))
+        query = SQL("SELECT FROM {} LIMIT 1").format(shape.rows)
         with translated(), self._may_read(shape):
             self._connection.execute(query)
 
@@ -164,7 +204,7 @@ class SnapshotRows:
         query = SQL(
             "SELECT count(*) FROM {} WHERE pg_catalog.age(xmin) > (SELECT pg_catalog.age(catalog_xmin)"
             " FROM pg_catalog.pg_replication_slots WHERE slot_name = {})"
-        ).format(_sql_name(shape.table), Literal(slot))
+        ).format(shape.rows, Literal(slot))
         with translated(), self._may_read(shape):
             row = self._connection.execute(query).fetchone()
         return int(str(row[0])) if row is not None else 0
@@ -179,13 +219,13 @@ class SnapshotRows:
         """
         names = [name for name, _ in shape.columns]
         query = SQL("DECLARE outbox_rows NO SCROLL CURSOR FOR SELECT {} FROM {} WHERE {}").format(
-            SQL(", ").join(map(Identifier, names)), _sql_name(shape.table), self._own_too(shape, where)
+            SQL(", ").join(map(Identifier, names)), shape.rows, self._own_too(shape, where)
         )
         ordered = shape.first_of(order)
         if ordered is not None:
             by = [Identifier(ordered)]
             if ordered != INSERT_ORDER:
-                by += [Identifier("tableoid"), Identifier("ctid")]
+                by += [Identifier(name) for name in STORAGE_ORDER if name not in shape.unreadable]
             direction = SQL(" DESC" if newest_first else "")
             query += SQL(" ORDER BY ") + SQL(", ").join(column + direction for column in by)
         with translated():
@@ -229,15 +269,6 @@ class SnapshotRows:
             for row in range(result.ntuples)
         ]
 
-    def _oid(self, table: TableName) -> tuple[int, bool]:
-        row = self._connection.execute(
-            "SELECT c.oid::int8, pg_catalog.row_security_active(c.oid)"
-            " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = %s AND c.relname = %s",
-            (table.schema, table.name),
-        ).fetchone()
-        return (int(str(row[0])), row[1] is True) if row else (0, False)
-
     @contextlib.contextmanager
     def _may_read(self, shape: TableShape) -> Iterator[None]:
         """Let a query of the rows take long. Raise AccessRefused with the GRANT when it is refused."""
@@ -245,12 +276,13 @@ class SnapshotRows:
             with translated(), self._connection.long_query():
                 yield
         except AccessRefused as error:
-            role, table = self._connection.info.user, shape.table
-            grant = f'GRANT USAGE ON SCHEMA "{table.schema}" TO "{role}"; GRANT SELECT ON {table.quoted} TO "{role}";'
+            role, table = quote_identifier(shape.role), shape.table
+            schema = quote_identifier(table.schema)
+            grant = f"GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {table.quoted} TO {role};"
             if shape.policies:
-                grant = f'ALTER ROLE "{role}" BYPASSRLS; -- a policy that permits every row does not help: no row may be hidden'
+                grant = f"ALTER ROLE {role} BYPASSRLS; -- a policy that permits every row does not help: no row may be hidden"
             raise AccessRefused(
-                f"role {role} may not read {table}: {error.message}",
+                f"role {shape.role} may not read {table}: {error.message}",
                 code="select-privilege",
                 cure=f"{grant}{self._alternative_hint}",
                 table=str(table),
@@ -293,5 +325,6 @@ def open_snapshot(
             yield SnapshotRows(connection, own, alternative_hint=alternative_hint)
 
 
-def _sql_name(table: TableName) -> Identifier:
-    return Identifier(table.schema, table.name)
+def own_rows(table: TableName, *, partitioned: bool) -> Composed:
+    """The table in a FROM clause, without the rows of INHERITS children, which its stream does not have either."""
+    return SQL("{}" if partitioned else "ONLY {}").format(Identifier(table.schema, table.name))

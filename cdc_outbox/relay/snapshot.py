@@ -18,18 +18,19 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from functools import partial
 
 import structlog
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
-from cdc_outbox.identifiers import NAME_BYTES, TableName
+from cdc_outbox.identifiers import NAME_BYTES, TableName, quote_identifier
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
-from cdc_outbox.postgres import connect, slot, slot_wait, table_rows
+from cdc_outbox.postgres import slot, slot_wait, table_rows
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.selection import not_older
-from cdc_outbox.records.mapping import Mappings, SnapshotMapping
+from cdc_outbox.records.mapping import Mappings, SnapshotMapping, used_columns
 from cdc_outbox.relay.poison import PoisonPolicy
 from cdc_outbox.relay.row_sender import RowSender
 from cdc_outbox.shutdown import Stop
@@ -52,8 +53,8 @@ class FirstStart:
     ) -> None:
         self._settings = settings
         self._session = session
-        self._row_mappings = mappings
         session.connection.on_progress = self._progress
+        self._row_mappings = mappings
         self._counters = counters
         self._stop = stop
         self._rows = RowSender(publisher, policy, counters, stop, self._report)
@@ -83,9 +84,8 @@ class FirstStart:
         self._send_snapshot(created, since, instead)
         old = None
         if replace:
-            with connect.open_connection(self._settings.dsn.reveal()) as connection:
-                old = slot.inspect(connection, name)
-                slot.drop(connection, name)
+            old = slot.inspect(self._session, name)
+            slot.drop(self._session, name)
         slot.make_permanent(self._session, temporary, name)
         log.info("snapshot.finished", slot=name, rows=self._rows.sent)
         self._created(created.consistent_point, old)
@@ -152,7 +152,7 @@ class FirstStart:
             )
         for table, count in counts.items():
             if count:
-                shape = snapshot.shape(table)
+                shape = outbox_shape(self._settings, snapshot, table)
                 mapping = mapping_of(self._row_mappings, shape)
                 order = row_order(self._settings, shape, count)
                 for cells in snapshot.read(shape, order, where=where[table]):
@@ -172,6 +172,11 @@ class FirstStart:
         log.info("snapshot.progress", slot=self._settings.slot, rows=delivered, of=self.expected)
 
 
+def outbox_shape(settings: Settings, snapshot: table_rows.SnapshotRows, table: TableName) -> table_rows.TableShape:
+    """The table with the columns that become part of a record."""
+    return snapshot.shape(table).narrowed(partial(used_columns, settings))
+
+
 def mapping_of(mappings: Mappings, shape: table_rows.TableShape) -> SnapshotMapping:
     """The mapping of a table's rows to records. Raises ConfigurationError for a missing or wrong column."""
     return mappings.snapshot(shape.relation)
@@ -184,15 +189,26 @@ def _are_gone(snapshot: table_rows.SnapshotRows, table: TableName) -> bool:
 
 
 def row_order(settings: Settings, shape: table_rows.TableShape, count: int) -> list[str]:
-    """Columns to order `count` rows by, of which the first that the table has is used. Logs a warning if it has none."""
+    """Columns to order `count` rows by, of which the first that the table has is used. Logs a warning if it has none, or if
+    the role may not read what gives the order.
+    """
     order = table_rows.row_order(settings.columns.timestamp)
-    if count > 1 and shape.first_of(order) is None:
-        log.warning(
-            "snapshot.unordered",
-            table=str(shape.table),
-            rows=count,
-            error=f"the table has no column {' or '.join(order)}: rows of one key may be sent in another order than committed",
-            cure=f"ALTER TABLE {shape.table.quoted} ADD COLUMN seq bigint GENERATED ALWAYS AS IDENTITY; or --timestamp-column "
-            "COLUMN, a column with the time of the insert",
+    best = next((name for name in order if name in shape.names), None)
+    needed = (best,) if best == table_rows.INSERT_ORDER else (best, *table_rows.STORAGE_ORDER)
+    hidden = [name for name in needed if best is not None and name in shape.unreadable]
+    if hidden:
+        lacks = f"role {shape.role} may not read {', '.join(hidden)}"
+        columns = ", ".join(map(quote_identifier, hidden))
+        cure = f"GRANT SELECT ({columns}) ON {shape.table.quoted} TO {quote_identifier(shape.role)};"
+    elif shape.first_of(order) is None:
+        lacks = f"the table has no column {' or '.join(order)}"
+        cure = (
+            f"ALTER TABLE {shape.table.quoted} ADD COLUMN seq bigint GENERATED ALWAYS AS IDENTITY; or --timestamp-column "
+            "COLUMN, a column with the time of the insert"
         )
+    else:
+        return order
+    if count > 1:
+        error = f"{lacks}: rows of one key may be sent in another order than committed"
+        log.warning("snapshot.unordered", table=str(shape.table), rows=count, error=error, cure=cure)
     return order

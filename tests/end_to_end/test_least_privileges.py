@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psycopg
 import pytest
 
+from tests.faults.acts import recover
+from tests.plugins.command import run_command
 from tests.plugins.outbox import event_id
 
 if TYPE_CHECKING:
@@ -79,3 +82,59 @@ def test_the_writer_may_neither_read_nor_change_what_is_written(installed: Outbo
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 shop.execute(statement.encode())
+
+
+USED: Final = "id, aggregatetype, aggregateid, type, payload, headers"
+"""The columns that become part of a record, and no other."""
+
+
+@pytest.mark.parametrize("order", ["", ", seq"], ids=["no column of the order", "with the column of the order"])
+def test_select_on_the_used_columns_is_enough_for_a_first_start(installed: Outbox, order: str) -> None:
+    installed.database.execute(
+        f"REVOKE SELECT ON outbox FROM cdc_outbox_relay;GRANT SELECT ({USED}{order}) ON outbox TO cdc_outbox_relay"
+    )
+    written = [emit(installed, str(number)) for number in range(3)]
+    relay = installed.drain(dsn=installed.database.dsn_for("cdc_outbox_relay", PASSWORD))
+    records = installed.records()
+    assert sorted(map(event_id, records)) == sorted(written)
+    assert all(("traceparent", b"00-aa-bb-01") in (record.headers or []) for record in records)
+    unordered = relay.log_lines("snapshot.unordered")
+    assert bool(unordered) is not bool(order)
+    for line in unordered:
+        installed.database.execute(line["cure"].partition("; or ")[0])
+        query = "SELECT has_column_privilege('cdc_outbox_relay', 'outbox', 'seq', 'SELECT')"
+        assert installed.database.execute(query) == [(True,)]
+
+
+def test_a_used_column_that_may_not_be_read_is_refused_and_not_left_out(installed: Outbox) -> None:
+    installed.database.execute(
+        "REVOKE SELECT ON outbox FROM cdc_outbox_relay;"
+        "GRANT SELECT (id, aggregatetype, aggregateid, type, payload) ON outbox TO cdc_outbox_relay"
+    )
+    emit(installed, "{}")
+    relay = installed.relay(dsn=installed.database.dsn_for("cdc_outbox_relay", PASSWORD))
+    assert relay.wait() == 77
+    assert installed.records() == []
+
+
+def test_a_login_that_acts_as_another_role_needs_grants_for_that_role_only(installed: Outbox) -> None:
+    """`ALTER ROLE login SET role = other`: the cure names the role whose privileges count, and helps as printed."""
+    installed.database.execute(
+        "REVOKE ALL ON outbox FROM cdc_outbox_relay; CREATE ROLE acting;"
+        "GRANT acting TO cdc_outbox_relay; ALTER ROLE cdc_outbox_relay SET role = 'acting'"
+    )
+    written = emit(installed, "{}")
+    dsn = installed.database.dsn_for("cdc_outbox_relay", PASSWORD)
+    refused = installed.relay(dsn=dsn)
+    assert refused.wait() == 77
+    (line,) = [each for each in refused.logs if each.get("code") == "select-privilege"]
+    assert "role acting may not read" in line["error"]
+    installed.database.execute(line["cure"].partition(" (or ")[0])
+    installed.drain(dsn=dsn)
+    assert [event_id(record) for record in installed.records()] == [written]
+    recover(installed, "--dsn", dsn)
+    dropped = run_command("slot", "drop", "--yes", dsn=dsn)
+    assert dropped.returncode == 77
+    (cure,) = re.findall(r"ALTER ROLE \"acting\" REPLICATION;", dropped.stderr)
+    installed.database.execute(cure)
+    assert run_command("slot", "drop", "--yes", dsn=dsn).returncode == 0

@@ -20,6 +20,7 @@ from cdc_outbox.commands.prune import Pruned, PruneOrder, PruneProgress, prune
 from cdc_outbox.errors import AccessRefused, ConfigurationError, Undelivered, Unreachable
 from cdc_outbox.identifiers import TableName, parse_table
 from cdc_outbox.lsn import Lsn
+from cdc_outbox.postgres import connect, publication, retention
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.postgres.wire import KEEPALIVE, XLOGDATA_HEADER_BYTES, parse_keepalive
@@ -481,4 +482,53 @@ def test_rows_that_a_policy_hides_are_not_taken_for_gone(shop: Shop) -> None:
     with pytest.raises(AccessRefused) as refused:
         shop.prune(dsn=dsn)
     shop.database.execute(refused.value.cure)
+    assert shop.prune(dsn=dsn).total == 3
+
+
+@pytest.mark.parametrize("by_seq", [True, False])
+def test_rows_of_a_child_by_inherits_stay_even_if_it_comes_after_the_checks(shop: Shop, by_seq: bool) -> None:
+    """A prune refuses a table with children, whose rows are not in its stream. So this walks without a prune."""
+    if not by_seq:
+        shop.database.execute("ALTER TABLE outbox DROP seq")
+    shop.write(3)
+    with connect.open_connection(shop.database.dsn) as connection:
+        old = retention.find_old_rows(
+            connection, publication.find_table(connection, TableName("public", "outbox")), None
+        )
+        shop.database.execute(
+            "CREATE TABLE child () INHERITS (outbox); INSERT INTO child SELECT * FROM outbox; SELECT txid_current()"
+        )
+        fence = retention.take_fence(connection, DAY)
+        for delete in (False, True):
+            steps = list(retention.walk(connection, old, fence, 1000, delete=delete))
+            assert sum(step.rows for step in steps) == 3
+    assert shop.rows("ONLY outbox") == 0
+    assert shop.rows("child") == 3
+
+
+@pytest.mark.parametrize("by_seq", [True, False])
+def test_delete_and_select_on_the_columns_that_find_old_rows_are_enough(shop: Shop, by_seq: bool) -> None:
+    if not by_seq:
+        shop.database.execute("ALTER TABLE outbox DROP seq")
+    shop.write(3)
+    role, password = f"p_{secrets.token_hex(4)}", secrets.token_hex(8)
+    columns = "seq, xmin, created_at" if by_seq else "ctid, xmin, created_at"
+    shop.database.execute(
+        f"CREATE ROLE {role} LOGIN PASSWORD '{password}'; GRANT DELETE, SELECT ({columns}) ON outbox TO {role}"
+    )
+    assert shop.prune(dsn=shop.database.dsn_for(role, password)).total == 3
+
+
+def test_a_role_that_acts_as_another_is_given_the_grant_for_that_one(shop: Shop) -> None:
+    """`ALTER ROLE login SET role = other`: a GRANT to the login would change nothing."""
+    shop.write(3)
+    login, other, password = f"p_{secrets.token_hex(4)}", f"o_{secrets.token_hex(4)}", secrets.token_hex(8)
+    shop.database.execute(
+        f"CREATE ROLE {other}; CREATE ROLE {login} LOGIN PASSWORD '{password}' IN ROLE {other};"
+        f"ALTER ROLE {login} SET role = '{other}'"
+    )
+    dsn = shop.database.dsn_for(login, password)
+    with pytest.raises(AccessRefused, match=f"role {other} may not prune") as refused:
+        shop.prune(dsn=dsn)
+    shop.database.execute(refused.value.cure.partition("; or,")[0])
     assert shop.prune(dsn=dsn).total == 3

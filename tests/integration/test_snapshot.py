@@ -116,3 +116,30 @@ def test_a_role_that_may_not_read_gets_the_grant_as_cure(database: Database) -> 
     assert (
         refused.value.cure == 'GRANT USAGE ON SCHEMA "public" TO "blind"; GRANT SELECT ON "public"."outbox" TO "blind";'
     )
+
+
+def test_rows_of_children_by_inherits_are_not_read(database: Database) -> None:
+    """The stream of the table does not have them either; a child may come after the preflight."""
+    database.execute(
+        "CREATE TABLE outbox (seq int, created_at timestamptz DEFAULT now()); INSERT INTO outbox VALUES (2);"
+        "CREATE TABLE child () INHERITS (outbox); INSERT INTO child VALUES (1), (3)"
+    )
+    with snapshot_of(database) as snapshot:
+        assert snapshot.count(OUTBOX) == 1
+        assert [seq for seq, _ in read(snapshot, "seq")] == [b"2"]
+        assert snapshot.first_kept(snapshot.shape(OUTBOX)) is not None
+
+
+def test_select_on_the_columns_that_are_used_is_enough_for_a_narrowed_shape(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE outbox (seq int, id int, secret text); INSERT INTO outbox VALUES (2, 1, 'x'), (1, 2, 'y');"
+        "CREATE ROLE reader LOGIN PASSWORD 'reader'; GRANT SELECT (id) ON outbox TO reader"
+    )
+    with snapshot_of(database, database.dsn_for("reader", "reader")) as snapshot:
+        shape = snapshot.shape(OUTBOX).narrowed(lambda names: [name for name in names if name == "id"])
+        assert shape.columns == (("id", 23),)
+        assert shape.first_of(["seq", "id"]) == "id", "a column that may not be read gives no order"
+        assert snapshot.count(OUTBOX) == 2
+        assert list(chain.from_iterable(snapshot.read(shape, ["seq", "id"]))) == [[b"1"], [b"2"]]
+        with pytest.raises(AccessRefused, match="outbox"):
+            list(snapshot.read(snapshot.shape(OUTBOX), ["seq"]))

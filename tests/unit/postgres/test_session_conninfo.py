@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from cdc_outbox.postgres.conninfo import PINNED, SERVER_KEEPALIVES, session_conninfo
+from cdc_outbox.postgres.conninfo import KEEPALIVES, PINNED, SERVER_KEEPALIVES, session_conninfo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,5 +67,7 @@ def test_all_else_of_a_service_is_left_to_libpq() -> None:
 
 
 def test_a_dead_peer_is_noticed_and_the_user_may_choose_when() -> None:
-    assert conninfo_to_dict(session_conninfo("dbname=shop"))["keepalives_idle"] == "30"
+    chosen = conninfo_to_dict(session_conninfo("dbname=shop"))
+    assert {name: chosen[name] for name in KEEPALIVES} == KEEPALIVES
+    assert int(KEEPALIVES["tcp_user_timeout"]) <= 60_000
     assert conninfo_to_dict(session_conninfo("keepalives_idle=5"))["keepalives_idle"] == "5"
