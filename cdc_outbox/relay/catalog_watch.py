@@ -119,11 +119,14 @@ class CatalogWatch:
         return found is not None
 
     def _failed(self, error: CdcOutboxError) -> None:
-        """Log a failed look, once. An unreachable server is logged only after BLIND_SECONDS, while the stream continues."""
+        """Log a failed look, once. An unreachable server is logged only after BLIND_SECONDS, while the stream continues; one
+        without a free connection at once: the stream may have the only one (CONNECTION LIMIT 1).
+        """
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         lasting = now - self._failing_since > BLIND_SECONDS
-        if (lasting or not isinstance(error, Unreachable)) and self._reported != error.message:
+        passing = isinstance(error, Unreachable) and error.code != "postgres-no-connection"
+        if (lasting or not passing) and self._reported != error.message:
             log.warning("watch.failed", error=error)
             self._reported = error.message
 
