@@ -72,7 +72,9 @@ def _check_older(connection: Connection, shape: table_rows.TableShape, info: slo
     except CdcOutboxError as error:
         report.not_checked(error.message, OLDER)
         return
-    if older:
+    if older is None:
+        report.not_checked(f"{shape.table} has too many rows to count them", OLDER)
+    elif older:
         report.warn(
             OLDER,
             f"{older} rows of {shape.table} are older than slot {info.name}, from which no process has streamed: it does not "

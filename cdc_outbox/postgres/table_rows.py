@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
+import psycopg
 from psycopg import pq
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
@@ -38,6 +39,9 @@ INSERT_ORDER: Final = "seq"
 
 BATCH_BYTES: Final = 1024 * 1024
 """Approximate size of one FETCH of large rows, estimated from the rows of the FETCH before."""
+
+COUNT_SECONDS: Final = 20
+"""Limit of a count that a warning needs and nothing else: a large table must not delay a start."""
 
 FIRST_ROWS: Final = 10
 """Rows of the first FETCH: their size is not known yet."""
@@ -199,14 +203,21 @@ class SnapshotRows:
         with translated(), self._may_read(shape):
             self._connection.execute(query)
 
-    def count_older_than(self, shape: TableShape, slot: str) -> int:
-        """Count the rows committed before a slot that no process has streamed from was created. Raises AccessRefused."""
+    def count_older_than(self, shape: TableShape, slot: str) -> int | None:
+        """Count the rows committed before a slot that no process has streamed from was created; None if that takes longer than
+        COUNT_SECONDS. Raises AccessRefused.
+        """
         query = SQL(
             "SELECT count(*) FROM {} WHERE pg_catalog.age(xmin) > (SELECT pg_catalog.age(catalog_xmin)"
             " FROM pg_catalog.pg_replication_slots WHERE slot_name = {})"
         ).format(shape.rows, Literal(slot))
-        with translated(), self._may_read(shape):
-            row = self._connection.execute(query).fetchone()
+        with self._may_read(shape):
+            try:
+                with self._connection.transaction():
+                    self._connection.execute(f"SET LOCAL statement_timeout = '{COUNT_SECONDS}s'".encode())
+                    row = self._connection.execute(query).fetchone()
+            except psycopg.errors.QueryCanceled:
+                return None
         return int(str(row[0])) if row is not None else 0
 
     def read(

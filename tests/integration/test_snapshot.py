@@ -10,7 +10,7 @@ import pytest
 
 from cdc_outbox.errors import AccessRefused
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.postgres import slot, table_rows
+from cdc_outbox.postgres import connect, slot, table_rows
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.shutdown import Stop
 
@@ -143,3 +143,17 @@ def test_select_on_the_columns_that_are_used_is_enough_for_a_narrowed_shape(data
         assert list(chain.from_iterable(snapshot.read(shape, ["seq", "id"]))) == [[b"1"], [b"2"]]
         with pytest.raises(AccessRefused, match="outbox"):
             list(snapshot.read(snapshot.shape(OUTBOX), ["seq"]))
+
+
+def test_a_count_for_a_warning_has_a_limit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is locked stands for one that is large."""
+    monkeypatch.setattr(table_rows, "COUNT_SECONDS", 1)
+    database.execute("CREATE TABLE outbox (n int); INSERT INTO outbox VALUES (1)")
+    locker = database.connect(autocommit=False)
+    with connect.open_connection(database.dsn) as connection:
+        rows = table_rows.SnapshotRows(connection)
+        shape = rows.shape(OUTBOX)
+        locker.execute("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
+        assert rows.count_older_than(shape, "any") is None
+        locker.rollback()
+        assert rows.count_older_than(shape, "any") == 0
