@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.plugins.postgres import Database
 
 WITHOUT_LINUX: Final = """
-import io, os, select, signal, socket, sys, sysconfig
+import io, os, select, signal, socket, sys, sysconfig, types
 
 sysconfig.get_config_vars()  # reads a file that is named for the real platform
 ABSENT = {
@@ -37,6 +37,7 @@ def open_without_proc(file, *arguments, **options):
 
 io.open = open_without_proc
 sys.platform = "darwin"
+sys.modules["_scproxy"] = types.SimpleNamespace(_get_proxies=dict, _get_proxy_settings=dict)  # macOS' own, for urllib
 sys.modules["setproctitle"] = None
 """
 
