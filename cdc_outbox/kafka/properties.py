@@ -30,12 +30,34 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "compression.type": "lz4",
     "linger.ms": "5",
     "socket.keepalive.enable": "true",
+    "socket.timeout.ms": "15000",
+    "request.timeout.ms": "10000",
     "message.max.bytes": str(MESSAGE_MAX_BYTES),
 }
 """Defaults. `message.timeout.ms` 0: never give up on a record that could still be delivered.
 `enable.gapless.guarantee`: once a batch is refused for good, nothing after it is sent, and the relay sends all again in order.
+`socket.timeout.ms`: a broker that stands still, with its connections open, holds its partitions up for this time and not for
+librdkafka's 60 s. It is longer than the 9 s (broker.session.timeout.ms) after which the cluster elects other leaders, so that
+the first retry finds them, and long enough for five requests of a megabyte over 3 Mbit/s. Idempotence keeps retries from being
+repeated or out of order. `request.timeout.ms`: how long a broker waits for its replicas; it answers before the connection is
+given up.
 `linger.ms` in milliseconds; `message.max.bytes` is librdkafka's own default, set explicitly since the queue must hold one such
 record."""
+
+
+_LIBRARY_DEFAULTS: Final[Mapping[str, int]] = {
+    "batch.size": 1_000_000,
+    "message.max.bytes": MESSAGE_MAX_BYTES,
+    "queue.buffering.max.kbytes": 1_048_576,
+    "topic.metadata.propagation.max.ms": 30_000,
+}
+"""librdkafka's own defaults of properties that the relay calculates with. `topic.metadata.propagation.max.ms`: how long a new
+topic may take to be known by all brokers."""
+
+
+def number(properties: Mapping[str, str], name: str) -> int:
+    """The value of one of these properties of a producer."""
+    return int(properties.get(name, _LIBRARY_DEFAULTS[name]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +171,22 @@ _CONNECTION: Final = ("bootstrap.", "security.", "sasl.", "ssl.", "enable.ssl", 
 def connection_properties(properties: Mapping[str, str]) -> dict[str, str | int | float | bool]:
     """The properties of a producer that an admin client needs as well."""
     return {name: value for name, value in properties.items() if name.startswith(_CONNECTION)}
+
+
+_LOGIN: Final = ("sasl.username", "sasl.password")
+
+
+def changed_login(properties: Mapping[str, str], fresh: Mapping[str, str]) -> tuple[str, str] | None:
+    """User name and password of `fresh`, those of `properties` where it has none; None if they are not complete or the same."""
+    user, password = (fresh.get(name, properties.get(name, "")) for name in _LOGIN)
+    if not (user and password) or [user, password] == [properties.get(name) for name in _LOGIN]:
+        return None
+    return user, password
+
+
+def with_login(properties: dict[str, str], login: tuple[str, str]) -> None:
+    """Store the login in `properties`."""
+    properties.update(zip(_LOGIN, login, strict=True))
 
 
 def message_max_bytes(user: Mapping[str, str]) -> int:
