@@ -12,7 +12,7 @@ from typing import Final
 from confluent_kafka import Message
 
 from cdc_outbox.counters import Counters
-from cdc_outbox.kafka.producer import Report
+from cdc_outbox.kafka.reports import Report
 from cdc_outbox.records.router import Headers
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import (

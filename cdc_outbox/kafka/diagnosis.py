@@ -6,8 +6,40 @@ Never: a decision of the relay. The error is for the log and the status only.
 
 from __future__ import annotations
 
-from cdc_outbox.errors import Unreachable
-from cdc_outbox.kafka.topics import Topic
+import time
+from collections.abc import Callable
+
+from cdc_outbox.errors import CdcOutboxError, Unreachable
+from cdc_outbox.kafka.topic_gate import ANSWER_SECONDS
+from cdc_outbox.kafka.topics import Inquiry, Topic
+
+
+class Diagnosis:
+    """Finds out why records of a topic are not confirmed, by a query of the cluster that takes about a second."""
+
+    def __init__(self, brokers: str, ask: Callable[[str], Inquiry | None]) -> None:
+        """`ask` begins to look a topic up; None if the admin API does not answer."""
+        self._brokers = brokers
+        self._ask = ask
+        self._inquiry: Inquiry | None = None
+        self._asked_at: float | None = None
+
+    def close(self) -> None:
+        """End the query."""
+        self._inquiry = self._asked_at = None
+
+    def of(self, topic: str, answers: Callable[[str], bool]) -> Unreachable | None:
+        """The error; None while the query runs: call again. `answers`: whether the producer gets metadata of the topic."""
+        if self._asked_at is None:
+            self._asked_at, self._inquiry = time.monotonic(), self._ask(topic)
+        inquiry = self._inquiry
+        if inquiry is not None and not inquiry.wait(0.0) and time.monotonic() - self._asked_at < ANSWER_SECONDS:
+            return None
+        self.close()
+        try:
+            return not_taken(self._brokers, topic, None if inquiry is None else inquiry.answer())
+        except CdcOutboxError:
+            return not_taken(self._brokers, topic, None) if answers(topic) else silent(self._brokers)
 
 
 def silent(brokers: str) -> Unreachable:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from cdc_outbox.errors import AccessRefused, CannotConnect, CdcOutboxError, ConfigurationError, PoisonEvent, Unreachable
 from cdc_outbox.lsn import Lsn
@@ -190,6 +190,23 @@ class DeliveryFailure(NamedTuple):
     """Commit LSN of its transaction; unset for a row of a snapshot."""
     last_lsn: Lsn
     """Equal to `lsn`, or the commit LSN of the last transaction of a group, if the record may belong to any of the group."""
+
+
+INFERRED: Final = KafkaError(
+    KafkaError._INCONSISTENT,
+    "the broker took a later one of its partition first, so whether it has this one is not known",
+)
+"""Used in place of a delivery report that has neither an error nor an offset. librdkafka infers such a success from that of a
+later batch ("implicitly acked"), which is correct if the broker checks sequence numbers. But a broker that has no record of
+this producer in a partition accepts any first number (KAFKA-15591; better for new topics since Kafka 4.5): the batch before
+it, refused a moment earlier because the partition's leader was not ready, is then lost, but reported as delivered."""
+
+
+def reported_failure(error: KafkaError | None, message: Message, lsn: Lsn) -> DeliveryFailure:
+    """The failure that a delivery report without an offset means. `lsn`: the commit LSN of the record's transaction."""
+    key = message.key()
+    known = key if isinstance(key, bytes) else None
+    return DeliveryFailure(message.topic() or "", known, len(message), error or INFERRED, lsn, lsn)
 
 
 def reason(error: KafkaError) -> str:

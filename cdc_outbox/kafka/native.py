@@ -19,10 +19,12 @@ from confluent_kafka import KafkaError, KafkaException
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
-from cdc_outbox.kafka.errors import DeliveryFailure, kafka_error
+from cdc_outbox.kafka.errors import INFERRED, DeliveryFailure, kafka_error
 from cdc_outbox.kafka.library_log import LIBRARY_LOG
-from cdc_outbox.kafka.producer import INFERRED, METADATA_SLICE_SECONDS, NativeReader, Publisher
+from cdc_outbox.kafka.metadata import METADATA_SLICE_SECONDS
+from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.reachability import weakly
+from cdc_outbox.kafka.transaction import NativeReader
 from cdc_outbox.kafka.weight import extra_bytes
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange
 from cdc_outbox.postgres.conninfo import libpq_module
@@ -173,6 +175,9 @@ class NativePublisher(Publisher):
         """Handle a refusal, as `Publisher.refused` does. The loop then takes the topic's rows until one is accepted."""
         super().refused(record, error)
         self._producer.plane.close_topic(record.topic)
+
+    def discard_queued(self) -> None:
+        """Discard nothing: without enable.gapless.guarantee, librdkafka goes on to send what is queued."""
 
     def abandon(self) -> None:
         """Discard the records in flight, as `Publisher.abandon` does. librdkafka's threads end here in any case."""

@@ -2,6 +2,7 @@
 
 In: `KafkaRecord`s, each with a delivery report. Out: calls of these reports, and `failures`.
 Never: a wait inside `produce`, an exception out of a delivery report, a record given up that could still be delivered.
+What a record has to wait for (room, its topic, the record before it) is waited for in `wait` and `serve`.
 
 librdkafka has its own I/O threads; reports are called inside `serve`, on the caller's thread, so nothing here locks.
 librdkafka: INTRODUCTION.md, "Idempotent Producer". Idempotence lives as long as the producer object.
@@ -13,14 +14,15 @@ import functools
 import time
 from collections.abc import Callable, Collection, Mapping
 from types import MethodType
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
-from cdc_outbox.counters import MAX_TOPICS, Counters
+from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError, Unreachable
-from cdc_outbox.kafka.diagnosis import not_taken, silent
+from cdc_outbox.kafka.abandoned import Abandoned
+from cdc_outbox.kafka.diagnosis import Diagnosis
 from cdc_outbox.kafka.errors import (
     DeliveryFailure,
     about_cluster,
@@ -30,75 +32,21 @@ from cdc_outbox.kafka.errors import (
 )
 from cdc_outbox.kafka.first_records import FirstRecords
 from cdc_outbox.kafka.library_log import LIBRARY_LOG
+from cdc_outbox.kafka.metadata import METADATA_SLICE_SECONDS, Lookout, reach
+from cdc_outbox.kafka.properties import changed_login, number, with_login
 from cdc_outbox.kafka.reachability import Reachability, weakly
-from cdc_outbox.kafka.topic_gate import ANSWER_SECONDS, REMEMBERED_TOPICS, TopicGate
-from cdc_outbox.kafka.topics import Inquiry, TopicCatalog
-from cdc_outbox.kafka.transaction import LedgerEntry, Transaction
-from cdc_outbox.kafka.weight import (
-    HEADER_BYTES,
-    KNOWN_NAMES,
-    LONGEST_KNOWN_NAME,
-    RECORD_BYTES,
-    USUAL_BYTES,
-    extra_bytes,
-    unfit,
-)
+from cdc_outbox.kafka.reports import Report, Reports
+from cdc_outbox.kafka.topic_gate import REMEMBERED_TOPICS, TopicGate
+from cdc_outbox.kafka.topics import TopicCatalog
+from cdc_outbox.kafka.transaction import LedgerEntry, NativeReader, Transaction
+from cdc_outbox.kafka.weight import USUAL_BYTES, USUAL_RECORD, USUAL_TEXT, HeaderNames, extra_bytes, unfit
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange
-from cdc_outbox.postgres.stream import PlainReader
-from cdc_outbox.records.mapping import RowMapping
 from cdc_outbox.records.router import InFlight, KafkaRecord
 
 log = structlog.get_logger(__name__)
 
-METADATA_SECONDS: Final = 2.0
-"""One attempt to get metadata from a broker: long enough for a TLS handshake, short enough to notice a stop."""
-
-METADATA_SLICE_SECONDS: Final = 0.25
-"""One metadata request within it. Between two, a refusal by a broker is noticed, which ends the attempt."""
-
-LOOK_SECONDS: Final = 2.0
-"""Between two metadata requests while no broker can be reached."""
-
-METADATA_PAUSE_SECONDS: Final = 0.05
-"""Between two metadata requests that fail at once."""
-
 FLUSH_SECONDS: Final = 0.02
 """One flush of a record sent alone: about a round trip to the broker, and short enough not to delay a status update."""
-
-INFERRED: Final = KafkaError(
-    KafkaError._INCONSISTENT,
-    "the broker took a later one of its partition first, so whether it has this one is not known",
-)
-"""Used in place of a delivery report that has neither an error nor an offset. librdkafka infers such a success from that of a
-later batch ("implicitly acked"), which is correct if the broker checks sequence numbers. But a broker that has no record of
-this producer in a partition accepts any first number (KAFKA-15591; better for new topics since Kafka 4.5): the batch before
-it, refused a moment earlier because the partition's leader was not ready, is then lost, but reported as delivered."""
-
-_USUAL: Final = RECORD_BYTES + USUAL_BYTES
-_USUAL_TEXT: Final = USUAL_BYTES - 2 * HEADER_BYTES
-
-_BATCH_BYTES: Final = "1000000"
-"""librdkafka's default of batch.size."""
-
-_PROPAGATION_MS: Final = "30000"
-"""librdkafka's default of topic.metadata.propagation.max.ms: how long a new topic may take to be known by all brokers."""
-
-_QUEUE_KIBIBYTES: Final = "1048576"
-"""librdkafka's default of queue.buffering.max.kbytes."""
-
-_LOGIN: Final = ("sasl.username", "sasl.password")
-
-Report = Callable[[KafkaError | None, Message], None]
-
-
-_TopicReport = Callable[[InFlight, KafkaError | None, Message], None]
-
-
-class NativeReader(PlainReader[LedgerEntry], Protocol):
-    """The native plane's reader: moves plain rows from a connection into its producer."""
-
-    def learn(self, mapping: RowMapping) -> None:
-        """Take the plain rows of this relation, until the stream describes it again. Each row counts as received."""
 
 
 class Publisher:
@@ -115,14 +63,11 @@ class Publisher:
         self._reachability = Reachability(self._brokers, counters)
         self.on_error = self._reachability.on_error
         self._reread = reread
-        self._look_at: float | None = None
-        """Time of the next metadata request while no broker can be reached, as of time.monotonic()."""
-        self._inquiry: Inquiry | None = None
-        self._asked_at: float | None = None
-        self.failures: list[DeliveryFailure] = []
-        """Deliveries that failed for good, in the order of their reports."""
+        self._lookout = Lookout(self._reachability)
+        self._limit = 1024 * number(properties, "queue.buffering.max.kbytes")
+        self._reports = Reports(counters, self._limit)
+        self.failures = self._reports.failures
         self._fatal = False
-        self._largest = int(properties.get("message.max.bytes", "1000000"))
         self._properties = properties
         self._topic = ""
         self.first_records: dict[str, FirstRecords] = {}
@@ -133,23 +78,20 @@ class Publisher:
             self._producer = self._open()
         except KafkaException as raised:
             raise self._error(raised) from raised
-        self._limit = 1024 * int(properties.get("queue.buffering.max.kbytes", _QUEUE_KIBIBYTES))
-        self._free = self._limit
-        """Bytes that may still be put in flight."""
-        self._delivered_bytes = self._delivered_before = 0
-        self._batch_bytes = int(properties.get("batch.size", _BATCH_BYTES))
+        self._batch_bytes = number(properties, "batch.size")
         self._gate = TopicGate(
             functools.partial(TopicCatalog, properties),
             counters,
-            unknown_seconds=int(properties.get("topic.metadata.propagation.max.ms", _PROPAGATION_MS)) / 1000,
+            unknown_seconds=number(properties, "topic.metadata.propagation.max.ms") / 1000,
         )
         self._open_topics: set[str] = set()
         """Topics that records may be produced to, with batches no larger than each topic accepts."""
-        self._known_names: set[str] = set()
-        """Short header names that librdkafka accepts."""
+        self._diagnosis = Diagnosis(self._brokers, self._gate.ask)
+        self._names = HeaderNames()
+        self._behind_another = False
+        """Whether a held record waits for the delivery of the one of its key before it."""
         self._transaction: InFlight | None = None
         self._report: Report | None = None
-        self._reports: dict[str, _TopicReport] = {}
         self._poll = self._producer.poll
 
     def _open(self) -> Producer:
@@ -170,7 +112,7 @@ class Publisher:
     @property
     def in_flight_bytes(self) -> int:
         """Memory of the records in flight: keys, values, headers, and librdkafka's own for each."""
-        return self._limit - self._free
+        return self._limit - self._reports.free
 
     @property
     def limit(self) -> int:
@@ -180,7 +122,7 @@ class Publisher:
     @property
     def delivered_bytes(self) -> int:
         """Memory that the records confirmed by Kafka occupied."""
-        return self._delivered_bytes
+        return self._reports.delivered_bytes
 
     def native_reader(self, pgconn_ptr: int, isolated: Collection[LsnRange]) -> NativeReader | None:  # noqa: ARG002
         """Make a reader that moves plain rows from a libpq connection into this producer; None: the loop reads all rows.
@@ -191,31 +133,15 @@ class Publisher:
 
     def reach(self) -> None:
         """Get metadata from the cluster once. Raises Unreachable (retry), AccessRefused or ConfigurationError (final)."""
-        until = time.monotonic() + METADATA_SECONDS
-        while True:
-            try:
-                self._producer.list_topics(timeout=METADATA_SLICE_SECONDS)
-                break
-            except KafkaException as raised:
-                self.serve(METADATA_PAUSE_SECONDS)
-                late = time.monotonic() >= until
-                refusal = self._reachability.refusal
-                if refusal is not None and (late or self._reachability.all_down):  # another broker may accept the login
-                    raise refusal from raised
-                error = self._error(raised)
-                if not isinstance(error, Unreachable):
-                    raise error from raised
-                if late:
-                    raise self._reachability.error from raised
-        self._reachability.answered()
+        reach(self._producer.list_topics, self.serve, self._reachability, self._error)
 
     def _admits(self, topic: str) -> bool:
-        """Whether records of the topic may be produced now; looks the topic up at its first use. Raises as `produce` does.
+        """Whether records of the topic may be produced now; at its first use it has to be looked up. Raises as `produce` does.
 
         A topic that accepts only smaller batches than this producer makes would refuse whole batches. Once nothing is in
         flight, the producer is replaced by one with smaller batches.
         """
-        if not self._gate.admits(topic, self._metadata):
+        if not self._gate.admits(topic):
             return False
         limit = self._gate.limits.get(topic)
         if limit is not None and limit < self._batch_bytes:
@@ -239,9 +165,8 @@ class Publisher:
                 self._open_topics.clear()
             self._open_topics.add(topic)
             return True
-        if first.blocks(key):
-            self.flush()
-        return not first.blocks(key)
+        self._behind_another = first.blocks(key)
+        return not self._behind_another
 
     def renew(self) -> None:
         """Replace a producer after a fatal error. Called when it has nothing in flight and its failures are handled."""
@@ -273,34 +198,11 @@ class Publisher:
         self._topic = ""
 
     def _new_report(self, transaction: InFlight, topic: str) -> Report:
-        """Make the delivery report for records of one transaction and one topic. For a transaction of one row, a bound method
-        costs less than a closure, and it costs the garbage collector nothing.
-        """
-        delivered = self._reports.get(topic) or self._new_topic(topic)
+        """Make the report for records of one transaction and one topic."""
+        delivered = self._reports.by_topic.get(topic) or self._reports.new_topic(topic)
         report = MethodType(delivered, transaction)
         self._transaction, self._topic, self._report = transaction, topic, report
         return report
-
-    def _new_topic(self, topic: str) -> _TopicReport:
-        counts = self.counters.topic(topic)
-        failures = self.failures
-
-        def delivered(transaction: InFlight, error: KafkaError | None, message: Message) -> None:
-            if error is None and message.offset() is not None:
-                transaction.outstanding -= 1
-                size = len(message)
-                counts.delivered += 1
-                counts.delivered_bytes += size
-                size += _USUAL
-                self._delivered_bytes += size
-                self._free += size
-            else:
-                self._free += len(message) + _USUAL
-                failures.append(_failure(error or INFERRED, message, transaction.lsn))
-
-        if len(self._reports) < MAX_TOPICS:
-            self._reports[topic] = delivered
-        return delivered
 
     def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:  # noqa: C901 - the path of an event: no calls
         """Hand one record over and count it on its transaction; False when there is no room: serve, and try again.
@@ -309,23 +211,23 @@ class Publisher:
         cannot encode, a topic that does not exist or may not be written to); Unreachable when the producer must be replaced.
         """
         topic, key, value, headers, timestamp, partition = record
-        size = _USUAL if value is None else _USUAL + len(value)
-        report, first, known = self._report, None, self._known_names
+        size = USUAL_RECORD if value is None else USUAL_RECORD + len(value)
+        report, first, known, memory = self._report, None, self._names.known, self._reports
         if len(headers) == 2 and key is not None:
             (name, first_text), (other, text) = headers
             is_usual = False
             if name in known and other in known and first_text is not None and text is not None:
-                is_usual = len(key) + len(first_text) + len(text) <= _USUAL_TEXT
+                is_usual = len(key) + len(first_text) + len(text) <= USUAL_TEXT
         else:
-            is_usual = self._is_usual(record)
+            is_usual = self._names.are_usual(record)
         try:
             if topic not in self._open_topics:
                 if not (self._admits(topic) and self._may_follow(topic, key)):
                     return False
                 first = self.first_records.get(topic)
-            if not is_usual or size > self._free:
+            if not is_usual or size > memory.free:
                 size, report = self._weigh(record, transaction)
-                if size > self._free < self._limit:
+                if size > memory.free < self._limit:
                     return False
             elif topic is not self._topic or transaction is not self._transaction or report is None:
                 report = self._new_report(transaction, topic)
@@ -340,40 +242,18 @@ class Publisher:
             first.sent(key)
         transaction.outstanding += 1
         transaction.events += 1
-        self._free -= size
+        memory.free -= size
         return True
-
-    def _is_usual(self, record: KafkaRecord) -> bool:
-        """Whether the record has known header names, and no more than the usual key and headers."""
-        usual, known = USUAL_BYTES if record.key is None else USUAL_BYTES - len(record.key), self._known_names
-        for name, content in record.headers:
-            if name not in known or content is None:
-                return False
-            usual -= HEADER_BYTES + len(content)
-        return usual >= 0
 
     def _weigh(self, record: KafkaRecord, transaction: InFlight) -> tuple[int, Report]:
         """The exact size, and the report, of a record with header names that are not known yet, with more than the usual key
         and headers, or with too little room for it. Raises PoisonEvent for text that librdkafka cannot encode.
         """
         surplus = max(0, extra_bytes(record) - USUAL_BYTES)
-        self._remember_names(record)
+        self._names.learn(record)
         report = self._new_report(transaction, record.topic)
-        size = _USUAL + surplus + (0 if record.value is None else len(record.value))
-        return size, self._with_surplus(report, surplus) if surplus else report
-
-    def _remember_names(self, record: KafkaRecord) -> None:
-        known = self._known_names
-        if len(known) + len(record.headers) > KNOWN_NAMES:
-            known.clear()
-        known.update(name for name, _ in record.headers[:KNOWN_NAMES] if len(name) <= LONGEST_KNOWN_NAME)
-
-    def _with_surplus(self, report: Report, surplus: int) -> Report:
-        def counted(error: KafkaError | None, message: Message) -> None:
-            self._free += surplus
-            report(error, message)
-
-        return counted
+        size = USUAL_RECORD + surplus + (0 if record.value is None else len(record.value))
+        return size, self._reports.with_surplus(report, surplus) if surplus else report
 
     @property
     def waits(self) -> bool:
@@ -381,13 +261,20 @@ class Publisher:
         return self._gate.waits
 
     def wait(self, seconds: float) -> None:
-        """Wait at most `seconds` for the topic of a held record or for room in the queue, and call the reports that are due."""
+        """Wait at most `seconds` for the topic of a held record or for room in the queue, then `serve`."""
         if self._gate.pause(seconds):
             seconds = 0.0
         self.serve(seconds if len(self._producer) or self._gate.waits else 0.0)
 
     def serve(self, seconds: float = 0.0) -> None:
-        """Call the reports that are due; wait for the first one at most `seconds`."""
+        """Call the reports that are due; wait for the first one at most `seconds`. For a held record, request the metadata of
+        its topic, which may take METADATA_SLICE_SECONDS, or send the record before it.
+        """
+        if self._behind_another:
+            self._behind_another, seconds = False, 0.0
+            self.flush()
+        if self._gate.waits and self._gate.look(self._metadata):
+            seconds = 0.0
         try:
             self._poll(seconds)
         except (KafkaException, SystemError) as raised:  # a fatal error: see kafka/errors.py
@@ -396,7 +283,7 @@ class Publisher:
             self._reachability.login_refused = False
             self._take_new_login()
         if self._reachability.lost:
-            self._look()
+            self._lookout.look(self._producer.list_topics, self.delivered_bytes)
         if self._gate.over and not len(self._producer) and not self.failures:
             self._gate.produced()
 
@@ -410,36 +297,7 @@ class Publisher:
         if self._reachability.lost:
             return self._reachability.error
         topic = self._topic or next(iter(self._open_topics), "")
-        if self._asked_at is None:
-            self._asked_at, self._inquiry = time.monotonic(), self._gate.ask(topic)
-        inquiry = self._inquiry
-        if inquiry is not None and not inquiry.wait(0.0) and time.monotonic() - self._asked_at < ANSWER_SECONDS:
-            return None
-        self._asked_at = self._inquiry = None
-        try:
-            return not_taken(self._brokers, topic, None if inquiry is None else inquiry.answer())
-        except CdcOutboxError:
-            answers = not isinstance(self._metadata(topic), KafkaError)
-            return not_taken(self._brokers, topic, None) if answers else silent(self._brokers)
-
-    def _look(self) -> None:
-        """While no broker can be reached, request metadata every LOOK_SECONDS: without records in flight, nothing else shows
-        that a broker can be reached again.
-        """
-        now = time.monotonic()
-        if self._look_at is None:
-            self._look_at, self._delivered_before = now + LOOK_SECONDS, self.delivered_bytes
-            return
-        if self.delivered_bytes == self._delivered_before:
-            if now < self._look_at:
-                return
-            self._look_at = now + LOOK_SECONDS
-            try:
-                self._producer.list_topics(timeout=METADATA_PAUSE_SECONDS)
-            except KafkaException:
-                return
-        self._look_at = None
-        self._reachability.answered()
+        return self._diagnosis.of(topic, lambda name: not isinstance(self._metadata(name), KafkaError))
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
         """Send the queued records at once, without waiting `linger.ms` for more. Serves reports until all are there or
@@ -469,6 +327,14 @@ class Publisher:
             self.serve(0.05)
         return not self.failures
 
+    def discard_queued(self) -> None:
+        """Discard the records that are not sent yet: after a refused batch librdkafka neither sends nor reports them. Those on
+        their way keep their reports.
+        """
+        self._producer.purge(in_flight=False)
+        self.serve()
+        self.failures[:] = [each for each in self.failures if each.error.code() != KafkaError._PURGE_QUEUE]
+
     def abandon(self) -> None:
         """Discard the records in flight, so that nothing waits for an unreachable broker. Never raises."""
         producer = self._producer
@@ -481,10 +347,10 @@ class Publisher:
             except (KafkaException, SystemError) as raised:
                 log.debug("producer.abandoned", error=str(raised))
         self._report = None  # a reference cycle: librdkafka's threads end once its producer has no reference
-        self._reports.clear()
+        self._reports.close()
         self._gate.close()
-        self._inquiry = None
-        self._producer = _GivenUp()  # type: ignore[assignment]  # the threads end now, not when this object is freed
+        self._diagnosis.close()
+        self._producer = Abandoned()  # type: ignore[assignment]  # the threads end now, not when this object is freed
         self._poll = self._producer.poll
         self.__dict__.pop("_produce", None)
 
@@ -508,7 +374,7 @@ class Publisher:
             return Unreachable(f"Kafka: {raised}", code="kafka-error")
         refusal = not_accepted(DeliveryFailure(record.topic, record.key, len(record.value or b""), error, UNSET, UNSET))
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            refusal.where["limit"] = self._largest
+            refusal.where["limit"] = number(self._properties, "message.max.bytes")
         return refusal
 
     def _error(self, raised: BaseException) -> CdcOutboxError:
@@ -528,27 +394,7 @@ class Publisher:
         except CdcOutboxError as error:
             log.warning("kafka.secret", error=error)
             return
-        login = tuple(fresh.get(name, self._properties.get(name, "")) for name in _LOGIN)
-        if all(login) and login != tuple(self._properties.get(name) for name in _LOGIN):
-            self._properties.update(zip(_LOGIN, login, strict=True))
+        login = changed_login(self._properties, fresh)
+        if login is not None:
+            with_login(self._properties, login)
             self._producer.set_sasl_credentials(*login)
-
-
-class _GivenUp:
-    """Stands in for an abandoned producer."""
-
-    def __len__(self) -> int:
-        return 0
-
-    def poll(self, seconds: float) -> int:  # noqa: ARG002
-        """Serve nothing."""
-        return 0
-
-    def purge(self) -> None:
-        """Discard nothing: a producer may be abandoned twice."""
-
-
-def _failure(error: KafkaError, message: Message, lsn: Lsn) -> DeliveryFailure:
-    key = message.key()
-    known = key if isinstance(key, bytes) else None
-    return DeliveryFailure(message.topic() or "", known, len(message), error, lsn, lsn)

@@ -5,7 +5,8 @@ Never: a record. Obstacles in the cluster (an unknown topic or partition, an ACL
 and raised for the caller to decide: the event is not their cause.
 
 The gate waits for one topic at a time, since its record is held. Metadata comes from the producer, which makes the topic known
-to it as well (and a broker that creates topics on demand creates it); limits and privileges come from the admin API.
+to it as well (and a broker that creates topics on demand creates it); limits and privileges come from the admin API. `admits`
+never waits; the request of metadata, which does, is made by `look`, while the record is held.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class _Wait:
     since: float
     next_ask: float = 0.0
     pause: float = ASK_SECONDS[0]
+    found: int | KafkaError | None = None
+    """The last answer to a request of metadata, until it is used."""
     inquiry: Inquiry | None = None
     inquired_at: float = 0.0
     partition: int = -1
@@ -102,9 +105,20 @@ class TopicGate:
         inquiry.wait(seconds)
         return True
 
-    def admits(self, topic: str, metadata: Callable[[str], int | KafkaError]) -> bool:
-        """Whether records may be produced to `topic` now; False: ask again soon. `metadata` asks the producer's brokers for a
+    def look(self, metadata: Callable[[str], int | KafkaError]) -> bool:
+        """Request the metadata that `admits` needs; False when no request is due. `metadata` asks the producer's brokers for a
         topic, and returns the number of its partitions, or an error.
+        """
+        wait = self._wait
+        if wait is None or wait.admitted_at is not None or wait.inquiry is not None or wait.found is not None:
+            return False
+        if time.monotonic() < wait.next_ask:
+            return False
+        wait.found = metadata(wait.topic)
+        return True
+
+    def admits(self, topic: str) -> bool:
+        """Whether records may be produced to `topic` now; False: call `look`, and ask again.
 
         Raises the obstacle at each call: AccessRefused; ConfigurationError once a topic has been unknown for `unknown_seconds`;
         PoisonEvent for a partition that the topic does not have.
@@ -115,9 +129,11 @@ class TopicGate:
         wait = self._wait
         if wait is None or wait.topic != topic:
             wait = self._wait = _Wait(topic, now)
-        if wait.inquiry is None and now < wait.next_ask:
-            return self._keeps(wait, now)
-        return self._asked(wait, metadata, now)
+        wait.admitted_at = None
+        if wait.inquiry is not None:
+            return self._answered(wait, wait.inquiry, now)
+        found, wait.found = wait.found, None
+        return self._keeps(wait, now) if found is None else self._found(wait, found, now)
 
     def refused(self, topic: str, error: KafkaError, partition: int) -> None:
         """Handle a refusal that the cluster caused, not the record: look the topic up again, after a pause."""
@@ -126,7 +142,7 @@ class TopicGate:
         wait = self._wait
         if wait is None or wait.topic != topic:
             wait = self._wait = _Wait(topic, now)
-        wait.admitted_at = None
+        wait.admitted_at = wait.found = None
         wait.partition = partition if error.code() == KafkaError._UNKNOWN_PARTITION else -1
         self._put_off(wait, error, now)
 
@@ -148,11 +164,8 @@ class TopicGate:
             self.counters.clear_error(str(wait.error))
             log.info("topic.available", topic=wait.topic, seconds=round(time.monotonic() - wait.since, 1))
 
-    def _asked(self, wait: _Wait, metadata: Callable[[str], int | KafkaError], now: float) -> bool:
-        """Request metadata from the producer's brokers, then limits and privileges from the admin API."""
-        if wait.inquiry is not None:
-            return self._answered(wait, wait.inquiry, now)
-        partitions = metadata(wait.topic)
+    def _found(self, wait: _Wait, partitions: int | KafkaError, now: float) -> bool:
+        """Take the metadata, then request limits and privileges from the admin API."""
         if isinstance(partitions, KafkaError) and partitions.code() in _NO_ANSWER and wait.error is None:
             return self._admit(
                 wait, None, now

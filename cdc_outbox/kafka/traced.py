@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 from confluent_kafka import KafkaError, Message, Producer
 
 from cdc_outbox.counters import Counters
-from cdc_outbox.kafka.producer import Publisher, Report
+from cdc_outbox.kafka.producer import Publisher
+from cdc_outbox.kafka.reports import Report
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.records.router import Headers, InFlight
 

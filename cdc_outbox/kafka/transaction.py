@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from cdc_outbox.lsn import UNSET, Lsn
+from cdc_outbox.postgres.stream import PlainReader
+from cdc_outbox.records.mapping import RowMapping
 from cdc_outbox.records.router import InFlight
 
 
@@ -25,6 +27,13 @@ class LedgerEntry(InFlight, Protocol):
     @property
     def transactions(self) -> int:
         """The number of its transactions, not counting those without events in a group."""
+
+
+class NativeReader(PlainReader[LedgerEntry], Protocol):
+    """The native plane's reader: moves plain rows from a connection into its producer."""
+
+    def learn(self, mapping: RowMapping) -> None:
+        """Take the plain rows of this relation, until the stream describes it again. Each row counts as received."""
 
 
 class Transaction:

@@ -21,6 +21,12 @@ HEADER_BYTES: Final = 64
 USUAL_BYTES: Final = 512
 """Key, id, type and three or four more headers, enough for nearly all events. Only larger ones are measured individually."""
 
+USUAL_RECORD: Final = RECORD_BYTES + USUAL_BYTES
+"""A record without its value, if it is a usual one."""
+
+USUAL_TEXT: Final = USUAL_BYTES - 2 * HEADER_BYTES
+"""Key and header values of a usual record with two headers, `id` and `type`."""
+
 KNOWN_NAMES: Final = 1000
 """Most checked header names that are remembered: a JSON object may bring any number of them."""
 
@@ -51,6 +57,30 @@ def _name_bytes(name: str) -> int:
 
 def _content_bytes(content: str | bytes | None) -> int:
     return 0 if content is None else len(content.encode() if isinstance(content, str) else content)
+
+
+class HeaderNames:
+    """Short header names that librdkafka accepts, so that records with only these need no measurement."""
+
+    __slots__ = ("known",)
+
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+
+    def are_usual(self, record: KafkaRecord) -> bool:
+        """Whether the record has known header names, and no more than the usual key and headers."""
+        usual, known = USUAL_BYTES if record.key is None else USUAL_BYTES - len(record.key), self.known
+        for name, content in record.headers:
+            if name not in known or content is None:
+                return False
+            usual -= HEADER_BYTES + len(content)
+        return usual >= 0
+
+    def learn(self, record: KafkaRecord) -> None:
+        """Remember the names of a record that was measured."""
+        if len(self.known) + len(record.headers) > KNOWN_NAMES:
+            self.known.clear()
+        self.known.update(name for name, _ in record.headers[:KNOWN_NAMES] if len(name) <= LONGEST_KNOWN_NAME)
 
 
 def unfit(record: KafkaRecord, error: Exception, reason: str = "bad-record") -> PoisonEvent:
