@@ -118,9 +118,9 @@ class NativeProducer:
         self.plane.flush(seconds)
         self._look()
 
-    def purge(self) -> None:
-        """Have everything in flight reported as failed."""
-        self.plane.purge()
+    def purge(self, *, in_flight: bool = True) -> None:
+        """Have everything reported as failed; not `in_flight`: what is not sent yet."""
+        self.plane.purge(in_flight)
 
     def list_topics(self, topic: str | None = None, *, timeout: float) -> tuple[int, int]:
         """Request metadata. Returns a topic's error code and the number of its partitions. Raises KafkaException."""
@@ -175,9 +175,6 @@ class NativePublisher(Publisher):
         """Handle a refusal, as `Publisher.refused` does. The loop then takes the topic's rows until one is accepted."""
         super().refused(record, error)
         self._producer.plane.close_topic(record.topic)
-
-    def discard_queued(self) -> None:
-        """Discard nothing: without enable.gapless.guarantee, librdkafka goes on to send what is queued."""
 
     def abandon(self) -> None:
         """Discard the records in flight, as `Publisher.abandon` does. librdkafka's threads end here in any case."""

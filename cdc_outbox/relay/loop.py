@@ -22,8 +22,8 @@ from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import CdcOutboxError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
-from cdc_outbox.kafka.producer import NativeReader, Publisher
-from cdc_outbox.kafka.transaction import LedgerEntry
+from cdc_outbox.kafka.producer import Publisher
+from cdc_outbox.kafka.transaction import LedgerEntry, NativeReader
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange, format_lsn
 from cdc_outbox.postgres import pgoutput, publication, wire
 from cdc_outbox.postgres.stream import ReplicationStream
@@ -69,8 +69,12 @@ CLOSE_RESERVE_SECONDS: Final = 1.0
 COVERED_SECONDS: Final = 5.0
 """How long a stop waits for a look at the catalog: it takes some milliseconds, and was requested a moment ago."""
 
-SETTLE_SECONDS: Final = 2.0
-"""Wait after a failed delivery for the reports of the other records of the same batches."""
+SETTLE_SECONDS: Final = 20.0
+"""Wait after a failed delivery for the reports of everything in flight, longer than socket.timeout.ms (15 s). A batch that
+arrives after its producer was replaced is a duplicate behind newer records of its keys."""
+
+STOP_SETTLE_SECONDS: Final = 2.0
+"""The same once a stop is requested: nothing comes after it, and only the records of the same batches are waited for."""
 
 
 class StreamLoop:
@@ -314,8 +318,12 @@ class StreamLoop:
         failures = self._publisher.failures
         if not failures or self._sender.isolated:
             return
-        until = time.monotonic() + SETTLE_SECONDS
-        while self._publisher.in_flight and time.monotonic() < until:
+        began = time.monotonic()
+        while self._publisher.in_flight:
+            now = self._counters.last_turn_monotonic = time.monotonic()
+            if now - began > (STOP_SETTLE_SECONDS if self._stop.requested else SETTLE_SECONDS):
+                break
+            self._publisher.discard_queued()
             self._publisher.serve(HELD_WAIT_SECONDS)
             self._advance()
             self._feedback.send_if_due()

@@ -195,6 +195,7 @@ class RowSender:
         """
         failures = self._publisher.failures
         while self._publisher.in_flight:
+            self._publisher.discard_queued()
             self._publisher.serve(SERVE_SECONDS)
             self._look()
         caused = caused_by_record(failures)

@@ -366,11 +366,12 @@ cdef class Producer:
         with nogil:
             producer_close(self.c)
 
-    def purge(self):
+    def purge(self, bint in_flight=True):
+        cdef int flags = RD_KAFKA_PURGE_F_QUEUE | (RD_KAFKA_PURGE_F_INFLIGHT if in_flight else 0)
         if self.c.rk == NULL:
             return
         with nogil:
-            libraries.rd_kafka_purge(self.c.rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT)
+            libraries.rd_kafka_purge(self.c.rk, flags)
 
     def reports(self):
         """Take the deliveries that failed, and those to topics that are not open, whose code is 0:

@@ -43,6 +43,7 @@ def fragile_kafka(fragile_broker: KafkaCluster) -> Iterator[KafkaCluster]:
     before = fragile_broker.topics()
     yield fragile_broker
     proxy.thaw()
+    proxy.cut()
     proxy.delay(0.0)
     proxy.accept()
     with contextlib.suppress(ProcessLookupError):

@@ -197,9 +197,9 @@ class ScriptedKafka:
         self.poll(seconds)
         return len(self.queue)
 
-    def purge(self) -> None:
-        """Failures, by their reports, for all that waits."""
-        while self.queue:
+    def purge(self, *, in_flight: bool = True) -> None:
+        """Failures, by their reports, for all that waits; it is all on its way to Kafka."""
+        while in_flight and self.queue:
             self._report(*self.queue.pop(0), KafkaError._PURGE_QUEUE)
 
     def __len__(self) -> int:

@@ -53,6 +53,8 @@ class _Pipe:
     size: int = 0
     ended: bool = False
     done: bool = False
+    stalled: bool = False
+    """Whether it takes bytes and passes none on: a connection whose packets are late."""
 
 
 @dataclass(eq=False, slots=True)
@@ -133,6 +135,19 @@ class Proxy:
         """Pass on again (in these directions; both without any) what was held, and what comes."""
         self._act(lambda: self._frozen.difference_update(directions or Direction))
 
+    def stall(self, direction: Direction) -> None:
+        """Hold what comes this way over the connections that are there, also after their client is gone. New ones pass."""
+        self._act(lambda: self._stall(direction, stalled=True))
+
+    def release(self, direction: Direction) -> None:
+        """Pass on what `stall` has held."""
+        self._act(lambda: self._stall(direction, stalled=False))
+
+    def held(self, direction: Direction) -> int:
+        """Bytes that `stall` holds at present."""
+        pipes = [pipe for connection in tuple(self._connections) for pipe in connection.pipes]
+        return sum(pipe.size for pipe in pipes if pipe.stalled and pipe.direction is direction)
+
     def delay(self, seconds: float) -> None:
         """Each piece waits so long from now on (latency in each direction; the rate stays)."""
         self._act(lambda: setattr(self, "_delay", seconds))
@@ -195,6 +210,8 @@ class Proxy:
             if not pipe.ended and pipe.size < _BUFFER:
                 fd = pipe.source.fileno()
                 interest[fd] = interest.get(fd, 0) | select.POLLIN
+            if pipe.stalled:
+                continue
             if pipe.pending and pipe.pending[0][0] <= now:
                 fd = pipe.sink.fileno()
                 interest[fd] = interest.get(fd, 0) | select.POLLOUT
@@ -253,6 +270,8 @@ class Proxy:
                 pipe.size += len(piece)
 
     def _write(self, pipe: _Pipe) -> None:
+        if pipe.stalled:
+            return
         while pipe.pending and pipe.pending[0][0] <= time.monotonic() and self._budget[pipe.direction] > 0:
             due, piece = pipe.pending[0]
             try:
@@ -268,6 +287,11 @@ class Proxy:
         if pipe.ended and not pipe.pending:
             pipe.done = True
             pipe.sink.shutdown(socket.SHUT_WR)
+
+    def _stall(self, direction: Direction, *, stalled: bool) -> None:
+        for pipe in (pipe for connection in self._connections for pipe in connection.pipes):
+            if pipe.direction is direction:
+                pipe.stalled = stalled
 
     def _listen(self) -> None:
         if self._listener is None:
