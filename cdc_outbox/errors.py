@@ -23,6 +23,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def join_cures(*cures: str) -> str:
+    """One cure of several, in this order. A part that an earlier one contains is left out."""
+    joined = ""
+    for cure in cures:
+        if cure not in joined:
+            joined += f"{'' if not joined else ' ' if joined.endswith(('.', ';')) else '. '}{cure}"
+    return joined
+
+
 class CdcOutboxError(Exception):
     """Base class. `message`: one sentence; `cure`: what to do next; `where`: the place.
 

@@ -14,7 +14,8 @@ from cdc_outbox.config.settings import OPTIONS, Settings
 
 RECOVER: Final = "cdc-outbox slot recover"
 
-_COMMAND: Final = re.compile(re.escape(RECOVER) + r"( --slot \S+)?")
+_COMMAND: Final = re.compile(re.escape(RECOVER) + r"( --slot [^\s.,;]++)?+(?! --)")
+"""With a slot at most: a command that is complete is not completed again."""
 
 
 def complete(cure: str, settings: Settings) -> str:

@@ -16,7 +16,7 @@ from typing import Final
 
 from cdc_outbox.config.settings import DEFAULT_PUBLICATION, DEFAULT_TABLE
 from cdc_outbox.config.shards import ShardFilter, named_shard
-from cdc_outbox.errors import ConfigurationError, StreamGap
+from cdc_outbox.errors import ConfigurationError, StreamGap, join_cures
 from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.postgres.connect import Connection
 
@@ -252,7 +252,7 @@ def _require_of_no_shard(publication: Publication | None, name: str) -> None:
 
 def with_hidden_rows(error: ConfigurationError) -> StreamGap:
     """The error as StreamGap, whose cure covers also the rows that an older slot has passed or will pass."""
-    return StreamGap(error.message, cure=f"{error.cure}. {_HIDDEN}", code=error.code, **error.where)
+    return StreamGap(error.message, cure=join_cures(error.cure, _HIDDEN), code=error.code, **error.where)
 
 
 def _without_own_filter(

@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-from cdc_outbox.errors import AccessRefused, ConfigurationError, StreamGap, Undelivered
+from cdc_outbox.errors import AccessRefused, ConfigurationError, StreamGap, Undelivered, join_cures
 from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
 from cdc_outbox.postgres import connect, publication, server, slot
@@ -221,7 +221,7 @@ class DeliveryCheck:
         try:
             self._identity.require_same(found, self._timeline, lambda _old: UNSET)
         except StreamGap as error:
-            error.cure = f"nothing was deleted. {error.cure}"
+            error.cure = join_cures("nothing was deleted", error.cure)
             raise
         return found
 

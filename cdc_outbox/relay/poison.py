@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from cdc_outbox.counters import Counters
-from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent
+from cdc_outbox.errors import AccessRefused, CdcOutboxError, ConfigurationError, PoisonEvent, join_cures
 from cdc_outbox.kafka.weight import extra_bytes
 from cdc_outbox.lsn import Lsn, format_lsn
 from cdc_outbox.records.events import OutboxEvent
@@ -41,7 +41,7 @@ WAYS_OUT: Final = (
 )
 
 
-WAITS: Final = "with --on-poison skip, or --on-poison dead-letter --dead-letter-topic TOPIC, the relay waits for it"
+WAITS: Final = "With --on-poison skip, or --on-poison dead-letter --dead-letter-topic TOPIC, the relay waits for it"
 
 
 class RejectedRecord(NamedTuple):
@@ -107,7 +107,7 @@ class PoisonPolicy:
             "lsn": format_lsn(rejected.transaction.lsn) if rejected.transaction.lsn else None,
         }
         if isinstance(error, (ConfigurationError, AccessRefused)):
-            return type(error)(error.message, code=error.code, cure=f"{error.cure}; {WAITS}", **where)
+            return type(error)(error.message, code=error.code, cure=join_cures(error.cure, WAITS), **where)
         return PoisonEvent(error.message, code=error.code, cure=WAYS_OUT, **where)
 
     def _report(self, described: CdcOutboxError, reason: str, rejected: RejectedRecord) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cdc_outbox.errors import StreamGap
 from cdc_outbox.identifiers import TableName
-from cdc_outbox.kafka.producer import NativeReader
+from cdc_outbox.kafka.transaction import NativeReader
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange
 from cdc_outbox.relay.claim_limit import ClaimLimit
 from cdc_outbox.relay.poison import PoisonPolicy

@@ -18,9 +18,10 @@ from typing import Final
 
 import structlog
 
+from cdc_outbox.config.cures import complete
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, State
-from cdc_outbox.errors import CatalogFinding, CdcOutboxError, StreamGap, Undelivered, Unreachable
+from cdc_outbox.errors import CatalogFinding, CdcOutboxError, StreamGap, Undelivered, Unreachable, join_cures
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.kafka.properties import effective, message_max_bytes
 from cdc_outbox.lsn import UNSET, Lsn
@@ -138,9 +139,9 @@ class Supervisor:
 
     def _failed(self, error: CdcOutboxError) -> None:
         """Record the error that ended the session."""
-        if self._settings.reads_messages and isinstance(error, StreamGap) and NOT_IN_A_TABLE not in error.cure:
-            error.cure += f". {NOT_IN_A_TABLE}"
-        self._counters.note_error(str(error), error.code, error.cure)
+        if self._settings.reads_messages and isinstance(error, StreamGap):
+            error.cure = join_cures(error.cure, NOT_IN_A_TABLE)
+        self._counters.note_error(str(error), error.code, complete(error.cure, self._settings))
         self._disconnected()
 
     def _run_session(self) -> None:

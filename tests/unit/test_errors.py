@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
+import cdc_outbox
 from cdc_outbox import errors
-from cdc_outbox.errors import CdcOutboxError
+from cdc_outbox.errors import CdcOutboxError, join_cures
 
 DOCUMENTED_EXIT_CODES = {
     errors.ConfigurationError: 78,
@@ -63,3 +67,36 @@ def test_message_and_cure_are_separate() -> None:
     error = errors.SlotBusy("slot s is in use", cure="wait, or --slot", slot="s")
     assert (error.message, error.cure, error.where) == ("slot s is in use", "wait, or --slot", {"slot": "s"})
     assert error.args == ("slot s is in use",)
+
+
+@pytest.mark.parametrize(
+    ("cures", "joined"),
+    [
+        (("do this", "then that"), "do this. then that"),
+        (("do this", "then that", "then that"), "do this. then that"),
+        (("do this. then that", "then that"), "do this. then that"),
+        (("ALTER TABLE t;", "then that"), "ALTER TABLE t; then that"),
+        (("", "then that"), "then that"),
+        (("do this", ""), "do this"),
+    ],
+)
+def test_cures_are_joined_once(cures: tuple[str, ...], joined: str) -> None:
+    assert join_cures(*cures) == joined
+
+
+def test_a_cure_is_joined_to_another_in_one_way_only() -> None:
+    """By f-strings it came twice where an error passed the same place again."""
+    found = []
+    for path in Path(cdc_outbox.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            value = node.value if isinstance(node, (ast.keyword, ast.Assign, ast.AugAssign)) else None
+            if isinstance(value, ast.JoinedStr) and _sets_cure(node) and ".cure" in ast.unparse(value):
+                found.append(f"{path.name}: {ast.unparse(node)}")
+    assert found == []
+
+
+def _sets_cure(node: ast.AST) -> bool:
+    if isinstance(node, ast.keyword):
+        return node.arg == "cure"
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+    return any(isinstance(target, ast.Attribute) and target.attr == "cure" for target in targets)

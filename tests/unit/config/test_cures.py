@@ -42,3 +42,10 @@ def test_a_slot_that_the_cure_names_is_named_once() -> None:
 
 def test_any_other_cure_is_unchanged() -> None:
     assert complete("cdc-outbox slot status", settings(on_poison="skip")) == "cdc-outbox slot status"
+
+
+@pytest.mark.parametrize("cure", [CURE, "cdc-outbox slot recover --slot other"])
+def test_a_complete_cure_stays_as_it_is(cure: str) -> None:
+    chosen = settings(slot="other", on_poison="dead-letter", dead_letter_topic="dead")
+    once = complete(cure, chosen)
+    assert complete(once, chosen) == once
