@@ -19,7 +19,7 @@ from cdc_outbox.config.shards import with_siblings
 from cdc_outbox.errors import ConnectionLost, Unreachable
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.postgres import connect, partitions, publication, retention, server
+from cdc_outbox.postgres import connect, partitions, publication, relayed_tables, retention, server
 from cdc_outbox.shutdown import Stop, Stopped
 
 POLL_SECONDS: Final = 0.1
@@ -141,10 +141,14 @@ def prune(
 
 
 def _require_published(connection: connect.Connection, order: PruneOrder) -> list[publication.Table]:
-    """Find the tables. Raises ConfigurationError for one that is not published: the slot does not cover its rows."""
+    """Find the tables. Raises ConfigurationError for one that is not published, or that the relay does not send: the slot does
+    not cover its rows.
+    """
     found = [publication.find_table(connection, name) for name in order.tables]
     published = publication.inspect(connection, order.publication)
     publication.require_published(published, order.publication, found, older_slot=True)
+    for name in order.slots:
+        relayed_tables.require_relayed(connection, name, found)
     return found
 
 

@@ -9,6 +9,7 @@ PostgreSQL manual: 47.2.3 Replication Slots; 9.28.10 Advisory Lock Functions.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,7 @@ from cdc_outbox.counters import Counters, State
 from cdc_outbox.errors import SlotBusy, StreamGap, Undelivered, Unreachable
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
-from cdc_outbox.postgres import server, slot
+from cdc_outbox.postgres import relayed_tables, server, slot
 from cdc_outbox.postgres.replication import ReplicationSession
 from cdc_outbox.postgres.stream import ReplicationStream
 from cdc_outbox.records.mapping import Mappings
@@ -80,13 +81,13 @@ class SlotStart:
             if state.slot is None or state.slot.wal_status == slot.LOST or replace:
                 session, gap = self._make_slot(session, publisher, replace=replace), None
             try:
-                return Started(*self._start(session), gap)
+                return Started(*self._start(session, state.table_oids), gap)
             except StreamGap as other_slot:
                 if self._settings.on_slot_lost != "recover":
                     raise
                 log.warning("slot.replaced", error=other_slot)
                 session = self._make_slot(session, publisher, replace=True)
-                return Started(*self._start(session), None)
+                return Started(*self._start(session, state.table_oids), None)
         except BaseException:
             session.close()
             raise
@@ -170,8 +171,9 @@ class SlotStart:
         self._catalog.slot_replaced()
         self._history.gap_streamed = False
 
-    def _start(self, session: ReplicationSession) -> tuple[ReplicationStream, Lsn]:
-        """Start to stream; stand by while the slot is busy. Returns the stream and the slot's confirmed LSN."""
+    def _start(self, session: ReplicationSession, table_oids: Iterable[int]) -> tuple[ReplicationStream, Lsn]:
+        """Start to stream these tables; stand by while the slot is busy. Returns the stream and the slot's confirmed LSN."""
+        relayed_tables.declare(session, table_oids)
         settings = self._settings
         while True:
             confirmed = self._require_same_slot(session)

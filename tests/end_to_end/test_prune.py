@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from cdc_outbox.commands.install import InstallOptions, render_install
+from tests.faults.acts import recover
 from tests.plugins.command import run_command
 from tests.plugins.outbox import ids
 from tests.plugins.waiting import eventually
@@ -55,6 +56,33 @@ def test_prune_beside_a_stopped_a_lagging_and_a_caught_up_relay(outbox: Outbox) 
     assert in_table(outbox) == set()
     relay.terminate()
     assert relay.wait() == 0
+
+
+def test_a_table_that_is_published_and_that_the_relay_does_not_send_is_refused(outbox: Outbox) -> None:
+    outbox.create("outbox", "returns")
+    tables = ("--table", "outbox", "--table", "returns")
+    outbox.drain(*tables)
+    relay = outbox.streaming()
+    written = outbox.add("returns")
+    sent = outbox.add()
+    outbox.confirm()
+    relay.wait_for_log("row.ignored")
+    for options in (("--table", "returns"), tables):
+        done = prune(outbox, *options)
+        assert done.returncode == 78, done.stderr
+        assert "[prune-not-relayed]" in done.stderr
+    assert outbox.database.execute("SELECT id::text FROM returns") == [(written,)]
+    assert sent in in_table(outbox), "nothing at all was deleted"
+    assert prune(outbox).returncode == 0
+    relay.terminate()
+    assert relay.wait() == 0
+
+    recover(outbox, *tables)
+    relay = outbox.streaming(*tables)
+    outbox.confirm()
+    done = prune(outbox, *tables)
+    assert done.returncode == 0, done.stderr
+    assert written in ids(outbox.records()), "the cure of the message: rows that were ignored are sent by a recovery"
 
 
 def test_killed_under_load_while_it_prunes_every_row_that_is_gone_is_in_kafka(
