@@ -48,6 +48,7 @@ _BEHIND_THE_CONNECTION = (
     "slot.wal",
     "slot.failover",
     "slot.older-rows",
+    "table.attached",
     "table.events",
 )
 

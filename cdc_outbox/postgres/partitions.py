@@ -53,6 +53,22 @@ SELECT n.nspname, c.relname, pg_catalog.pg_has_role(c.relowner, 'USAGE')
  ORDER BY 2
 """
 
+_ATTACHED: Final = """
+WITH RECURSIVE tree(oid, joined) AS (
+    SELECT i.inhrelid, i.xmin FROM pg_catalog.pg_inherits i WHERE i.inhparent = %s::int8::oid
+    UNION ALL
+    SELECT i.inhrelid, CASE WHEN pg_catalog.age(i.xmin) < pg_catalog.age(t.joined) THEN i.xmin ELSE t.joined END
+      FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid)
+SELECT c.oid::int8, n.nspname, c.relname, t.joined::text
+  FROM tree t
+  JOIN pg_catalog.pg_class c ON c.oid = t.oid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_type y ON y.oid = c.reltype
+ WHERE c.relkind = 'r' AND y.xmin <> t.joined
+ ORDER BY 2, 3
+"""
+"""Tables that became partitions in a later transaction than the one that created them (and their row types), with its XID."""
+
 _MISSING_DAYS: Final = """
 SELECT pg_catalog.to_char(day, 'YYYYMMDD'), day::text, (day + interval '1 day')::text
   FROM pg_catalog.generate_series(pg_catalog.date_trunc('day', pg_catalog.now()),
@@ -75,6 +91,25 @@ SELECT r.rolname, pg_catalog.pg_has_role(c.relowner, 'USAGE')
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
  WHERE c.oid = %s::int8::oid
 """
+
+
+def rows_before_attach(connection: connect.Connection, table: publication.Table) -> dict[TableName, int]:
+    """Count, by partition, the rows of transactions that began before the partition was attached to the table.
+
+    PostgreSQL streams no row for ATTACH PARTITION, so they were not sent by a slot that is older. A transaction that began
+    before and wrote after the attachment counts too; one that created, filled and attached the partition does not. A partition
+    that was attached a second time counts as attached the last time. Raises AccessRefused.
+    """
+    found = {}
+    with translated():
+        for oid, schema, name, xid in connection.execute(_ATTACHED, (table.oid,)).fetchall():
+            query = SQL(
+                "SELECT count(*) FROM {} WHERE tableoid = {}::int8::oid AND pg_catalog.age(xmin) > pg_catalog.age({}::xid)"
+            ).format(Identifier(table.name.schema, table.name.name), Literal(int(str(oid))), Literal(str(xid)))
+            row = connection.execute(query).fetchone()
+            if row is not None and row[0]:
+                found[TableName(str(schema), str(name))] = int(str(row[0]))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

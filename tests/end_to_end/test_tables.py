@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.faults.acts import recover
 from tests.plugins.outbox import ended, event_id, ids, no_slot_left
 
 if TYPE_CHECKING:
@@ -170,3 +171,21 @@ def test_a_publication_for_all_tables_will_do(outbox: Outbox) -> None:
     written = outbox.add()
     outbox.drain()
     assert ids(outbox.records()) == [written]
+
+
+def test_rows_that_come_with_a_partition_are_sent_by_a_recovery_only(outbox: Outbox) -> None:
+    run = outbox.database.execute
+    run(
+        "CREATE TABLE outbox (id uuid NOT NULL, aggregatetype text, aggregateid text, type text, payload json, day int)"
+        " PARTITION BY LIST (day); CREATE TABLE outbox_1 PARTITION OF outbox FOR VALUES IN (1)"
+    )
+    outbox.publish("outbox")
+    outbox.create_slot()
+    run("CREATE TABLE outbox_2 (LIKE outbox INCLUDING ALL)")
+    attached = outbox.add("outbox_2", day=2)
+    run("ALTER TABLE outbox ATTACH PARTITION outbox_2 FOR VALUES IN (2)")
+    streamed = [outbox.add(day=day) for day in (1, 2)]
+    outbox.drain()
+    assert ids(outbox.records()) == streamed
+    recover(outbox)
+    assert attached in ids(outbox.records())

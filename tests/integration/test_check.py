@@ -420,6 +420,57 @@ def test_rows_that_are_older_than_an_unused_slot(bench: Bench) -> None:
     assert "may not read" in unread.message
 
 
+PARTITIONED = """
+DROP TABLE outbox;
+CREATE TABLE outbox (
+    id uuid NOT NULL DEFAULT gen_random_uuid(), aggregatetype text, aggregateid text, type text, payload json, seq int NOT NULL
+) PARTITION BY RANGE (seq);
+CREATE TABLE first PARTITION OF outbox FOR VALUES FROM (0) TO (10);
+ALTER PUBLICATION cdc_outbox ADD TABLE outbox
+"""
+
+FILL = "INSERT INTO {} (aggregatetype, aggregateid, payload, seq) SELECT 'order', '1', '{{}}', n FROM generate_series({}, {}) n"
+
+ATTACH = "ALTER TABLE outbox ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})"
+
+
+def test_rows_that_came_with_a_partition_are_named(bench: Bench) -> None:
+    run = bench.database.execute
+    run(PARTITIONED)
+    run(FILL.format("outbox", 0, 4))
+    bench.create_slot()
+    bench.check().fine("table.attached")
+
+    run("CREATE TABLE empty (LIKE outbox INCLUDING ALL)")
+    run(ATTACH.format("empty", 10, 20))
+    run(FILL.format("outbox", 10, 14))
+    bench.check().fine("table.attached")
+
+    run("CREATE TABLE filled (LIKE outbox INCLUDING ALL)")
+    run(FILL.format("filled", 20, 26))
+    run(ATTACH.format("filled", 20, 30))
+    run(FILL.format("outbox", 27, 29))
+    warned = bench.check().warned("table.attached", "7 rows of public.filled", "cdc-outbox slot recover")
+    assert "public.empty" not in warned.message
+
+    run("CREATE TABLE branch (LIKE outbox INCLUDING ALL) PARTITION BY RANGE (seq)")
+    run("CREATE TABLE leaf PARTITION OF branch FOR VALUES FROM (30) TO (40)")
+    run(FILL.format("branch", 30, 32))
+    run(ATTACH.format("branch", 30, 40))
+    found = bench.check().of("table.attached")
+    assert sorted(each.message.split(" are ")[0] for each in found) == [
+        "3 rows of public.leaf",
+        "7 rows of public.filled",
+    ]
+
+    run("VACUUM (FREEZE) outbox")
+    assert len(bench.check().of("table.attached")) == 2, "frozen rows keep the number of their transaction"
+
+    run("DELETE FROM outbox WHERE seq >= 20")
+    bench.check().fine("table.attached")
+    bench.check(dsn=Secret.of(bench.role())).only("table.attached", "not-checked")
+
+
 def test_a_writer_whose_orm_would_be_refused(bench: Bench) -> None:
     bench.role()
     [user] = bench.database.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'r\\_%'")[0]
