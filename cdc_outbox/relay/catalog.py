@@ -94,6 +94,6 @@ class Catalog:
                         slot=info.name,
                         table=str(table),
                         rows=count,
-                        cure="these rows were committed before the slot was made, and it does not send them; if they are not "
-                        "delivered: cdc-outbox slot recover sends every row that is in the table",
+                        cure="these rows were committed before the slot was made, and it does not send them; if no relay or "
+                        "recovery has delivered them: cdc-outbox slot recover sends every row that is in the table",
                     )

@@ -305,3 +305,26 @@ def test_a_slot_that_has_missed_rows_does_not_wait_for_the_publication(outbox: O
     relay = outbox.relay("--wait-for-table", "60s")
     ended(relay, 78, "cdc_outbox", "does not exist")
     assert relay.log_lines("waiting") == []
+
+
+def test_rows_that_are_older_than_a_slot_made_by_hand_are_named_at_its_first_start(outbox: Outbox) -> None:
+    outbox.create()
+    older = outbox.add_all([{}, {}, {}])
+    outbox.create_slot()
+    later = outbox.add()
+    relay = outbox.drain()
+    warned = relay.wait_for_log("slot.older-rows", level="warning")
+    assert (warned["slot"], warned["table"], warned["rows"]) == ("cdc_outbox", "public.outbox", 3)
+    assert "cdc-outbox slot recover" in warned["cure"]
+    assert ids(outbox.records()) == [later]
+
+    assert outbox.drain().log_lines("slot.older-rows") == [], "a process has streamed from the slot"
+    recover(outbox)
+    assert ids(outbox.records()) == [later, *older, later]
+
+
+def test_rows_that_are_to_be_left_out_are_not_named(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.add()
+    outbox.create_slot()
+    assert outbox.drain("--no-snapshot").log_lines("slot.older-rows") == []
