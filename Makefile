@@ -139,8 +139,9 @@ bench-micro: $(VENV)/ready ## decode, plan, route, ledger by themselves, in nano
 chaos: SEEDS ?= 20
 chaos: FIRST ?= 1
 chaos: JOBS ?= 1
-chaos: $(VENV)/ready ## random schedules of faults: SEEDS=20 FIRST=1 JOBS=1 (each job has servers of its own)
-	$(BIN)/python -m tests.chaos --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS) $(ARGS)
+chaos: BROKERS ?= 1
+chaos: $(VENV)/ready ## random schedules of faults: SEEDS=20 FIRST=1 JOBS=1 BROKERS=1 or 3 (each job has servers of its own)
+	$(BIN)/python -m tests.chaos --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS) --brokers $(BROKERS) $(ARGS)
 
 .PHONY: prune-soak
 prune-soak: SECONDS ?= 3600

@@ -179,28 +179,46 @@ def _kill_postgres(faults: Faults, fault: Fault) -> None:
 
 
 def _restart_kafka(faults: Faults, fault: Fault) -> None:
-    faults.stage.kafka.stop()
+    faults.stage.one_broker.stop()
     faults.last(fault)
-    faults.stage.kafka.start()
+    faults.stage.one_broker.start()
 
 
 def _kill_kafka(faults: Faults, fault: Fault) -> None:
-    faults.stage.kafka.kill()
+    faults.stage.one_broker.kill()
     faults.last(fault)
-    faults.stage.kafka.start()
+    faults.stage.one_broker.start()
 
 
 def _pause_kafka(faults: Faults, fault: Fault) -> None:
-    faults.stage.kafka.pause()
+    faults.stage.one_broker.pause()
     faults.last(fault)
-    faults.stage.kafka.resume()
+    faults.stage.one_broker.resume()
+
+
+# -- one or two of three brokers
+
+
+def _away(act: str, *, all_but: bool = False) -> Carry:
+    """`act` of `ThreeBrokers` on the chosen broker; `all_but`: on the two others."""
+
+    def carry(faults: Faults, fault: Fault) -> None:
+        cluster, chosen = faults.stage.three_brokers, int(fault.choice)
+        nodes = [node for node in cluster.nodes if (node == chosen) is not all_but]
+        getattr(cluster, act)(*nodes)
+        faults.last(fault)
+        cluster.bring_back(*nodes)
+
+    return carry
 
 
 # -- the network
 
 
 def _proxy(faults: Faults, fault: Fault) -> Proxy:
-    return faults.stage.kafka_proxy if fault.mapping == "network.kafka" else faults.stage.postgres_proxy
+    proxy = faults.stage.kafka_proxy if fault.mapping == "network.kafka" else faults.stage.postgres_proxy
+    assert proxy is not None, "only one broker has a proxy"
+    return proxy
 
 
 def _cut(faults: Faults, fault: Fault) -> None:
@@ -278,6 +296,10 @@ CARRY: Final[dict[str, Carry]] = {
     "kafka.restart": _restart_kafka,
     "kafka.kill": _kill_kafka,
     "kafka.pause": _pause_kafka,
+    "cluster.kill": _away("kill"),
+    "cluster.stop": _away("stop"),
+    "cluster.freeze": _away("pause"),
+    "cluster.two-away": _away("kill", all_but=True),
     **{f"network.{server}.{name}": act for server in ("postgres", "kafka") for name, act in _NETWORK.items()},
 }
-"""What each kind of `schedule.KINDS` does."""
+"""What each kind of `schedule.KINDS` and `schedule.CLUSTER_KINDS` does."""

@@ -66,7 +66,7 @@ def play(stage: Stage, plan: Schedule, folder: Path, *, aloud: bool = False) -> 
     began = time.monotonic()
     outcome = Outcome(plan.seed, plan)
     folder.mkdir(parents=True)
-    logs = {path: path.stat().st_size for path in (stage.postgres.log_path, stage.kafka.log_path)}
+    logs = {path: path.stat().st_size for path in stage.logs}
     journal = Journal(folder / "events.log", aloud=aloud)
     journal.note(f"seed {plan.seed}: {plan}")
     for fault in plan.faults:
@@ -80,8 +80,8 @@ def play(stage: Stage, plan: Schedule, folder: Path, *, aloud: bool = False) -> 
     journal.close()
     outcome.seconds = time.monotonic() - began
     if outcome.findings:
-        for path, size in logs.items():
-            (folder / path.name).write_bytes(path.read_bytes()[size:])
+        for number, (path, size) in enumerate(logs.items()):
+            (folder / f"{number}-{path.name}").write_bytes(path.read_bytes()[size:])
         outcome.folder = str(folder)
     else:
         shutil.rmtree(folder)

@@ -1,5 +1,7 @@
 """`python -m tests.chaos --seeds 20 --first 4711 --jobs 2`: play seeds, print a line for each and a table at the end.
 
+`--brokers 3`: on a cluster of three brokers, of which one is killed, stopped or frozen, or two are away at once.
+
 `--each 3`: every kind of fault alone, three times, and a table of the seconds that it takes to recover from each.
 
 Exit code 1 when a seed failed. Its logs stay in a folder that is named; `--seeds 1 --first THAT` plays it again, aloud.
@@ -19,7 +21,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 
 from tests.chaos.play import Outcome, play
-from tests.chaos.schedule import KINDS, Schedule, alone, schedule
+from tests.chaos.schedule import CLUSTER_KINDS, KINDS, Schedule, alone, schedule
 from tests.chaos.stage import Stage
 from tests.chaos.summary import line, recoveries, table
 
@@ -39,7 +41,9 @@ def main() -> int:
     with ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=_end_with_parent) as workers:
         try:
             playing = [
-                workers.submit(_play, plan, folder / f"{number:03}-seed-{plan.seed}", len(plans) == 1)
+                workers.submit(
+                    _play, plan, folder / f"{number:03}-seed-{plan.seed}", len(plans) == 1, options.brokers == 3
+                )
                 for number, plan in enumerate(plans)
             ]
             for done in as_completed(playing):
@@ -57,9 +61,12 @@ def main() -> int:
 
 
 def _plans(options: argparse.Namespace) -> list[Schedule]:
+    three_brokers = options.brokers == 3
     if options.each:
-        return [alone(kind, number) for number in range(options.each) for kind in KINDS]
-    return [schedule(seed) for seed in range(options.first, options.first + options.seeds)]
+        kinds = CLUSTER_KINDS if three_brokers else KINDS
+        return [alone(kind, number) for number in range(options.each) for kind in kinds]
+    seeds = range(options.first, options.first + options.seeds)
+    return [schedule(seed, three_brokers=three_brokers) for seed in seeds]
 
 
 def _end_with_parent() -> None:
@@ -74,10 +81,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _play(plan: Schedule, folder: Path, aloud: bool) -> Outcome:
+def _play(plan: Schedule, folder: Path, aloud: bool, three_brokers: bool) -> Outcome:
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # connections that break are what this is about
     if not _stage:
-        stage = Stage().__enter__()
+        stage = Stage(three_brokers=three_brokers).__enter__()
         _stage.append(stage)
         Finalize(stage, stage.__exit__, args=(None, None, None), exitpriority=1)
     outcome = play(_stage[0], plan, folder, aloud=aloud)
@@ -92,6 +99,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the first one (1)")
     parser.add_argument(
         "--each", type=int, default=0, metavar="TIMES", help="no seeds: each kind of fault alone, so often"
+    )
+    parser.add_argument(
+        "--brokers", type=int, choices=(1, 3), default=1, help="one behind a proxy, or a cluster of three (1)"
     )
     parser.add_argument("--jobs", type=int, default=1, help="so many at a time, each on servers of its own (1)")
     return parser.parse_args()

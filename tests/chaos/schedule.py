@@ -41,7 +41,7 @@ class Kind:
 
     @property
     def mapping(self) -> str:
-        """What it happens to: `relay`, `postgres`, `kafka`, `network.postgres`, `network.kafka`."""
+        """What it happens to: `relay`, `postgres`, `kafka`, `cluster`, `network.postgres`, `network.kafka`."""
         return self.name.rpartition(".")[0]
 
 
@@ -79,7 +79,19 @@ KINDS: Final = (
     Kind("network.kafka.half-open", 3, choices=("client", "server"), impatient_only=True),
     Kind("network.kafka.forget", 2, (1.0, 4.0), amount=(0.05, 1.0), impatient_only=True),
 )
-"""All faults, and how often each is drawn beside the others."""
+"""All faults of a stage with one broker behind a proxy, and how often each is drawn beside the others."""
+
+_NODES: Final = ("1", "2", "3")
+
+CLUSTER_KINDS: Final = (
+    *(kind for kind in KINDS if "kafka" not in kind.name),
+    Kind("cluster.kill", 8, (0.0, 4.0), takes=6.0, choices=_NODES),
+    Kind("cluster.stop", 7, (0.0, 4.0), takes=8.0, choices=_NODES),
+    Kind("cluster.freeze", 9, (0.2, 9.0), choices=_NODES),
+    Kind("cluster.two-away", 7, (0.0, 3.0), takes=8.0, choices=_NODES),
+)
+"""The same for a stage with three brokers, each of which is chosen by its number; of `two-away` the one that stays. A frozen
+broker is given up by the others after nine seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +152,16 @@ class Schedule:
         return ", ".join(how)
 
 
-def schedule(seed: int) -> Schedule:
-    """What happens in this seed."""
-    chance = random.Random(f"schedule {seed}")
+def schedule(seed: int, *, three_brokers: bool = False) -> Schedule:
+    """What happens in this seed, on one broker or on three."""
+    chance = random.Random(f"schedule {seed}{' on three' * three_brokers}")
     seconds = round(chance.uniform(SHORTEST_SECONDS, LONGEST_SECONDS), 1)
     writers = chance.randint(3, 4)
     relays = 2 if chance.random() < 0.3 else 1
     cold = chance.random() < 0.25
     impatient = chance.random() < 0.5
     wanted = chance.randint(2, 9)
-    kinds = [kind for kind in KINDS if impatient or not kind.impatient_only]
+    kinds = [kind for kind in (CLUSTER_KINDS if three_brokers else KINDS) if impatient or not kind.impatient_only]
     faults: list[Fault] = []
     for _ in range(DRAWS):
         if len(faults) == wanted:

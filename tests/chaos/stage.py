@@ -1,6 +1,6 @@
-"""The servers of a run, shared by its seeds: PostgreSQL and Kafka, each behind a proxy that the relay goes through.
+"""The servers of a run, shared by its seeds: PostgreSQL behind a proxy, and Kafka: one broker behind a proxy, or three without.
 
-In: nothing. Out: a `Stage`; for each seed a `Scene`: a fresh database with an outbox, and fresh topics.
+In: one broker or three. Out: a `Stage`; for each seed a `Scene`: a fresh database with an outbox, and fresh topics.
 Never: a server that somebody else uses. Writers, witness and consumer go to the servers directly.
 """
 
@@ -22,8 +22,10 @@ from tests.plugins.oracle import Witness
 from tests.plugins.postgres import PostgresServer
 from tests.servers.kafka import BRIEF, Kafka
 from tests.servers.proxy import Direction, Proxy
+from tests.servers.three_brokers import ThreeBrokers
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from tests.plugins.kafka import Record
@@ -44,11 +46,17 @@ _SETTINGS: Final = {
 class Stage:
     """Started once, for all seeds of a process. PostgreSQL is durable: an immediate shutdown may not cost a commit."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, three_brokers: bool = False) -> None:
         self.postgres = EmbeddedPostgres(durable=True, settings=_SETTINGS)
-        advertised = free_port()
-        self.kafka = Kafka(heap=BRIEF, advertised_port=advertised)
-        self.kafka_proxy = Proxy(("127.0.0.1", self.kafka.port), port=advertised)
+        self.kafka: Kafka | ThreeBrokers
+        self.kafka_proxy: Proxy | None = None
+        """None before a cluster of three: there the brokers themselves come and go."""
+        if three_brokers:
+            self.kafka = ThreeBrokers()
+        else:
+            advertised = free_port()
+            self.kafka = Kafka(heap=BRIEF, advertised_port=advertised)
+            self.kafka_proxy = Proxy(("127.0.0.1", self.kafka.port), port=advertised)
         self._open = ExitStack()
         self._postgres_proxy: Proxy | None = None
 
@@ -56,7 +64,8 @@ class Stage:
         try:
             self._open.enter_context(self.postgres)
             self._open.enter_context(self.kafka)
-            self._open.enter_context(self.kafka_proxy)
+            if self.kafka_proxy is not None:
+                self._open.enter_context(self.kafka_proxy)
             self._postgres_proxy = self._open.enter_context(Proxy(("127.0.0.1", self.postgres.port)))
         except BaseException:
             self._open.close()
@@ -69,6 +78,24 @@ class Stage:
         self._open.close()
 
     @property
+    def one_broker(self) -> Kafka:
+        """The broker behind the proxy."""
+        assert isinstance(self.kafka, Kafka)
+        return self.kafka
+
+    @property
+    def three_brokers(self) -> ThreeBrokers:
+        """The cluster."""
+        assert isinstance(self.kafka, ThreeBrokers)
+        return self.kafka
+
+    @property
+    def logs(self) -> list[Path]:
+        """What the servers log."""
+        kafka = self.kafka.logs if isinstance(self.kafka, ThreeBrokers) else [self.kafka.log_path]
+        return [self.postgres.log_path, *kafka]
+
+    @property
     def postgres_proxy(self) -> Proxy:
         """Between the relay and PostgreSQL."""
         assert self._postgres_proxy is not None, "the stage was not entered"
@@ -76,7 +103,7 @@ class Stage:
 
     def heal(self) -> None:
         """All servers run, all network is well. Harmless where nothing is broken."""
-        for proxy in (self.postgres_proxy, self.kafka_proxy):
+        for proxy in filter(None, (self.postgres_proxy, self.kafka_proxy)):
             proxy.thaw()
             proxy.delay(0.0)
             proxy.forget_idle()
@@ -84,8 +111,11 @@ class Stage:
                 proxy.cut_after(sys.maxsize, direction)
             proxy.accept()
         self.postgres.start()
-        self.kafka.resume()
-        self.kafka.start()
+        if isinstance(self.kafka, ThreeBrokers):
+            self.kafka.heal()
+        else:
+            self.kafka.resume()
+            self.kafka.start()
 
 
 class Scene:
@@ -94,7 +124,8 @@ class Scene:
     def __init__(self, stage: Stage, seed: int) -> None:
         self.stage = stage
         self.slot = f"chaos_{seed}"
-        self.cluster = KafkaCluster(stage.kafka.brokers, stage.kafka, stage.kafka_proxy)
+        server = None if isinstance(stage.kafka, ThreeBrokers) else stage.kafka
+        self.cluster = KafkaCluster(stage.kafka.brokers, server, stage.kafka_proxy)
         self.prefix = self.cluster.unique_topic_prefix()
         self.database = PostgresServer(stage.postgres.dsn, stage.postgres).create_database()
         self.database.execute(render_install(InstallOptions()))

@@ -85,6 +85,21 @@ class ThreeBrokers:
             self.nodes[node].pause()
             self._paused.add(node)
 
+    @property
+    def logs(self) -> list[Path]:
+        """What the brokers log."""
+        return [kafka.log_path for kafka in self.nodes.values()]
+
+    def bring_back(self, *nodes: int) -> None:
+        """Let brokers run again after `kill`, `stop` or `pause`, and wait until they answer."""
+        for node in nodes:
+            if node in self._paused:
+                self.nodes[node].resume()
+                self._paused.discard(node)
+            self.nodes[node].launch()
+        for node in nodes:
+            self.nodes[node].wait_ready(timeout=HEAL_SECONDS)
+
     def leader(self, topic: str, partition: int = 0) -> int:
         """The node that leads the partition at present."""
         found = self._metadata(topic).topics[topic].partitions[partition].leader
