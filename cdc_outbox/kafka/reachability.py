@@ -32,7 +32,8 @@ class Reachability:
         """Whether a login was refused since this was last reset."""
         self.all_down = False
         """Whether every broker was found unreachable since the start or the last answer."""
-        self._detail = SILENT
+        self._detail = ""
+        """What librdkafka has reported about a broker since the last answer."""
         self._has_answered = False
         self._lost_at: float | None = None
 
@@ -44,7 +45,7 @@ class Reachability:
     @property
     def error(self) -> Unreachable:
         """The error for brokers that cannot be reached."""
-        return unreachable(self._brokers, self._detail)
+        return unreachable(self._brokers, self._detail or SILENT)
 
     def on_error(self, error: KafkaError) -> None:
         """Handle an error. librdkafka retries by itself."""
@@ -57,7 +58,7 @@ class Reachability:
             log.warning("kafka.error", error=error.str(), kafka_error=error.name(), cure=refusal.cure)
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.all_down = True
-            if self._detail == SILENT:
+            if not self._detail:
                 self._detail = GONE if self._has_answered else CLOSED
             self._counters.kafka_fails(self._detail, now, cure=self.error.cure)
             self._lose()
@@ -72,7 +73,7 @@ class Reachability:
     def answered(self) -> None:
         """Record that a broker has answered."""
         self._counters.kafka_answers(time.time())
-        self._detail, self.all_down, self._has_answered = SILENT, False, True
+        self._detail, self.all_down, self._has_answered = "", False, True
         lost_at, self._lost_at = self._lost_at, None
         if lost_at is not None:
             log.info("kafka.reachable", brokers=self._brokers, seconds=round(time.monotonic() - lost_at, 1))
