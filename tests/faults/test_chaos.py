@@ -60,7 +60,7 @@ def test_nothing_is_lost_or_out_of_order_whatever_fails(seed: int, stage: Stage,
     assert outcome.verdict.events > 500, "the writers hardly wrote: this test says less than it should"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.postgres
 @pytest.mark.kafka
 @pytest.mark.timeout(300)

@@ -21,7 +21,7 @@ FLOWS_SECONDS: Final = 40.0
 """15 s until a request times out, and what a busy machine adds; librdkafka's own default alone is 60 s."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_frozen_leader_holds_events_up_for_seconds_and_not_for_a_minute(
     replicated: Outbox,
     three_brokers: ThreeBrokers,
@@ -46,7 +46,7 @@ def test_a_frozen_leader_holds_events_up_for_seconds_and_not_for_a_minute(
     assert seconds < FLOWS_SECONDS
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_frozen_follower_repeats_nothing(
     replicated: Outbox, three_brokers: ThreeBrokers, witness: Witness, writers: Callable[..., Writers]
 ) -> None:
