@@ -112,7 +112,7 @@ class Topic:
         consumer = consume(self._brokers, *self._names)
         records, wanted, deadline = 0, self.count(), time.monotonic() + READ_SECONDS
         ids: set[bytes] = set()
-        newest: dict[bytes, int] = {}
+        newest: dict[tuple[object, object], int] = {}
         stamps: dict[int, int] = {}
         while records < wanted and time.monotonic() < deadline:
             for message in consumer.consume(10_000, 1.0):
@@ -124,9 +124,8 @@ class Topic:
                 if event_id in ids:
                     continue  # sent twice: the first of an id counts
                 ids.add(event_id)
-                key, number = message.key(), number_of(message.value() or b"")
-                assert isinstance(key, bytes)
-                assert number > newest.get(key, -1), f"{self.name}: key {key!r}: {number} came after {newest[key]}"
+                key, number = (message.topic(), message.key()), number_of(message.value() or b"")
+                assert number > newest.get(key, -1), f"key {key!r}: {number} came after {newest[key]}"
                 newest[key] = number
         consumer.close()
         assert len(ids) == rows, f"{self.name}: {len(ids)} ids of {rows}"
