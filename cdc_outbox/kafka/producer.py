@@ -70,6 +70,8 @@ class Publisher:
         self._fatal = False
         self._properties = properties
         self._topic = ""
+        self._looked_up = ""
+        """The last topic that was looked up: each topic is, before its first record."""
         self.first_records: dict[str, FirstRecords] = {}
         """Topics with partitions in which this producer has delivered no record yet."""
         self.new_transaction: Callable[[int, Lsn], LedgerEntry] = Transaction
@@ -141,6 +143,7 @@ class Publisher:
         A topic that accepts only smaller batches than this producer makes would refuse whole batches. Once nothing is in
         flight, the producer is replaced by one with smaller batches.
         """
+        self._looked_up = topic
         if not self._gate.admits(topic):
             return False
         limit = self._gate.limits.get(topic)
@@ -296,7 +299,7 @@ class Publisher:
         """Find out why nothing is confirmed. None while a query of the cluster runs, which takes a second: call again."""
         if self._reachability.lost:
             return self._reachability.error
-        topic = self._topic or next(iter(self._open_topics), "")
+        topic = self._topic or self._looked_up
         return self._diagnosis.of(topic, lambda name: not isinstance(self._metadata(name), KafkaError))
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:

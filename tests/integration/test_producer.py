@@ -152,6 +152,19 @@ def test_until_each_partition_has_a_record_a_key_has_one_record_in_flight(fragil
     assert batch.outstanding == 0
 
 
+def test_a_topic_whose_first_record_is_not_confirmed_is_named(fragile_kafka: KafkaCluster) -> None:
+    topic = fragile_kafka.create_topic(fragile_kafka.unique_topic_prefix(), partitions=2)
+    one = publisher(fragile_kafka.brokers)
+    one.reach()
+    assert handed_over(one, record(topic, 1), batch_of(one))
+    deadline = time.monotonic() + PATIENCE
+    while (found := one.diagnose()) is None:
+        assert time.monotonic() < deadline, "no diagnosis"
+        one.serve(0.05)
+    assert topic in found.message
+    assert drained(one)
+
+
 def test_a_queue_is_bounded_by_bytes_as_well(fragile_kafka: KafkaCluster) -> None:
     topic = fragile_kafka.create_topic(fragile_kafka.unique_topic_prefix(), partitions=1)
     one = publisher(fragile_kafka.brokers, max_in_flight_bytes=4 * 1024 * 1024)
