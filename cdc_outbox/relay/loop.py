@@ -198,10 +198,11 @@ class StreamLoop:
             self._publisher.wait(HELD_WAIT_SECONDS)
             self._progress.held(now)
         elif self._inbox_empty and self._stream.empty:
-            if self._flush_due and self._publisher.in_flight:
+            flushes, self._flush_due = self._flush_due and self._publisher.in_flight > 0, False
+            if flushes:
                 self._publisher.flush(FLUSH_WAIT_SECONDS)
-            self._flush_due = False
-            self._wait_for_messages(max(0.0, self._feedback.due() - now))
+            if not flushes or self._pacing.delayed:  # else the keepalive that follows a commit has arrived meanwhile
+                self._wait_for_messages(max(0.0, self._feedback.due() - now))
 
     def _wait_for_messages(self, seconds: float) -> None:
         """Sleep until messages have arrived, and a delay for more to be read with them; at most `seconds`."""
@@ -213,16 +214,21 @@ class StreamLoop:
 
     def _read(self) -> None:
         """Read at most one portion of messages; wait COMMIT_WAIT_SECONDS for the rest of a small transaction."""
+        produced = self._produced_bytes()
         for _ in range(COMMIT_READS):
             native = self._native
             count = self._read_portion() if native is None else self._read_natively(native)
+            small = self._stream.empty and 0 < count < BACKLOG_MESSAGES  # nothing more is coming for linger.ms to batch
             if count:
-                empty = self._stream.empty
-                self._pacing.read(time.monotonic(), count, empty=empty)
-                self._flush_due = empty and count < BACKLOG_MESSAGES  # nothing more is coming for linger.ms to batch
-            incomplete = self._flush_due and count and self._inbox_empty and self._ledger.in_transaction
+                self._pacing.read(time.monotonic(), count, empty=self._stream.empty)
+                self._flush_due = small and (self._flush_due or self._produced_bytes() != produced)
+            incomplete = small and self._inbox_empty and self._ledger.in_transaction
             if not incomplete or not self._stream.wait(COMMIT_WAIT_SECONDS):
                 return
+
+    def _produced_bytes(self) -> int:
+        """Grows with each record that is produced."""
+        return self._publisher.delivered_bytes + self._publisher.in_flight_bytes
 
     def _read_portion(self) -> int:
         """Process messages that were held back, else those that have arrived. Returns the number of messages received."""

@@ -26,6 +26,8 @@ class Pacing:
         self._max_delay = max_delay
         self._read_at = 0.0
         self._backlog = False
+        self.delayed = False
+        """Whether the last read came after a delay: the stream is not quiet."""
 
     def read(self, now: float, messages: int, *, empty: bool) -> None:
         """Record a read of `messages` messages at `now`, as of time.monotonic(). `empty`: no more had arrived."""
@@ -34,6 +36,8 @@ class Pacing:
 
     def delay(self, now: float) -> float:
         """Seconds to wait when the socket is readable at `now`, so that more messages arrive."""
+        steady = now - self._read_at <= self._max_delay
+        self.delayed = self._backlog or steady
         if self._backlog:
             return BACKLOG_SECONDS
-        return self._max_delay if now - self._read_at <= self._max_delay else 0.0
+        return self._max_delay if steady else 0.0

@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 
 from cdc_outbox.relay.pacing import BACKLOG_MESSAGES, BACKLOG_SECONDS, Pacing
+from tests.plugins import wire_builder as build
 from tests.plugins.scripted import RELATION, Rig, begin, commit, insert, nothing, transaction
 
 
@@ -150,3 +151,19 @@ def test_a_stop_ends_a_wait_for_others() -> None:
     rig.run(rig.relay(max_delay=3600.0))
     assert rig.ids == ["e0", "e1", "e2", "e3"]
     assert max(arrivals.delays) <= 1.0
+
+
+def test_the_keepalive_behind_a_lone_event_is_read_without_a_wait() -> None:
+    """A walsender that has caught up sends one after each commit: it has arrived by the end of the flush."""
+    rig = Rig([RELATION, *transaction(100, "e1")])
+    deliver_at_flush(rig, lambda: rig.stream.script.append(build.keepalive(200)))
+    wait = rig.stream.wait
+
+    def wait_for_nothing_that_is_there(seconds: float) -> bool:
+        assert not rig.kafka.log or not rig.stream.script, "a wait for a keepalive that is there"
+        return wait(seconds)
+
+    rig.stream.wait = wait_for_nothing_that_is_there  # type: ignore[method-assign]
+    rig.stop_when(lambda: rig.flushed == 200)
+    rig.run()
+    assert rig.ids == ["e1"]
