@@ -120,7 +120,7 @@ class CatalogWatch:
 
     def _failed(self, error: CdcOutboxError) -> None:
         """Log a failed look, once. An unreachable server is logged only after BLIND_SECONDS, while the stream continues; one
-        without a free connection at once: the stream may have the only one (CONNECTION LIMIT 1).
+        without a free connection at once: it answers, and other sessions may keep them for long.
         """
         now = time.monotonic()
         self._failing_since = self._failing_since or now
