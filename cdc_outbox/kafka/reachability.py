@@ -64,7 +64,8 @@ class Reachability:
             self._lose()
         elif error.code() in NOT_READY:
             self._detail = describe(error)
-            self._counters.kafka_fails(self._detail, now, connected=True)
+            cure = self.error.cure if self.lost else ""
+            self._counters.kafka_fails(self._detail, now, cure=cure, connected=True)
             log.debug("kafka.error", error=error.str(), kafka_error=error.name())
         else:
             self._counters.kafka_fails(error.str(), now, connected=True)

@@ -297,7 +297,7 @@ def _kafka_unreachable(document: StatusDocument) -> Reason | None:
     if document.kafka_connected is not False or not (seconds or document.state in {State.STREAMING, State.DRAINING}):
         return None
     error = f": {document.kafka_error}" if document.kafka_error else ""
-    waits = f"; it has {_nothing_confirmed(document, seconds)}" if seconds else ""
+    waits = f"; it has {_nothing_confirmed(document, seconds)}" if seconds and seconds >= 1 else ""
     text = f"Kafka does not answer{error}{waits}"
     return Reason("kafka-unreachable", WARNING, text, _and_nothing_is_lost(document.kafka_cure or _LOOK_AT_KAFKA))
 

@@ -124,6 +124,14 @@ def test_a_slot_in_danger_names_the_sql_that_doubles_what_it_may_keep() -> None:
     assert reason.cure.endswith("ALTER SYSTEM SET max_slot_wal_keep_size = '200MB'; SELECT pg_reload_conf();")
 
 
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, False), (1.0, True)])
+def test_the_headline_of_an_unreachable_kafka_has_the_time_from_one_second_on(seconds: float, *, shown: bool) -> None:
+    waiting = {"in_flight_events": 1, "unconfirmed_since_monotonic": MONOTONIC - seconds}
+    [reason] = status(changed(kafka_connected=False, **waiting), SETTINGS, NOW, MONOTONIC).reasons
+
+    assert ("confirmed nothing for 1 s" in reason.text) is shown
+
+
 def test_an_unused_slot_is_a_warning_only_where_no_relay_answers() -> None:
     document = StatusDocument(None, "orders", "orders", (), slot_active=False, wal_status="reserved")
 
