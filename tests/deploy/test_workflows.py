@@ -73,7 +73,7 @@ def test_the_nightly_tests_run_each_night_and_before_a_release() -> None:
     nightly, release = (read(ROOT / ".github" / "workflows" / f"{name}.yml") for name in ("nightly", "release"))
     triggers = nightly[True]  # YAML 1.1 reads the key `on` as true
     assert {"schedule", "workflow_call"} <= set(triggers)
-    assert "make native test-nightly" in [step.get("run") for step in steps(nightly)]
+    assert "make native test-nightly test-native" in [step.get("run") for step in steps(nightly)]
     assert release["jobs"]["nightly"]["uses"] == "./.github/workflows/nightly.yml"
     assert "nightly" in release["jobs"]["build"]["needs"]
 
