@@ -23,13 +23,7 @@ from cdc_outbox.counters import Counters
 from cdc_outbox.errors import CdcOutboxError, Unreachable
 from cdc_outbox.kafka.abandoned import Abandoned
 from cdc_outbox.kafka.diagnosis import Diagnosis
-from cdc_outbox.kafka.errors import (
-    DeliveryFailure,
-    about_cluster,
-    final,
-    kafka_error,
-    not_accepted,
-)
+from cdc_outbox.kafka.errors import DeliveryFailure, about_cluster, final, kafka_error, not_accepted
 from cdc_outbox.kafka.first_records import FirstRecords
 from cdc_outbox.kafka.library_log import LIBRARY_LOG
 from cdc_outbox.kafka.metadata import METADATA_SLICE_SECONDS, Lookout, reach

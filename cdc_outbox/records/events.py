@@ -128,17 +128,7 @@ def compile_plan(
     """Find the columns and compile the readers. Raises ConfigurationError for a missing column or one of a wrong type."""
     finder = _Finder(relation)
     extra = extra_headers(columns, headers, [name for name in TRACE_COLUMNS if name in finder.positions])
-    positions = Positions(
-        id=finder.required("id", columns.id),
-        key=finder.required("key", columns.key),
-        type=finder.required("type", columns.type),
-        payload=finder.required("payload", columns.payload),
-        headers=finder.optional("headers", columns.headers),
-        timestamp=finder.required("timestamp", (columns.timestamp,)) if columns.timestamp else None,
-        partition=finder.required("partition", (columns.partition,)) if columns.partition else None,
-        routing=tuple(finder.required("topic", (name,)) for name in routing),
-        extra=tuple(finder.required("header", (header.column,)) for header in extra),
-    )
+    positions = _positions(finder, columns, routing, extra)
     *parts, routed, extras = positions
     wanted = sorted({position for position in (*parts, *routed, *extras) if position is not None})
 
@@ -167,6 +157,21 @@ def compile_plan(
         pick=eval(f"lambda cells: new(event, ({event_parts('cells[{}]')}))", dict(_SCOPE)),  # noqa: S307 - positions only
         extra_names=tuple(header.name for header in extra),
         compile=compile_for,
+    )
+
+
+def _positions(finder: _Finder, columns: Columns, routing: Sequence[str], extra: Sequence[HeaderColumn]) -> Positions:
+    """Where the columns are. Raises ConfigurationError for a missing column or one of a wrong type."""
+    return Positions(
+        id=finder.required("id", columns.id),
+        key=finder.required("key", columns.key),
+        type=finder.required("type", columns.type),
+        payload=finder.required("payload", columns.payload),
+        headers=finder.optional("headers", columns.headers),
+        timestamp=finder.required("timestamp", (columns.timestamp,)) if columns.timestamp else None,
+        partition=finder.required("partition", (columns.partition,)) if columns.partition else None,
+        routing=tuple(finder.required("topic", (name,)) for name in routing),
+        extra=tuple(finder.required("header", (header.column,)) for header in extra),
     )
 
 
