@@ -4,6 +4,7 @@ report.py         what was found, as lines and as JSON
 configuration.py  the settings, without a server
 database.py       the server: version, wal_level, free slots and walsenders, limits on WAL and time
 source.py         tables, publication, slot
+resharding.py     slots of another number of shards
 kept_rows.py      rows that stay in the table: the right to prune them, rows older than the slot
 recent.py         the newest rows as records: which topics, how large
 cluster.py        Kafka: brokers, topics, privileges, limits
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from cdc_outbox.check import cluster, configuration, database, kept_rows, platforms, recent, source
+from cdc_outbox.check import cluster, configuration, database, kept_rows, platforms, recent, resharding, source
 from cdc_outbox.check.report import Report
 from cdc_outbox.config.cures import complete
 from cdc_outbox.config.settings import Settings
@@ -47,6 +48,7 @@ _BEHIND_THE_CONNECTION = (
     "slot.state",
     "slot.wal",
     "slot.failover",
+    resharding.CHECK,
     "slot.older-rows",
     "table.attached",
     "table.events",
@@ -92,6 +94,7 @@ def _check_postgres(settings: Settings, stop: Stop, report: Report) -> recent.Re
             database.check_login(dsn, connection, catalog.platform, stop, report)
             shapes = source.check_tables(connection, settings, catalog, report)
             source.check_slot(connection, settings, catalog, report)
+            resharding.check_resharding(connection, settings, catalog, report)
             kept_rows.check_kept_rows(connection, settings, shapes, catalog, report)
             newest = recent.read_recent(connection, settings, shapes)
             recent.check_events(newest, report)

@@ -21,6 +21,7 @@ from cdc_outbox.check import database as database_checks
 from cdc_outbox.check import run_check
 from cdc_outbox.commands.install import InstallOptions, apply_install, apply_roles
 from cdc_outbox.config.settings import Columns, Settings
+from cdc_outbox.config.shards import Shard
 from cdc_outbox.config.value_types import Secret
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.identifiers import TableName
@@ -103,6 +104,10 @@ class Bench:
 
     def create_slot(self, plugin: str = "pgoutput") -> None:
         self.database.execute("SELECT pg_create_logical_replication_slot(%s, %s)", [self.settings.slot, plugin])
+
+    def active(self, slot: str) -> bool:
+        query = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active"
+        return bool(self.database.execute(query, [slot]))
 
     def add(self, kind: str = "order", payload: str = "{}", key: str = "1") -> None:
         self.database.execute("SELECT outbox_emit(%s, %s, 'Happened', %s)", [kind, key, payload])
@@ -649,6 +654,46 @@ def test_a_slot_in_use_is_fine_and_so_is_a_walsender_less(bench: Bench) -> None:
     try:
         bench.check().only("slot.state", "ok", "in use: pid")
         bench.check(on_slot_busy="exit").warned("slot.state", "is in use by pid", "ends with 75", "stands by")
+    finally:
+        stream.close()
+
+
+@pytest.mark.since_postgres(15)
+def test_slots_of_another_number_of_shards_are_refused_until_they_have_ended(bench: Bench) -> None:
+    from cdc_outbox.postgres.stream import ReplicationStream
+
+    apply_install(bench.database.dsn, InstallOptions(shards=2), lambda _warning: None)
+    base, shard = bench.settings.slot, Shard(1, 2)
+    own = shard.name(base)
+    sharded = {"slot": own, "shard": shard, "publication": shard.name("cdc_outbox")}
+    bench.check(**sharded).fine("slot.resharding")
+    bench.check(slot=f"{base}_other").fine("slot.resharding")
+
+    bench.create_slot()
+    bench.check().fine("slot.resharding")
+    bench.check(**sharded).failed("slot.resharding", f"there is no slot {own}", f"cdc-outbox slot create --slot {own}")
+    assert not bench.check(source="message", tables=()).of("slot.resharding")[0].cures
+
+    stop = Stop()
+    stream = ReplicationStream.start(
+        ReplicationSession(bench.database.dsn, stop), stop, slot=base, publication="cdc_outbox"
+    )
+    try:
+        bench.database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [own])
+        bench.check(**sharded).failed("slot.resharding", f"a relay streams from {base} (pid", "exit code 0")
+    finally:
+        stream.close()
+    eventually(lambda: not bench.active(base), "the server has noticed the end")
+    bench.check(**sharded).failed("slot.resharding", "may not be sent", f"start the relay of {base} again")
+    bench.database.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", [base])
+    bench.check(**sharded).only("slot.resharding", "ok", f"{base} is stopped, and has confirmed everything")
+
+    stream = ReplicationStream.start(
+        ReplicationSession(bench.database.dsn, stop), stop, slot=own, publication="cdc_outbox_1_of_2"
+    )
+    try:
+        bench.check(**sharded).warned("slot.resharding", "keeps WAL", f"cdc-outbox slot drop --slot {base}")
+        bench.check().failed("slot.resharding", f"a relay streams from {own}")
     finally:
         stream.close()
 
