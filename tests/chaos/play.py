@@ -49,6 +49,8 @@ class Outcome:
     verdict: Verdict | None = None
     faults: list[str] = field(default_factory=list)
     relays_started: int = 0
+    planes: list[str] = field(default_factory=list)
+    """The plane that each relay chose: native or python (CDC_OUTBOX_NATIVE)."""
     exit_codes: list[int] = field(default_factory=list)
     """Of relays that were told to stop."""
     shutdown_seconds: list[float] = field(default_factory=list)
@@ -118,6 +120,7 @@ def _play(stage: Stage, plan: Schedule, folder: Path, journal: Journal, outcome:
         relays.close()
         outcome.faults = faults.done
         outcome.relays_started = len(relays.started)
+        outcome.planes = relays.planes()
         outcome.exit_codes = relays.exit_codes
         outcome.shutdown_seconds = faults.shutdown_seconds
     if relays.tracebacks():

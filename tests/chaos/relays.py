@@ -157,6 +157,10 @@ class Relays:
             relay.close()
             (self._folder / f"relay-start-{number}.log").write_text(relay.stderr_text, encoding="utf-8")
 
+    def planes(self) -> list[str]:
+        """The plane that each relay chose at its start."""
+        return [line["plane"] for relay in self.started for line in relay.log_lines("plane.chosen")]
+
     def tracebacks(self) -> int:
         """How many of them printed one."""
         return sum("Traceback (most recent call last)" in relay.stderr_text for relay in self.started)

@@ -28,6 +28,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     judged = [outcome.verdict for outcome in outcomes if outcome.verdict is not None]
     failed = [outcome for outcome in outcomes if outcome.findings]
     kinds = Counter(name for outcome in outcomes for name in outcome.faults)
+    planes = Counter(plane for outcome in outcomes for plane in outcome.planes)
     codes = Counter(code for outcome in outcomes for code in outcome.exit_codes)
     events = sum(verdict.events for verdict in judged)
     duplicates = sum(verdict.duplicates for verdict in judged)
@@ -39,7 +40,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         ("lost", f"{sum(verdict.lost for verdict in judged)}"),
         ("keys out of order", f"{sum(verdict.out_of_order for verdict in judged)}"),
         ("confirmed too early", f"{sum(verdict.early for verdict in judged)}"),
-        ("relays started", f"{sum(outcome.relays_started for outcome in outcomes)}"),
+        ("relays started", f"{sum(outcome.relays_started for outcome in outcomes)} ({_counted(planes)})"),
         ("relays told to stop", ", ".join(f"exit code {code}: {count}" for code, count in sorted(codes.items()))),
         ("caught up after healing", _spread([outcome.recovery_seconds for outcome in outcomes])),
         ("fast shutdown of PostgreSQL", _spread([took for outcome in outcomes for took in outcome.shutdown_seconds])),
@@ -80,6 +81,10 @@ def recoveries(outcomes: Sequence[Outcome]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _counted(planes: Counter[str]) -> str:
+    return ", ".join(f"{plane} plane: {count}" for plane, count in sorted(planes.items()))
 
 
 def _spread(seconds: Sequence[float | None]) -> str:
