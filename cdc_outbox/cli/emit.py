@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cdc_outbox.cli.options import CONTEXT, ParsedText, dsn_option, reveal, slot_option, table_option
+from cdc_outbox.cli.options import (
+    CONTEXT,
+    ParsedText,
+    SettingsCommand,
+    complete_cure,
+    dsn_option,
+    reveal,
+    slot_option,
+    table_option,
+)
 from cdc_outbox.config.value_types import SECONDS
 
 if TYPE_CHECKING:
@@ -24,7 +33,7 @@ _EXAMPLE: Final = """\b
 cdc-outbox emit --aggregate-type order --aggregate-id 42 --type OrderPlaced --payload '{"total": 99}' --wait 10s"""
 
 
-@click.command("emit", context_settings=CONTEXT, epilog=_EXAMPLE)
+@click.command("emit", cls=SettingsCommand, context_settings=CONTEXT, epilog=_EXAMPLE)
 @click.option(
     "--aggregate-type", metavar="NAME", required=True, help="The type of the aggregate that changed: names the topic."
 )
@@ -99,7 +108,8 @@ def _result(found: Confirmation, seconds: float) -> str:
     )
     reader = f"server process {slot.active_pid} streams from it" if slot.active else "no relay streams from it"
     late = f"not confirmed by slot {slot.name} within {seconds:g} s"
-    return f"{late}: {reader}; {position}\ncure: cdc-outbox status; cdc-outbox check"
+    cure = complete_cure(click.get_current_context(), "cdc-outbox status; cdc-outbox check")
+    return f"{late}: {reader}; {position}\ncure: {cure}"
 
 
 def _payload(given: str) -> bytes:

@@ -31,7 +31,7 @@ def command(http: str) -> int:
     host, port = address_to_ask(http)
     try:
         status, text = _ask(host, port)
-    except (OSError, http_client_error) as error:
+    except (OSError, UnicodeError, http_client_error) as error:  # UnicodeError: a host that no DNS name can be
         click.echo(f"no answer from {http}: {error}", err=True)
         return 1
     click.echo(text, err=status != 200)

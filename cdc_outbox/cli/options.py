@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import click
 from click.core import ParameterSource
 
+from cdc_outbox.config.cures import DEPLOYMENT, complete
 from cdc_outbox.config.kafka_properties import KafkaProperties
 from cdc_outbox.config.options import Option
 from cdc_outbox.config.settings import OPTIONS, Settings
 from cdc_outbox.config.sources import Chosen, OptionConflict, settings_from, with_preset
 from cdc_outbox.config.value_types import SWITCH, Secret, ValueType, split_list
+from cdc_outbox.errors import CdcOutboxError
+from cdc_outbox.identifiers import TableName
 
 if TYPE_CHECKING:
     from cdc_outbox.config.toml_file import TomlFile
@@ -67,7 +70,7 @@ class ParsedText(_AnyType):
         if not isinstance(value, str):
             return value
         try:
-            return self._value_type.parse(value)
+            return self._value_type.read(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -117,7 +120,15 @@ class SettingOption(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command with many settings as options: its help has a section for each of theirs."""
+    """A command with settings as options: its help has a section for each of theirs, and the cures of its errors name them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Completes the commands in the cure of an error."""
+        try:
+            return super().invoke(ctx)
+        except CdcOutboxError as error:
+            error.cure = complete_cure(ctx, error.cure)
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section; the command's own come last."""
@@ -211,6 +222,30 @@ def settings_of(ctx: click.Context, *, brokers_required: bool = True) -> Setting
         return settings_from(chosen, kafka)
     except OptionConflict as conflict:
         raise click.UsageError(str(conflict), ctx) from None
+
+
+def deployment(ctx: click.Context) -> Settings:
+    """The settings of a command, and those that it has no option for but the commands in its cures need: from the environment
+    and the TOML file. Raises a usage error (2), or OptionConflict.
+    """
+    chosen = choose(ctx)
+    for name in DEPLOYMENT:
+        if name not in chosen and name != "shard":
+            parameter = SettingOption(OPTIONS[name])
+            value, _source = parameter.consume_value(ctx, {})
+            chosen[name] = Chosen(parameter.process_value(ctx, value), "")
+    table = chosen["table"].value
+    if isinstance(table, TableName):
+        chosen["table"] = Chosen((table,), "")
+    return settings_from(chosen)
+
+
+def complete_cure(ctx: click.Context, cure: str) -> str:
+    """The cure, its commands with the options of this command's deployment. Unchanged if those contradict each other."""
+    try:
+        return complete(cure, deployment(ctx))
+    except (OptionConflict, click.UsageError, CdcOutboxError):
+        return cure
 
 
 def config_file(ctx: click.Context) -> TomlFile | None:

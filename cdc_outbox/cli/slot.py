@@ -16,6 +16,7 @@ from cdc_outbox.cli.options import (
     ParsedText,
     SettingsCommand,
     all_options,
+    complete_cure,
     dsn_option,
     option,
     publication_option,
@@ -39,12 +40,13 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(cls=SettingsCommand)
 @option("failover")
 @publication_option
 @slot_option
 @dsn_option
-def create(dsn: Secret | None, slot: str, publication: str, *, failover: bool) -> int:
+@click.pass_context
+def create(ctx: click.Context, dsn: Secret | None, slot: str, publication: str, *, failover: bool) -> int:
     """Create the slot now, at the current position, and print that position (an LSN).
 
     It streams commits from now on. Rows already in the table are NOT sent: to have them sent, let `cdc-outbox run` create
@@ -63,15 +65,17 @@ def create(dsn: Secret | None, slot: str, publication: str, *, failover: bool) -
         _log("stopped while waiting: no slot was created")
         raise
     click.echo(format_lsn(created.consistent_point))
+    instead = complete_cure(
+        ctx, "cdc-outbox slot drop, and cdc-outbox run, which creates the slot and sends them first"
+    )
     _log(
-        f"slot {created.name} begins here. Rows already in the table are not sent by it. To have them sent: "
-        f"cdc-outbox slot drop --slot {created.name}, and cdc-outbox run, which creates the slot and sends them first. "
+        f"slot {created.name} begins here. Rows already in the table are not sent by it. To have them sent: {instead}. "
         "From now on the server keeps WAL until a relay has confirmed it: start one soon."
     )
     return 0
 
 
-@command.command()
+@command.command(cls=SettingsCommand)
 @click.option("--yes", is_flag=True, help="Do it without asking.")
 @slot_option
 @dsn_option
@@ -153,7 +157,7 @@ def _what_recovery_sends(settings: Settings, since: str | None) -> str:
     return "; ".join(text) + "."
 
 
-@command.command()
+@command.command(cls=SettingsCommand)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @slot_option
 @dsn_option

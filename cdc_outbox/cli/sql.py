@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdc_outbox.cli.options import CONTEXT, dsn_option, option, publication_option, reveal, slot_option, table_option
+from cdc_outbox.cli.options import (
+    CONTEXT,
+    SettingsCommand,
+    complete_cure,
+    dsn_option,
+    option,
+    publication_option,
+    reveal,
+    slot_option,
+    table_option,
+)
 
 if TYPE_CHECKING:
     from cdc_outbox.commands.install import InstallOptions, PayloadType
@@ -29,7 +39,7 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(cls=SettingsCommand)
 @apply_option
 @click.option(
     "--payload-type",
@@ -95,7 +105,7 @@ def install(
         _warn("rows are deleted as they are inserted: create the slot before the first event (cdc-outbox slot create)")
 
 
-@command.command()
+@command.command(cls=SettingsCommand)
 @apply_option
 @table_option
 @dsn_option
@@ -111,7 +121,7 @@ def roles(dsn: Secret | None, table: TableName, *, apply: bool) -> None:
     _log(f"granted on {table}: {', '.join(ROLES)}. The relay's password is yours to set.")
 
 
-@command.command()
+@command.command(cls=SettingsCommand)
 @apply_option
 @click.option(
     "--inbox",
@@ -139,7 +149,7 @@ def consumer(dsn: Secret | None, inbox: str, *, apply: bool) -> None:
     _log(f"installed: table {table}, its functions to claim and to prune")
 
 
-@command.command()
+@command.command(cls=SettingsCommand)
 @apply_option
 @click.option("--drop-table", is_flag=True, help="Drop the table and its rows too.")
 @click.option("--drop-roles", is_flag=True, help="Drop the roles too.")
@@ -168,7 +178,7 @@ def uninstall(
     _log(f"uninstalled{'' if drop_table else f'; table {table} is still there, with its rows (--drop-table)'}")
 
 
-@command.command()
+@command.command(cls=SettingsCommand)
 @apply_option
 @publication_option
 @table_option
@@ -191,7 +201,7 @@ def upgrade(dsn: Secret | None, table: TableName, publication: str, *, apply: bo
         _log(f"upgraded: table {table} from version {found.version or 'unknown'} to {found.newest}")
 
 
-@command.command()
+@command.command(cls=SettingsCommand)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @publication_option
 @option("source")
@@ -211,7 +221,7 @@ def status(dsn: Secret | None, table: TableName, source: str, publication: str, 
             click.echo(f"{kind:<12} {name:<28} {state}")
     if found.complete_for(source):
         return 0
-    _log(f"to complete it: cdc-outbox sql install{' --source message' if source == 'message' else ''} --apply")
+    _log(complete_cure(click.get_current_context(), "to complete it: cdc-outbox sql install --apply"))
     return 1
 
 

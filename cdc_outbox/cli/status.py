@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -17,10 +18,11 @@ from cdc_outbox.cli.options import (
     CONTEXT,
     ParsedText,
     SettingsCommand,
+    complete_cure,
     dsn_option,
     option,
     publication_option,
-    reveal,
+    settings_of,
     slot_option,
     tables_option,
 )
@@ -28,8 +30,6 @@ from cdc_outbox.config.value_types import SECONDS_OR_ZERO, SIZE, size_text
 
 if TYPE_CHECKING:
     from cdc_outbox.commands.status import Limit, StatusReader, StatusReport
-    from cdc_outbox.config.value_types import Secret
-    from cdc_outbox.identifiers import TableName
     from cdc_outbox.observe.status_document import StatusDocument
     from cdc_outbox.shutdown import Stop
 
@@ -57,17 +57,16 @@ cdc-outbox status --max-lag-seconds 60 --max-wal-bytes 10GiB"""
 @publication_option
 @tables_option
 @option("http")
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     *,
-    dsn: Secret | None,
-    slot: str,
-    publication: str,
-    table: tuple[TableName, ...],
-    http: str,
     as_json: bool,
     watch: bool,
     max_lag_seconds: float | None,
     max_wal_bytes: int | None,
+    **_options: object,
 ) -> int:
     """Show the status of the relay and its slot: state, lag, and the WAL that the server keeps for it.
 
@@ -76,7 +75,7 @@ def command(
     be (wal_status unreserved); with 78 if the slot does not exist.
     """
     from cdc_outbox.commands.interrupts import stop_on_signals
-    from cdc_outbox.commands.status import Limit, StatusQuery, StatusReader
+    from cdc_outbox.commands.status import Limit, StatusReader
 
     limits = [
         Limit(member, name, most)
@@ -86,9 +85,8 @@ def command(
         )
         if most is not None
     ]
-    query = StatusQuery(reveal(dsn), slot, publication, table, http)
     with stop_on_signals() as stop:
-        reader = StatusReader(query, stop)
+        reader = StatusReader(settings_of(ctx), partial(complete_cure, ctx), stop)
         return _watch(reader, stop, limits, as_json=as_json) if watch else _once(reader, limits, as_json=as_json)
 
 

@@ -145,7 +145,7 @@ def _parameter_types(connection: connect.Connection, table: TableName, function:
         raise ConfigurationError(
             f"there is no function {function}",
             code="function-missing",
-            cure="cdc-outbox sql install --apply, with the same --table",
+            cure="cdc-outbox sql install --apply",
         )
     types, user, allowed = row
     assert isinstance(types, list)

@@ -293,7 +293,7 @@ def apply_roles(dsn: str, options: InstallOptions, warn: Callable[[str], None]) 
         )
     except ConfigurationError as error:
         if error.where.get("sqlstate") in _NOT_THERE:
-            error.cure = "first cdc-outbox sql install --apply, with the same --table and --source"
+            error.cure = "first cdc-outbox sql install --apply"
         raise
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_outbox.commands.slots import SlotStatus, read_status
+from cdc_outbox.config.settings import Settings
 from cdc_outbox.config.value_types import address_to_ask
 from cdc_outbox.counters import SlotCounters, State
 from cdc_outbox.errors import CdcOutboxError
-from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import WalRate
 from cdc_outbox.observe.health import judged
 from cdc_outbox.observe.status_document import StatusDocument, with_slot
@@ -35,17 +35,6 @@ MAX_ANSWER_BYTES: Final = 1 << 20
 
 SECOND_LOOK_SECONDS: Final = 1.0
 """Between the first two reads of the slot, if the relay has not reported the rate of WAL: a rate needs two reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class StatusQuery:
-    """What to read the status of. `http`: the relay's address, or off."""
-
-    dsn: str
-    slot: str
-    publication: str
-    tables: tuple[TableName, ...]
-    http: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +69,18 @@ class RelayAnswer:
 class StatusReader:
     """Reads the status repeatedly; the rate of WAL is computed from consecutive reads."""
 
-    def __init__(self, query: StatusQuery, stop: Stop) -> None:
-        self._query = query
+    def __init__(self, settings: Settings, complete: Callable[[str], str], stop: Stop) -> None:
+        """`settings`: the dsn, the names, and the relay's address. `complete`: completes the commands in a cure."""
+        self._settings = settings
+        self._complete = complete
         self._stop = stop
         self._rate = WalRate()
 
     def read(self) -> StatusReport:
         """Read from the database and the relay. Does not raise if one does not answer: the report has the reason."""
-        query = self._query
-        answer = ask_relay(query.http, query.slot)
-        document = _of_relay(query, answer)
+        settings = self._settings
+        answer = ask_relay(settings.http, settings.slot)
+        document = _of_relay(settings, answer)
         problem: CdcOutboxError | None = None
         try:
             found = self._read()
@@ -100,11 +91,11 @@ class StatusReader:
             require_usable(found.slot, lost_is_fine=True)  # `judged` reports a lost slot
         except CdcOutboxError as error:
             problem = error
-        document = judged(document)
+        document = judged(document, self._complete)
         return StatusReport(document, answer.text, answer.members is not None, problem)
 
     def _read(self) -> SlotStatus:
-        found = read_status(self._query.dsn, self._query.slot)
+        found = read_status(self._settings.dsn.reveal(), self._settings.slot)
         self._rate.add(time.monotonic(), found.current_lsn)
         return found
 
@@ -168,7 +159,7 @@ def ask_relay(address: str, slot: str) -> RelayAnswer:
         connection.request("GET", "/status")
         response = connection.getresponse()
         text = response.read(MAX_ANSWER_BYTES)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, UnicodeError, http.client.HTTPException) as error:  # UnicodeError: a host that no DNS name can be
         return RelayAnswer(None, f"no relay answers at {address}: {getattr(error, 'strerror', None) or error}")
     finally:
         connection.close()
@@ -183,13 +174,13 @@ def ask_relay(address: str, slot: str) -> RelayAnswer:
     return RelayAnswer(members, f"the relay at {address} is {str(members.get('state'))[:20]}")
 
 
-def _of_relay(query: StatusQuery, answer: RelayAnswer) -> StatusDocument:
+def _of_relay(settings: Settings, answer: RelayAnswer) -> StatusDocument:
     """The document from the relay's answer alone; without an answer all values are unknown."""
     document = StatusDocument(
         state=None,
-        slot=query.slot,
-        publication=query.publication,
-        tables=tuple(str(table) for table in query.tables),
+        slot=settings.slot,
+        publication=settings.publication,
+        tables=tuple(str(table) for table in settings.tables),
     )
     if answer.members is None:
         return document

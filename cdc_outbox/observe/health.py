@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from cdc_outbox.config.cures import complete
@@ -132,16 +133,13 @@ def status(counters: Counters, settings: Settings, now: float, monotonic: float)
     `confirmed_flush_lsn` is the relay's last acknowledgement; the server's is at most one status update behind. `now` as of
     `time.time()`, `monotonic` as of `time.monotonic()`.
     """
-    document = judged(
-        replace(
-            _document(counters, now, monotonic),
-            slot=settings.slot,
-            publication=settings.publication,
-            tables=tuple(str(table) for table in settings.tables),
-        )
+    document = replace(
+        _document(counters, now, monotonic),
+        slot=settings.slot,
+        publication=settings.publication,
+        tables=tuple(str(table) for table in settings.tables),
     )
-    reasons = tuple(replace(reason, cure=complete(reason.cure, settings)) for reason in document.reasons)
-    return replace(document, reasons=reasons)
+    return judged(document, partial(complete, settings=settings))
 
 
 def _document(counters: Counters, now: float, monotonic: float) -> StatusDocument:
@@ -194,10 +192,11 @@ class Health:
     reasons: tuple[Reason, ...]
 
 
-def judged(document: StatusDocument) -> StatusDocument:
-    """The document with its own judgement in it."""
+def judged(document: StatusDocument, complete: Callable[[str], str]) -> StatusDocument:
+    """The document with its own judgement in it. `complete`: completes the commands in a cure."""
     found = judge(document)
-    return replace(document, health=found.level, reasons=found.reasons)
+    reasons = tuple(replace(reason, cure=complete(reason.cure)) for reason in found.reasons)
+    return replace(document, health=found.level, reasons=reasons)
 
 
 def judge(document: StatusDocument) -> Health:
@@ -233,7 +232,7 @@ def _slot_lost(document: StatusDocument) -> Reason | None:
     if document.wal_status != "lost":
         return None
     text = "The slot is lost: PostgreSQL has removed WAL that it needed"
-    return Reason("slot-lost", CRITICAL, text, f"cdc-outbox slot recover --slot {document.slot}")
+    return Reason("slot-lost", CRITICAL, text, "cdc-outbox slot recover")
 
 
 def _slot_unreserved(document: StatusDocument) -> Reason | None:
@@ -323,7 +322,7 @@ def _slot_unused(document: StatusDocument) -> Reason | None:
     if document.state is not None or document.slot_active is not False or document.wal_status == "lost":
         return None
     text = "No relay streams from the slot, and PostgreSQL keeps WAL for it"
-    cure = f"start the relay; if none is needed any more: cdc-outbox slot drop --slot {document.slot}"
+    cure = "start the relay; if none is needed any more: cdc-outbox slot drop"
     return Reason("slot-unused", WARNING, text, cure)
 
 

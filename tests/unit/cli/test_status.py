@@ -60,7 +60,8 @@ IN_TROUBLE = judged(
         kafka_since="2026-01-05T09:30:00Z",
         kafka_error="timed out",
         unconfirmed_seconds=35.2,
-    )
+    ),
+    str,
 )
 
 
@@ -85,7 +86,7 @@ def test_on_a_terminal_what_is_wrong_has_a_color(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert shown(IN_TROUBLE)[0].startswith("health          \x1b[1;31mcritical: ")
-    assert shown(judged(StatusDocument("streaming", "s", "p", ())))[0] == "health          \x1b[32mok\x1b[0m"
+    assert shown(judged(StatusDocument("streaming", "s", "p", ()), str))[0] == "health          \x1b[32mok\x1b[0m"
 
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in "".join(shown(IN_TROUBLE))

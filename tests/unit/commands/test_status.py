@@ -14,16 +14,17 @@ import pytest
 
 from cdc_outbox.commands import status
 from cdc_outbox.commands.slots import SlotStatus
-from cdc_outbox.commands.status import Limit, StatusQuery, StatusReader, StatusReport, ask_relay, exceeded, unsafe
+from cdc_outbox.commands.status import Limit, StatusReader, StatusReport, ask_relay, exceeded, unsafe
+from cdc_outbox.config.settings import Settings
+from cdc_outbox.config.value_types import Secret
 from cdc_outbox.errors import Unreachable
-from cdc_outbox.identifiers import TableName
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.observe.status_document import StatusDocument
 from cdc_outbox.postgres.slot import SlotInfo
 from cdc_outbox.shutdown import Stop
 
 MIB = 1 << 20
-QUERY = StatusQuery("", "cdc_outbox", "cdc_outbox", (TableName("public", "outbox"),), "off")
+SETTINGS = Settings(dsn=Secret.of(""), brokers="", http="off")
 SLOT = SlotInfo(
     name="cdc_outbox",
     plugin="pgoutput",
@@ -98,8 +99,8 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return says
 
 
-def look(query: StatusQuery = QUERY) -> StatusReport:
-    return StatusReader(query, Stop()).read()
+def look(settings: Settings = SETTINGS) -> StatusReport:
+    return StatusReader(settings, str, Stop()).read()
 
 
 def test_without_a_relay_the_slot_is_known_and_the_lag_in_seconds_is_not(database: Callable[..., None]) -> None:
@@ -121,7 +122,7 @@ def test_without_a_process_that_streams_the_state_is_unknown(database: Callable[
 def test_the_lag_comes_from_the_relay_and_the_slot_from_the_database(database: Callable[..., None]) -> None:
     database(SlotStatus(SLOT, Lsn(100 * MIB)))
     with answering(json.dumps(STREAMING).encode()) as address:
-        found = look(replace(QUERY, http=address))
+        found = look(replace(SETTINGS, http=address))
 
     document = found.document
     assert (document.lag_seconds, document.in_flight_events) == (4.5, 12)
@@ -133,7 +134,7 @@ def test_the_lag_comes_from_the_relay_and_the_slot_from_the_database(database: C
 def test_without_the_database_the_relay_s_own_view_is_shown_with_the_reason(database: Callable[..., None]) -> None:
     database(Unreachable("PostgreSQL cannot be reached"))
     with answering(json.dumps(STREAMING).encode()) as address:
-        found = look(replace(QUERY, http=address))
+        found = look(replace(SETTINGS, http=address))
 
     assert (found.document.state, found.document.lag_bytes) == ("streaming", 1)
     assert isinstance(found.problem, Unreachable)
@@ -154,7 +155,7 @@ def test_an_unreported_rate_is_taken_from_two_reads(
 def test_a_rate_reported_by_the_relay_is_not_measured_again(database: Callable[..., None]) -> None:
     database(SlotStatus(replace(SLOT, safe_wal_bytes=600 * MIB), Lsn(100 * MIB)))
     with answering(json.dumps(STREAMING).encode()) as address:
-        assert look(replace(QUERY, http=address)).document.seconds_until_lost == 77.0
+        assert look(replace(SETTINGS, http=address)).document.seconds_until_lost == 77.0
 
 
 @pytest.mark.parametrize("wal_status", ["lost", "unreserved"])
@@ -173,7 +174,7 @@ def test_health_is_judged_again_with_the_values_of_the_database(database: Callab
     database(SlotStatus(replace(SLOT, wal_status="unreserved"), Lsn(100 * MIB)))
     told = {**STREAMING, "health": "ok", "reasons": [{"code": "of the future"}]}
     with answering(json.dumps(told).encode()) as address:
-        found = look(replace(QUERY, http=address))
+        found = look(replace(SETTINGS, http=address))
 
     assert [reason.code for reason in found.document.reasons] == ["slot-unreserved"]
 
@@ -181,7 +182,7 @@ def test_health_is_judged_again_with_the_values_of_the_database(database: Callab
 def test_a_relay_whose_loop_is_stuck_is_critical(database: Callable[..., None]) -> None:
     database(SlotStatus(SLOT, Lsn(100 * MIB)))
     with answering(json.dumps({**STREAMING, "alive": False}).encode()) as address:
-        assert "loop-stuck" in [reason.code for reason in look(replace(QUERY, http=address)).document.reasons]
+        assert "loop-stuck" in [reason.code for reason in look(replace(SETTINGS, http=address)).document.reasons]
 
 
 @pytest.mark.parametrize(
