@@ -21,6 +21,13 @@ _FOLD: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 """The server's case folding of unquoted names: only A to Z, in every multibyte encoding."""
 
 
+def is_c_string(text: str) -> bool:
+    """Whether a C library (libpq, librdkafka) takes the whole text as it is: UTF-8 without NUL. In an argument, a variable or a
+    path that is no UTF-8, Python has half surrogates.
+    """
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class TableName:
     """A table, by schema and name, spelled as in the catalog."""

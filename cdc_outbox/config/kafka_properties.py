@@ -25,6 +25,7 @@ from cdc_outbox.config.settings import OPTIONS
 from cdc_outbox.config.sources import Chosen
 from cdc_outbox.config.toml_file import TomlFile
 from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.identifiers import is_c_string
 
 PREFIX: Final = "CDC_OUTBOX_KAFKA_"
 
@@ -80,6 +81,12 @@ class KafkaProperties:
             chosen |= _as_chosen({name: value}, "environment", variable)
         chosen |= _as_chosen(dict(pair for pair in self.flags if pair[0] != "list"), "flag", "")
         for name, one in chosen.items():
+            if not is_c_string(name + str(one.value)):
+                raise ConfigurationError(
+                    f"Kafka property {name!a} is no UTF-8 text, or holds a NUL character",
+                    code="kafka-property-text",
+                    cure=f"correct it in {one.place or 'the command line'}",
+                )
             if is_secret_property(name):
                 remember(str(one.value))
         return chosen

@@ -96,7 +96,7 @@ class TomlFile:
         if isinstance(value, bool):
             return value
         try:
-            return option.value_type.parse(str(value))
+            return option.value_type.read(str(value))
         except ValueError:
             raise self._error(
                 f"has {key} = {shown}", f"write {option.value_type.expected}, {_toml_types(option)}"

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from cdc_outbox.config.redaction import MASK, masked_dsn, remember_dsn
 from cdc_outbox.config.shards import parse_shard
-from cdc_outbox.identifiers import NAME_BYTES, parse_table
+from cdc_outbox.identifiers import NAME_BYTES, is_c_string, parse_table
 
 T = TypeVar("T")
 
@@ -31,6 +31,12 @@ class ValueType:
     parse: Callable[[str], object]
     show: Callable[[object], str] = str
     toml: tuple[type, ...] = (str,)
+
+    def read(self, text: str) -> object:
+        """Parse a text of a user. Raises ValueError also for one that a C library would not take as it is."""
+        if not is_c_string(text):
+            raise ValueError(f"{text!a} is no UTF-8 text, or holds a NUL character")
+        return self.parse(text)
 
 
 class Secret:

@@ -23,7 +23,7 @@ from psycopg import conninfo as psycopg_conninfo
 from psycopg.abc import RV, PQGen
 from psycopg.waiting import Ready, Wait
 
-from cdc_outbox.errors import CdcOutboxError, Unreachable
+from cdc_outbox.errors import CdcOutboxError, ConfigurationError, Unreachable
 from cdc_outbox.postgres.conninfo import SEARCH_PATH, session_conninfo
 from cdc_outbox.postgres.errors import translate, translated
 from cdc_outbox.postgres.login import LoginConnection
@@ -210,13 +210,13 @@ def open_session(conninfo: str, stop: Stop | None = None) -> Connection:
     """Open an autocommit connection to `conninfo` exactly as given. Raises CdcOutboxError, Stopped on a stop."""
     if stop is None:
         return _open(conninfo)
-    opening: queue.SimpleQueue[Connection | CdcOutboxError] = queue.SimpleQueue()
+    opening: queue.SimpleQueue[Connection | BaseException] = queue.SimpleQueue()
 
     def open_aside() -> None:
         """Connect in a thread that may be abandoned: a host that does not answer must not delay a stop."""
         try:
             opening.put(_open(conninfo))
-        except CdcOutboxError as error:
+        except BaseException as error:  # noqa: BLE001  (raised below)
             opening.put(error)
         opened.set()
 
@@ -226,7 +226,7 @@ def open_session(conninfo: str, stop: Stop | None = None) -> Connection:
     if opening.empty():
         raise Stopped
     outcome = opening.get()
-    if isinstance(outcome, CdcOutboxError):
+    if isinstance(outcome, BaseException):
         raise outcome
     outcome.stop = stop
     return outcome
@@ -247,6 +247,13 @@ def _open(conninfo: str) -> Connection:
             raise
     except psycopg.Error as error:
         raise translate(error) from None
+    except UnicodeError:  # of socket.getaddrinfo: IDNA, RFC 3490
+        raise ConfigurationError(
+            "a host of the connection string (or PGHOST) is no name that DNS can have: a part of it is empty, longer than 63 "
+            "characters, or no text",
+            code="dsn-invalid",
+            cure="correct the host in --dsn",
+        ) from None
     return connection
 
 

@@ -22,6 +22,7 @@ from psycopg import conninfo as psycopg_conninfo
 from psycopg import pq
 
 from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.identifiers import is_c_string
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
 """Per host. Less than half of the 25 s that a stop may take, more than a slow TLS handshake over a WAN."""
@@ -92,7 +93,7 @@ def libpq_module() -> str | None:
 def session_conninfo(dsn: str, **extra: str) -> str:
     """`dsn` with pinned session settings. Raises ConfigurationError when libpq cannot parse it."""
     try:
-        given = psycopg_conninfo.conninfo_to_dict(dsn)
+        given = psycopg_conninfo.conninfo_to_dict(dsn if is_c_string(dsn + os.environ.get("PGOPTIONS", "")) else "=")
     except psycopg.Error:
         raise ConfigurationError(
             "the connection string cannot be parsed",

@@ -47,6 +47,9 @@ SELECT s.plugin::text, s.slot_type::text, s.database::text, s.temporary::text, s
  WHERE s.slot_name = {name}
 """
 
+MARK: Final = "cdc_outbox.slot"
+"""Prefix of the logical message that a first start writes and its slot decodes."""
+
 _CREATION_LOCK: Final = 0x6364_6F78
 """First key of the advisory lock under which a slot is created ("cdox"). The second is derived from the slot's name."""
 
@@ -298,6 +301,26 @@ def make_permanent(session: ReplicationSession, source: str, name: str) -> None:
     """Copy the temporary slot `source` to the permanent `name`, at the same position. Raises CdcOutboxError."""
     arguments = f"{quote_literal(source)}, {quote_literal(name)}, false"
     session.rows(f"SELECT slot_name FROM pg_catalog.pg_copy_logical_replication_slot({arguments})")  # noqa: S608 - quoted
+
+
+def mark(session: ReplicationSession) -> Lsn:
+    """Commit a transaction that every slot decodes and no relay sends: a logical message. Returns an LSN behind its end.
+
+    Its WAL is flushed, and no synchronous standby is waited for.
+    """
+    session.run("SET synchronous_commit = local")
+    session.rows(f"SELECT pg_catalog.pg_logical_emit_message(true, {quote_literal(MARK)}, ''::pg_catalog.text)")
+    return parse_lsn(session.rows("SELECT pg_catalog.pg_current_wal_insert_lsn()::text")[0][0] or "0/0")
+
+
+def decode(session: ReplicationSession, name: str, publication: str, upto: Lsn) -> None:
+    """Decode the slot up to `upto` and confirm nothing: the server counts the transactions (`SlotInfo.decoded`)."""
+    names = quote_literal(quote_identifier(publication))
+    arguments = f"{quote_literal(name)}, {quote_literal(format_lsn(upto))}, 1"
+    session.rows(
+        f"SELECT FROM pg_catalog.pg_logical_slot_peek_binary_changes({arguments},"
+        f" 'proto_version', '1', 'publication_names', {names})"
+    )
 
 
 def require_failover(connection: Connection) -> None:

@@ -16,6 +16,7 @@ from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres.pgoutput import LogicalMessage, Relation
+from cdc_outbox.postgres.slot import MARK
 from cdc_outbox.records import cloudevents
 from cdc_outbox.records.events import TRACE_COLUMNS, OutboxEvent, OutboxPlan, Plan, compile_plan
 from cdc_outbox.records.logical_messages import MessagePlan
@@ -93,6 +94,8 @@ class MessageMapping(RecordMapping[bytes]):
 
     def takes(self, message: LogicalMessage) -> bool:
         """Whether the message is an event. Others are counted, and logged once per prefix: either side may have misspelt it."""
+        if message.prefix == MARK:
+            return False
         if message.prefix != self._prefix:
             reason = "other-message"
             error = f"a logical message with the prefix {message.prefix!r} is no event of this outbox"

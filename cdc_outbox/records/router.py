@@ -19,6 +19,7 @@ import orjson
 from cdc_outbox.config.java_properties import parse_properties
 from cdc_outbox.config.value_types import HeaderColumn
 from cdc_outbox.errors import ConfigurationError, PoisonEvent
+from cdc_outbox.identifiers import is_c_string
 from cdc_outbox.lsn import Lsn
 from cdc_outbox.records.events import SPAN_CONTEXT, TRACE_COLUMNS, OutboxEvent, Plan
 from cdc_outbox.records.json_members import SMALL_BYTES, SPACE, read_object
@@ -240,7 +241,7 @@ def header_names(
     names = HeaderNames(_alias("id", headers, id_columns), _alias("type", headers, type_columns))
     others = [header.name for header in headers if header.column not in {*id_columns, *type_columns}]
     for name in (*names, *others):
-        if "\0" in name or not _is_utf8(name):
+        if not is_c_string(name):
             raise ConfigurationError(
                 f"a header cannot be called {name!r}: its name is UTF-8 text without NUL",
                 code="header-names",
@@ -253,11 +254,6 @@ def header_names(
                 cure="give one of them another name: --header COLUMN:NAME",
             )
     return names
-
-
-def _is_utf8(name: str) -> bool:
-    """Whether the name is valid UTF-8: in an argument that is not, Python has half surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _alias(part: str, headers: Sequence[HeaderColumn], columns: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ import structlog
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters
+from cdc_outbox.errors import AccessRefused, CdcOutboxError
 from cdc_outbox.identifiers import NAME_BYTES, TableName, quote_identifier
 from cdc_outbox.kafka.producer import Publisher
 from cdc_outbox.lsn import UNSET, Lsn, format_lsn
@@ -62,6 +63,8 @@ class FirstStart:
         """Rows of the snapshot; 0 until they are counted."""
         self.begins_at = UNSET
         """The LSN at which the new slot begins."""
+        self._mark = UNSET
+        """The end of a transaction that the new slot has to decode, which shows from then on that it was used."""
         self._gone: list[str] = []
         """Tables with rows written, whose trigger deletes each row as it is inserted."""
 
@@ -87,6 +90,11 @@ class FirstStart:
             old = slot.inspect(self._session, name)
             slot.drop(self._session, name)
         slot.make_permanent(self._session, temporary, name)
+        if self._mark != UNSET:
+            with contextlib.suppress(
+                CdcOutboxError
+            ):  # then the next start warns of rows that were sent, which loses nothing
+                slot.decode(self._session, name, self._settings.publication, self._mark)
         log.info("snapshot.finished", slot=name, rows=self._rows.sent)
         self._created(created.consistent_point, old)
 
@@ -106,6 +114,8 @@ class FirstStart:
                 on_progress=self._progress,
             ) as snapshot:
                 # The temporary slot ends with its session. Before this point, a statement there would end the snapshot.
+                with contextlib.suppress(AccessRefused):
+                    self._mark = slot.mark(self._session)
                 sending.enter_context(self._session.connection.kept_alive())
                 self._send_tables(snapshot, since)
                 self._gone = [str(table) for table in settings.tables if _are_gone(snapshot, table)]

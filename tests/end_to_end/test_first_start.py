@@ -320,7 +320,16 @@ def test_rows_that_are_older_than_a_slot_made_by_hand_are_named_at_its_first_sta
 
     assert outbox.drain().log_lines("slot.older-rows") == [], "a process has streamed from the slot"
     recover(outbox)
+    assert outbox.drain().log_lines("slot.older-rows") == [], "the recovery has sent them"
     assert ids(outbox.records()) == [later, *older, later]
+
+
+def test_rows_that_a_first_start_has_sent_are_not_named_by_the_next_start(outbox: Outbox) -> None:
+    outbox.create()
+    sent = outbox.add_all([{}, {}])
+    outbox.drain()
+    assert outbox.drain().log_lines("slot.older-rows") == []
+    assert ids(outbox.records()) == sent
 
 
 def test_rows_that_are_to_be_left_out_are_not_named(outbox: Outbox) -> None:

@@ -193,3 +193,21 @@ def test_properties_of_java_only_are_refused_with_the_counterpart(line: str, cur
     assert cure in raised.value.cure
     assert raised.value.where == {"source": path}
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["\udcff", "a\0b"])
+def test_text_that_librdkafka_would_not_take_as_it_is_is_refused_whatever_its_source(text: str, tmp_path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(b"a\0b")
+    sources = [
+        KafkaProperties((("sasl.password", text),)),
+        KafkaProperties(environ={"CDC_OUTBOX_KAFKA_SASL_PASSWORD": text}),
+        KafkaProperties(environ={"CDC_OUTBOX_KAFKA_SASL_PASSWORD_FILE": str(file)}),
+        KafkaProperties((("bootstrap.servers", text),)),
+        KafkaProperties(((f"client.id{text}", "x"),)),
+    ]
+    for source in sources:
+        with pytest.raises(ConfigurationError) as refused:
+            source()
+        assert refused.value.code == "kafka-property-text"
+        assert "a\0b" not in str(refused.value)

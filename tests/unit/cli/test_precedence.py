@@ -166,3 +166,16 @@ def test_an_explicit_column_wins_over_the_preset(where: str, show, toml) -> None
 )
 def test_brokers_may_come_as_a_property_too(arguments, variables, expected, show) -> None:
     assert show(*arguments, **variables)["options"]["brokers"]["value"] == expected
+
+
+@pytest.mark.parametrize(
+    "option", [option for option in EVERYWHERE if option.value_type is not SWITCH], ids=lambda option: option.name
+)
+def test_a_value_that_is_no_utf8_text_or_holds_a_nul_is_refused(option: Option, invoke, toml) -> None:
+    if option.secret:
+        return  # its text is checked where it is used: see test_session_conninfo
+    refused = invoke("config", "show", **{option.variable: "a\udcff"})
+    assert (refused.exit_code, f"--{option.name}" in refused.stderr) == (2, True)
+    if str in option.value_type.toml:
+        refused = invoke("config", "show", "--config", toml(toml_line(option, "a\0b")))
+        assert (refused.exit_code, option.name in refused.stderr) == (78, True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.postgres.conninfo import KEEPALIVES, PINNED, SERVER_KEEPALIVES, session_conninfo
 
 if TYPE_CHECKING:
@@ -71,3 +72,15 @@ def test_a_dead_peer_is_noticed_and_the_user_may_choose_when() -> None:
     assert {name: chosen[name] for name in KEEPALIVES} == KEEPALIVES
     assert int(KEEPALIVES["tcp_user_timeout"]) <= 60_000
     assert conninfo_to_dict(session_conninfo("keepalives_idle=5"))["keepalives_idle"] == "5"
+
+
+@pytest.mark.parametrize(
+    "text", ["host=h dbname=\udcff", "postgresql://h/d\udcff", "host=h dbname=d\0 sslmode=disable"]
+)
+def test_text_that_libpq_would_not_take_as_it_is_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        session_conninfo(text)
+    assert refused.value.code == "dsn-invalid"
+    monkeypatch.setenv("PGOPTIONS", "-c application_name=\udcff")
+    with pytest.raises(ConfigurationError):
+        session_conninfo("host=h")
