@@ -88,7 +88,7 @@ test-nightly: $(VENV)/ready ## the tests that take long: also run each night, an
 
 .PHONY: test-older
 test-older: $(VENV)/ready ## the tests that meet PostgreSQL once more, on Debian's (15 on bookworm) or POSTGRES_BIN
-	CDC_OUTBOX_POSTGRES_BIN=$(or $(POSTGRES_BIN),$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)) \
+	CDC_OUTBOX_TEST_START=exec CDC_OUTBOX_POSTGRES_BIN=$(or $(POSTGRES_BIN),$$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -n 1)) \
 	  $(PYTEST) $(PARALLEL) tests/integration tests/end_to_end -m 'postgres and not nightly' $(ARGS)
 
 .PHONY: test-native

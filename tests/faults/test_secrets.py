@@ -85,7 +85,9 @@ def test_passwords_of_files_are_found_nowhere(
         path.write_text(content + "\n", encoding="utf-8")
         env[variable] = str(path)
     flags = [*sasl(secure_kafka_server), "-X", "debug=security,conf,broker", "--log-level", "debug"]
-    relay = secured.relay(*flags, database=None, brokers=secure_kafka_server.address("SCRAM"), env=env, http=True)
+    relay = secured.relay(
+        *flags, database=None, brokers=secure_kafka_server.address("SCRAM"), env=env, http=True, executed=True
+    )
     relay.wait_for_log("streaming")
     secured.add()
     secured.records(1)

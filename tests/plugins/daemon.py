@@ -1,4 +1,4 @@
-"""`cdc-outbox run` as a subprocess: started, watched through its log lines, signalled, waited for.
+"""`cdc-outbox run` as a process: started, watched through its log lines, signalled, waited for.
 
 Whoever uses it gets two promises checked on the side, for every relay of every test: no traceback reaches stderr, and
 no password.
@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from cdc_outbox.demo.ports import free_port
 from cdc_outbox.demo.reaper import ProcessReaper
+from tests.plugins.fork_server import ForkedProcess, can_fork, fork_server
 from tests.servers.standstill import stand_still
 
 if TYPE_CHECKING:
@@ -38,14 +39,22 @@ DEPLOYED: Final = Path(__file__).parent / "deployed"
 structlog imports it, and that is a quarter of what a relay takes to start.
 """
 
+EXECUTED: Final = os.environ.get("CDC_OUTBOX_TEST_START") == "exec"
+"""Start all relays as a user does: `make test-older` does so."""
+
 _SAMPLE_SECONDS: Final = 0.1
 """How often the peak of memory is read: the kernel keeps it, but only until the process ends."""
 
 
 class Relay:
-    """A running relay. `http`: serve /metrics and the like on `http_port`, a free one."""
+    """A running relay. `http`: serve /metrics and the like on `http_port`, a free one.
 
-    def __init__(self, arguments: list[str], *, env: Mapping[str, str], cwd: Path, http: bool) -> None:
+    `executed`: start the interpreter anew, as a user does; otherwise it is a fork, which takes a third of the CPU.
+    """
+
+    def __init__(
+        self, arguments: list[str], *, env: Mapping[str, str], cwd: Path, http: bool, executed: bool = False
+    ) -> None:
         self.http_port = free_port() if http else None
         served = f"127.0.0.1:{self.http_port}" if http else "off"
         self.arguments = ["run", "--http", served, "--log-format", "json", *arguments]
@@ -54,17 +63,12 @@ class Relay:
         self._stdout: list[str] = []
         self._news = threading.Condition()
         self._peak = 0
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "cdc_outbox", *self.arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env=_environment(env),
-            cwd=cwd,
-            start_new_session=True,
-        )
+        self._process: ForkedProcess | subprocess.Popen[str]
+        if executed or EXECUTED or not can_fork(env):
+            self._process = _executed(self.arguments, _environment(env), cwd)
+        else:
+            server = fork_server(tuple(_environment({}, _OWN_ENVIRONMENT).items()))
+            self._process = server.start(self.arguments, env=_environment(env), cwd=cwd)
         self._guard = ProcessReaper(self._process.pid, by=signal.SIGKILL)
         self._threads = [
             threading.Thread(target=self._read_stderr, args=[self._process.stderr], daemon=True),
@@ -205,9 +209,27 @@ class Relay:
             self._news.notify_all()
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+def _executed(arguments: list[str], env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cdc_outbox", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+    )
+
+
+_OWN_ENVIRONMENT: Final = dict(os.environ)
+"""As it was before tests changed it."""
+
+
+def _environment(extra: Mapping[str, str], own: Mapping[str, str] = os.environ) -> dict[str, str]:
     """A developer's own settings of cdc-outbox and libpq must not reach the relay under test."""
-    kept = {name: value for name, value in os.environ.items() if not re.match(r"CDC_OUTBOX_(?!NATIVE$)|PG[A-Z]", name)}
+    kept = {name: value for name, value in own.items() if not re.match(r"CDC_OUTBOX_(?!NATIVE$)|PG[A-Z]", name)}
     path = os.pathsep.join(filter(None, (str(DEPLOYED), kept.get("PYTHONPATH"))))
     return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **extra}
 
@@ -251,13 +273,14 @@ def relay(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
         brokers: str | None = None,
         env: Mapping[str, str] | None = None,
         http: bool = False,
+        executed: bool = False,
     ) -> Relay:
         dsn = dsn or (database.dsn if database else None)
         brokers = brokers or (kafka.brokers if kafka else None)
         given = [*(("--dsn", dsn) if dsn else ()), *(("--brokers", brokers) if brokers else ()), *arguments]
         if dsn and len(password := str(conninfo_to_dict(dsn).get("password", ""))) >= _TELLING:
             secrets.add(password)
-        started.append(Relay(given, env=env or {}, cwd=tmp_path, http=http))
+        started.append(Relay(given, env=env or {}, cwd=tmp_path, http=http, executed=executed))
         return started[-1]
 
     yield start
