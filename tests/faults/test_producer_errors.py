@@ -124,8 +124,9 @@ def test_a_batch_refused_though_no_record_of_it_is_refused_alone_rejects_no_reco
     assert not streaming.log_lines("poison")
 
 
-def test_thirty_producers_given_up_one_after_the_other_leave_nothing_behind(
-    outbox: Outbox, mock_kafka: MockKafka, witness: Witness, streaming: Relay
+@pytest.mark.parametrize("count", [10, pytest.param(30, marks=pytest.mark.nightly)])
+def test_producers_given_up_one_after_the_other_leave_nothing_behind(
+    outbox: Outbox, mock_kafka: MockKafka, witness: Witness, streaming: Relay, count: int
 ) -> None:
     def give_up() -> None:
         mock_kafka.fail(Request.PRODUCE, KafkaError.MSG_SIZE_TOO_LARGE)
@@ -135,9 +136,9 @@ def test_thirty_producers_given_up_one_after_the_other_leave_nothing_behind(
     for _ in range(5):
         give_up()
     before, threads = streaming.rss_bytes(), _threads(streaming)
-    for _ in range(25):
+    for _ in range(count - 5):
         give_up()
-    assert metrics(streaming)['reconnects_total{component="kafka"}'] == 30
+    assert metrics(streaming)['reconnects_total{component="kafka"}'] == count
     assert _threads(streaming) <= threads + 4
     assert streaming.rss_bytes() - before < 8 * 1024 * 1024
     judge(witness.committed(), outbox.records(), last_counts=True)

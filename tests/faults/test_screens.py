@@ -145,7 +145,7 @@ def screens_show_no_relay(relay: Relay, outbox: Outbox, unit: Unit, last: str) -
     assert unit.line.startswith(last)
 
 
-@pytest.mark.parametrize("stop", ["frozen", "paused", "stopped"])
+@pytest.mark.parametrize("stop", ["frozen", "stopped", pytest.param("paused", marks=pytest.mark.nightly)])
 def test_a_kafka_that_confirms_nothing_is_a_warning_on_every_screen_until_it_confirms(
     fragile: Outbox, unit: Unit, stop: str
 ) -> None:

@@ -52,23 +52,32 @@ def test_a_topic_that_is_missing_is_waited_for_and_no_event_is_skipped(closed: O
     assert "kafka-topics.sh --create" in line["cure"]
     counted = {name: count for name, count in metrics(relay).items() if name.startswith("delivery_errors_total")}
     assert [name for name in counted if "late" in name and "UNKNOWN_TOPIC_OR_PART" in name], counted
-    relay.wait_for_log("topic.unavailable", nth=3, timeout=30)
+    relay.wait_for_log("topic.unavailable", nth=2, timeout=20)
     closed.kafka.create_topic(closed.prefix + "late")
     closed.confirm()
     assert judge(witness.committed(), closed.records()).duplicates == 0
     assert set(written) <= set(ids(closed.records()))
     assert not relay.log_lines("poison")
     over = relay.wait_for_log("topic.available")
-    assert over["seconds"] >= 20
+    assert over["seconds"] >= 10
 
 
-def test_with_stop_an_unknown_topic_is_named_within_10_s_and_ends_the_relay_within_45(closed: Outbox) -> None:
-    relay = closed.streaming()
+@pytest.mark.parametrize(
+    ("properties", "within"),
+    [
+        (("-X", "topic.metadata.propagation.max.ms=4000"), 15),
+        pytest.param((), 45, marks=pytest.mark.nightly, id="30 s, the default"),
+    ],
+)
+def test_with_stop_an_unknown_topic_is_named_within_10_s_and_ends_the_relay_within_45(
+    closed: Outbox, properties: tuple[str, ...], within: float
+) -> None:
+    relay = closed.streaming(*properties)
     closed.confirm()
     unknown = closed.add(aggregatetype="surprise")
     named = relay.wait_for_log("topic.unavailable", timeout=10)
     assert closed.prefix + "surprise" in named["error"]
-    last = ended(relay, 78, closed.prefix + "surprise", "kafka-topics.sh", timeout=45)
+    last = ended(relay, 78, closed.prefix + "surprise", "kafka-topics.sh", timeout=within)
     assert last["id"] == unknown
 
 
