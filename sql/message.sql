@@ -96,15 +96,21 @@ BEGIN
     IF aggregatetype IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'not_null_violation',
+            COLUMN = 'aggregatetype',
             MESSAGE = 'aggregatetype is NULL: it names the topic of the event',
             HINT = 'the first argument is the kind of thing that changed, such as order';
     ELSIF aggregatetype = '' THEN
         RAISE EXCEPTION USING
             ERRCODE = 'check_violation',
+            COLUMN = 'aggregatetype',
             MESSAGE = 'aggregatetype is empty: it names the topic of the event',
             HINT = 'the first argument is the kind of thing that changed, such as order';
     ELSIF jsonb_typeof(headers) <> 'object' THEN
-        RAISE EXCEPTION USING ERRCODE = 'check_violation', MESSAGE = 'headers is no JSON object';
+        RAISE EXCEPTION USING
+            ERRCODE = 'check_violation',
+            COLUMN = 'headers',
+            MESSAGE = 'headers is a JSON ' || jsonb_typeof(headers) || ', and not an object',
+            HINT = 'the fifth argument has a member for each header: {"tenant": "acme"}';
     END IF;
 
     IF event_id IS NULL AND to_regprocedure('pg_catalog.uuidv7()') IS NOT NULL THEN
@@ -145,13 +151,15 @@ DECLARE
 BEGIN
     SELECT p.oid INTO STRICT new_function
     FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-    WHERE n.nspname = names[1] AND p.proname = names[2] AND p.pronargs = 6 AND p.proargtypes[3] = payload_type
+    WHERE n.nspname = names[1] AND p.proname = names[2] AND p.pronargs = 6
+        AND p.proargtypes[1] = 'text'::regtype AND p.proargtypes[3] = payload_type
         AND pg_get_userbyid(p.proowner) = current_user;
 
     FOR old_function IN
         SELECT p.oid
         FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
         WHERE n.nspname = names[1] AND p.proname = names[2] AND p.pronargs IN (5, 6) AND p.oid <> new_function
+            AND (p.proargtypes[1] = 'text'::regtype OR p.proargtypes[3] <> payload_type)
     LOOP
         FOR allowed IN
             SELECT acl.grantee::regrole AS role_name, acl.is_grantable
@@ -166,10 +174,63 @@ BEGIN
 END
 $body$;
 
-COMMENT ON FUNCTION public.outbox_emit IS 'Writes one event into the write-ahead log and returns its id.';
+COMMENT ON FUNCTION public.outbox_emit(
+    aggregatetype text, aggregateid text, type text, payload json, headers jsonb, id uuid
+) IS 'Writes one event into the write-ahead log and returns its id.';
 
 -- By default every role may execute a new function. Here only roles with a GRANT may, see roles.sql.
-REVOKE ALL ON FUNCTION public.outbox_emit FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.outbox_emit(
+    aggregatetype text, aggregateid text, type text, payload json, headers jsonb, id uuid
+) FROM PUBLIC;
+
+-- The same for a key that is an integer or a uuid. No call has two meanings: a literal or a parameter without a type is
+-- a text. These run with the rights of their caller, which needs EXECUTE on the function above. A NULL of such a type
+-- is an id that was lost on the way, and refused.
+CREATE OR REPLACE FUNCTION public.outbox_emit(
+    aggregatetype text,
+    aggregateid bigint,
+    type text,
+    payload json,
+    headers jsonb DEFAULT NULL,
+    id uuid DEFAULT NULL
+) RETURNS uuid
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF aggregateid IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'not_null_violation',
+            COLUMN = 'aggregateid',
+            MESSAGE = 'aggregateid is NULL, of type bigint: it is the key of the record',
+            HINT = 'the second argument is the id of what changed; for an event without a key write NULL::text';
+    END IF;
+    RETURN public.outbox_emit(aggregatetype, aggregateid::text, type, payload, headers, id);
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION public.outbox_emit(
+    aggregatetype text,
+    aggregateid uuid,
+    type text,
+    payload json,
+    headers jsonb DEFAULT NULL,
+    id uuid DEFAULT NULL
+) RETURNS uuid
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF aggregateid IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'not_null_violation',
+            COLUMN = 'aggregateid',
+            MESSAGE = 'aggregateid is NULL, of type uuid: it is the key of the record',
+            HINT = 'the second argument is the id of what changed; for an event without a key write NULL::text';
+    END IF;
+    RETURN public.outbox_emit(aggregatetype, aggregateid::text, type, payload, headers, id);
+END
+$body$;
 
 -- A slot cannot be streamed from without a publication. It need not have a table: messages pass it by. One that was
 -- there before stays as it is.

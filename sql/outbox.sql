@@ -102,12 +102,12 @@ CREATE TABLE IF NOT EXISTS public.outbox (
 -- A table that was there before must have what the relay and the function need. Two things may change here. The
 -- default of id, if there is none (an event without an id would stop the relay), or if it is still the one from above
 -- and the server has uuidv7(), whose values sort by time (18 and later). And the comment of the table, which keeps the
--- version of this file, as cdc-outbox:3, after any other text in it.
+-- version of this file, as cdc-outbox:4, after any other text in it.
 DO $body$
 DECLARE
     outbox_table  constant regclass := 'public.outbox';
     payload_type  constant regtype := 'json';
-    this_version  constant integer := 3;
+    this_version  constant integer := 4;
     old_comment   text := obj_description(outbox_table, 'pg_class');
     old_version   integer := substring(old_comment FROM 'cdc-outbox:([0-9]+)');
     found_type    regtype;
@@ -186,6 +186,7 @@ BEGIN
     IF aggregatetype IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'not_null_violation',
+            COLUMN = 'aggregatetype',
             MESSAGE = 'aggregatetype is NULL: it names the topic of the event',
             HINT = 'the first argument is the kind of thing that changed, such as order';
     END IF;
@@ -212,13 +213,15 @@ DECLARE
 BEGIN
     SELECT p.oid INTO STRICT new_function
     FROM pg_proc AS p JOIN pg_class AS c ON c.relnamespace = p.pronamespace AND p.proname = c.relname || '_emit'
-    WHERE c.oid = 'public.outbox'::regclass AND p.pronargs = 6 AND p.proargtypes[3] = payload_type
+    WHERE c.oid = 'public.outbox'::regclass AND p.pronargs = 6
+        AND p.proargtypes[1] = 'text'::regtype AND p.proargtypes[3] = payload_type
         AND pg_get_userbyid(p.proowner) = current_user AND pg_get_userbyid(c.relowner) = current_user;
 
     FOR old_function IN
         SELECT p.oid
         FROM pg_proc AS p JOIN pg_class AS c ON c.relnamespace = p.pronamespace AND p.proname = c.relname || '_emit'
         WHERE c.oid = 'public.outbox'::regclass AND p.pronargs IN (5, 6) AND p.oid <> new_function
+            AND (p.proargtypes[1] = 'text'::regtype OR p.proargtypes[3] <> payload_type)
     LOOP
         FOR allowed IN
             SELECT acl.grantee::regrole AS role_name, acl.is_grantable
@@ -233,10 +236,63 @@ BEGIN
 END
 $body$;
 
-COMMENT ON FUNCTION public.outbox_emit IS 'Writes one event into the transactional outbox and returns its id.';
+COMMENT ON FUNCTION public.outbox_emit(
+    aggregatetype text, aggregateid text, type text, payload json, headers jsonb, id uuid
+) IS 'Writes one event into the transactional outbox and returns its id.';
 
 -- By default every role may execute a new function. Here only roles with a GRANT may, see roles.sql.
-REVOKE ALL ON FUNCTION public.outbox_emit FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.outbox_emit(
+    aggregatetype text, aggregateid text, type text, payload json, headers jsonb, id uuid
+) FROM PUBLIC;
+
+-- The same for a key that is an integer or a uuid. No call has two meanings: a literal or a parameter without a type is
+-- a text. These run with the rights of their caller, which needs EXECUTE on the function above. A NULL of such a type
+-- is an id that was lost on the way, and refused.
+CREATE OR REPLACE FUNCTION public.outbox_emit(
+    aggregatetype text,
+    aggregateid bigint,
+    type text,
+    payload json,
+    headers jsonb DEFAULT NULL,
+    id uuid DEFAULT NULL
+) RETURNS uuid
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF aggregateid IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'not_null_violation',
+            COLUMN = 'aggregateid',
+            MESSAGE = 'aggregateid is NULL, of type bigint: it is the key of the record',
+            HINT = 'the second argument is the id of what changed; for an event without a key write NULL::text';
+    END IF;
+    RETURN public.outbox_emit(aggregatetype, aggregateid::text, type, payload, headers, id);
+END
+$body$;
+
+CREATE OR REPLACE FUNCTION public.outbox_emit(
+    aggregatetype text,
+    aggregateid uuid,
+    type text,
+    payload json,
+    headers jsonb DEFAULT NULL,
+    id uuid DEFAULT NULL
+) RETURNS uuid
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    IF aggregateid IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'not_null_violation',
+            COLUMN = 'aggregateid',
+            MESSAGE = 'aggregateid is NULL, of type uuid: it is the key of the record',
+            HINT = 'the second argument is the id of what changed; for an event without a key write NULL::text';
+    END IF;
+    RETURN public.outbox_emit(aggregatetype, aggregateid::text, type, payload, headers, id);
+END
+$body$;
 
 -- The publication defines what the relay receives: insertions into this table. Of a partitioned table they arrive under
 -- the name of its root. A publication that was there before gets the table added, and keeps the others that it has. Its

@@ -31,7 +31,7 @@ BEGIN
     -- owner of the table, and with no other.
     FOR found IN
         SELECT p.oid::regprocedure AS function, pg_get_userbyid(p.proowner) AS owner, p.prosecdef AS definer,
-            pg_get_userbyid(c.relowner) AS table_owner
+            p.proargtypes[1] = 'text'::regtype AS has_text_key, pg_get_userbyid(c.relowner) AS table_owner
         FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
         LEFT JOIN pg_class AS c ON c.oid = to_regclass('public.outbox')
         WHERE n.nspname = names[1] AND p.proname = names[2]
@@ -42,7 +42,7 @@ BEGIN
                 MESSAGE = 'function ' || found.function || ' belongs to role ' || found.owner
                     || ', and its table to role ' || found.table_owner,
                 HINT = 'one role must own both: drop the function, then run outbox.sql as the owner of the table';
-        ELSIF NOT found.definer THEN
+        ELSIF found.has_text_key AND NOT found.definer THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'object_not_in_prerequisite_state',
                 MESSAGE = 'function ' || found.function || ' of role ' || found.owner
@@ -86,7 +86,25 @@ $body$;
 -- neither read, change nor delete any. Give it to the role your application logs in as:
 --   GRANT cdc_outbox_writer TO my_application
 GRANT USAGE ON SCHEMA public TO cdc_outbox_writer;
-GRANT EXECUTE ON FUNCTION public.outbox_emit TO cdc_outbox_writer;
+DO $body$
+DECLARE
+    names     constant text[] := parse_ident('public.outbox_emit');
+    function  regprocedure;
+BEGIN
+    FOR function IN
+        SELECT p.oid FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE n.nspname = names[1] AND p.proname = names[2] AND p.prosecdef
+    LOOP
+        EXECUTE 'GRANT EXECUTE ON FUNCTION ' || function || ' TO cdc_outbox_writer';
+    END LOOP;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_function',
+            MESSAGE = 'there is no function ' || array_to_string(names, '.'),
+            HINT = 'run outbox.sql (or message.sql) first';
+    END IF;
+END
+$body$;
 
 -- An application that inserts with its own INSERT, through an ORM for instance, needs these two as well. The second is
 -- for INSERT ... RETURNING id, which most ORMs send:

@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeEngine
 from .encoding import PayloadType
 from .errors import OutboxUsageError
 
-SQL_VERSION: Final = 3
+SQL_VERSION: Final = 4
 """The version that `sql/outbox.sql` of this release writes into the comment of the table."""
 
 _COMMENT: Final = f"Transactional outbox: every row becomes a Kafka record. cdc-outbox:{SQL_VERSION}"

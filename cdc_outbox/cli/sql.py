@@ -237,9 +237,10 @@ def _lines(options: InstallOptions, found: Installation) -> list[tuple[str, str,
     else:
         kept = ", rows are deleted after insert" if found.delete_after_insert else ""
         table = f"{version}, payload {found.payload_type}{kept}" if found.table else "missing"
+    function = "there" if found.keys else "there, for text keys only"
     return [
         ("table", str(options.table), table),
-        ("function", str(options.emit_function), "there" if found.function else "missing"),
+        ("function", str(options.emit_function), function if found.function else "missing"),
         ("publication", options.publication, f"{publishes}{as_installed}" if found.publication else "missing"),
         *(("role", role, "there" if role in found.roles else "missing (needed only if you use it)") for role in ROLES),
     ]

@@ -28,7 +28,7 @@ SELECT array(SELECT format_type(t.oid, NULL) FROM unnest(p.proargtypes::oid[]) W
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
 LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = %(table)s
 WHERE n.nspname = %(schema)s AND p.proname = %(function)s AND p.pronargs IN (5, 6)
-    AND (p.prosecdef OR p.proowner = c.relowner)
+    AND p.proargtypes[1] = 'text'::regtype AND (p.prosecdef OR p.proowner = c.relowner)
 ORDER BY p.proowner = c.relowner DESC NULLS LAST, p.pronargs DESC
 """
 """The function of the table's owner. A role that may create in the schema can add one with other parameters, which must not run
@@ -155,7 +155,7 @@ def _parameter_types(connection: connect.Connection, table: TableName, function:
             code="execute-privilege",
             cure=f"as an administrator: GRANT cdc_outbox_writer TO {quote_identifier(str(user))}; or "
             f"GRANT USAGE ON SCHEMA {quote_identifier(function.schema)} TO {quote_identifier(str(user))}; "
-            f"GRANT EXECUTE ON FUNCTION {function.quoted} TO {quote_identifier(str(user))};",
+            f"GRANT EXECUTE ON FUNCTION {function.quoted}({', '.join(map(str, types))}) TO {quote_identifier(str(user))};",
         )
     return [str(name) for name in types]
 

@@ -40,7 +40,7 @@ DEFAULT_PREFIX: Final = "outbox"
 PREFIX_BYTES: Final = 1000
 """PostgreSQL has no limit for a prefix; each message carries it."""
 
-SQL_VERSION: Final = 3
+SQL_VERSION: Final = 4
 """What `sql/outbox.sql` writes into the table's comment. A change of its objects counts it up, there and here."""
 
 ROLES: Final = ("cdc_outbox_writer", "cdc_outbox_relay", "cdc_outbox_pruner")

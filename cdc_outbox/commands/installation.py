@@ -27,7 +27,9 @@ WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind IN ('r', 'p
 """
 
 _FUNCTION: Final = """
-SELECT FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+SELECT coalesce(bool_or(p.proargtypes[1] = 'text'::regtype), false),
+    count(*) FILTER (WHERE p.proargtypes[1] IN ('bigint'::regtype, 'uuid'::regtype)) >= 2
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
 WHERE n.nspname = %(schema)s AND p.proname = %(function)s
 """
 
@@ -45,6 +47,9 @@ class Installation:
     """In the table's comment; None also for a table that `outbox.sql` has not been run on."""
     payload_type: str | None
     function: bool
+    """With a text as key."""
+    keys: bool
+    """The function also takes an integer or a uuid as key: since version 4."""
     publication: bool
     published: bool
     """The publication has the table."""
@@ -57,12 +62,13 @@ class Installation:
 
     def complete_for(self, source: str) -> bool:
         """Whether `sql install --source …` has made everything: `message` has neither table nor version."""
-        return self.function and self.publication if source == "message" else self.complete
+        return self.function and self.keys and self.publication if source == "message" else self.complete
 
     @property
     def complete(self) -> bool:
         """Whether `sql install` would change nothing."""
-        return self.version == SQL_VERSION and self.function and self.published and self.options_as_installed is True
+        made = self.version == SQL_VERSION and self.function and self.keys
+        return made and self.published and self.options_as_installed is True
 
 
 def read_installation(dsn: str, options: InstallOptions) -> Installation:
@@ -76,7 +82,7 @@ def read_installation(dsn: str, options: InstallOptions) -> Installation:
     }
     with connect.open_connection(dsn) as connection:
         table = connection.execute(_INSTALLED, names).fetchone()
-        function = connection.execute(_FUNCTION, names).fetchone()
+        function, keys = connection.execute(_FUNCTION, names).fetchone() or (False, False)
         publication = connection.execute(_PUBLICATION, [options.publication]).fetchone()
         roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(ROLES)]).fetchall()
     version, payload_type, published, deletes = table or (None, None, False, False)
@@ -84,7 +90,8 @@ def read_installation(dsn: str, options: InstallOptions) -> Installation:
         table=table is not None,
         version=version if isinstance(version, int) else None,
         payload_type=None if payload_type is None else str(payload_type),
-        function=function is not None,
+        function=function is True,
+        keys=keys is True,
         publication=publication is not None,
         published=published is True,
         delete_after_insert=deletes is True,

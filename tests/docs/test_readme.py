@@ -135,7 +135,8 @@ def test_the_roles_have_the_privileges_of_their_table(installed: Database) -> No
         return bool(installed.execute(f"SELECT {expression}")[0][0])
 
     functions = (
-        "(SELECT count(*) FROM pg_proc WHERE proname = 'outbox_emit' AND has_function_privilege('{}', oid, 'EXECUTE'))"
+        "(SELECT count(*) FROM pg_proc WHERE proname = 'outbox_emit' AND prosecdef"
+        " AND has_function_privilege('{}', oid, 'EXECUTE'))"
     )
     everything = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
     assert allowed(functions.format("cdc_outbox_writer") + " = 1")

@@ -247,7 +247,9 @@ def test_emit_calls_no_overload_that_another_role_has_added(database: Database, 
 
 def test_a_table_and_its_function_belong_to_one_role(database: Database) -> None:
     ok(database, "sql", "install", "--apply")
-    database.execute(f"CREATE ROLE {ROLE} NOLOGIN; ALTER FUNCTION public.outbox_emit OWNER TO {ROLE}")
+    database.execute(
+        f"CREATE ROLE {ROLE} NOLOGIN; ALTER FUNCTION public.outbox_emit(text, text, text, json, jsonb, uuid) OWNER TO {ROLE}"
+    )
     done = run_command("sql", "roles", "--apply", dsn=database.dsn)
     assert done.returncode == 78
     assert f"belongs to role {ROLE}, and its table to role postgres" in done.stderr

@@ -208,4 +208,7 @@ def test_emit_without_execute_is_77_and_names_the_grant(invoke: Invoke, database
     result = invoke("emit", *EVENT, "--payload", "{}", dsn=database.dsn_for("somebody", "secret"))
 
     assert (result.exit_code, result.stdout) == (77, "")
-    assert 'GRANT EXECUTE ON FUNCTION "public"."outbox_emit" TO "somebody"' in result.stderr
+    assert (
+        'GRANT EXECUTE ON FUNCTION "public"."outbox_emit"(text, text, text, json, jsonb, uuid) TO "somebody"'
+        in result.stderr
+    )

@@ -201,13 +201,94 @@ def test_shards_before_row_filters_are_refused_with_the_version_that_has_them(da
     assert not read_installation(database.dsn, InstallOptions()).table
 
 
-def test_a_key_that_is_a_number_is_cast_to_text(installed: Database) -> None:
-    with pytest.raises(
-        psycopg.errors.UndefinedFunction, match=r"function outbox_emit\(unknown, integer, unknown, unknown\)"
-    ):
-        installed.execute("SELECT outbox_emit('order', 42, 'OrderPlaced', '{}')")
-    installed.execute("SELECT outbox_emit('order', 42::text, 'OrderPlaced', '{}')")
-    assert installed.execute("SELECT aggregateid FROM outbox") == [("42",)]
+UUID_KEY = "01a207b6-8329-7897-99bd-428955e6b3ed"
+
+KEYS = {
+    "'42'": "42",
+    "'42'::text": "42",
+    "'42'::varchar(9)": "42",
+    "'42'::char(9)": "42",
+    "'42'::name": "42",
+    "'42'::order_number": "42",
+    "NULL": None,
+    "NULL::text": None,
+    "42": "42",
+    "42::smallint": "42",
+    "-9223372036854775808": "-9223372036854775808",
+    "42::line_number": "42",
+    f"'{UUID_KEY}'::uuid": UUID_KEY,
+}
+"""A key as SQL has it, and as the record has it."""
+
+TABLE_AND_MESSAGE = pytest.mark.parametrize(
+    "options", [InstallOptions(), InstallOptions(source="message")], ids=["table", "message"]
+)
+
+
+def sent(database: Database, slot: str) -> bytes:
+    """What a relay would receive."""
+    return b"".join(
+        bytes(data)
+        for (data,) in database.execute(
+            "SELECT data FROM pg_logical_slot_get_binary_changes(%s, NULL, NULL,"
+            " 'proto_version', '1', 'publication_names', 'cdc_outbox', 'messages', 'true')",
+            [slot],
+        )
+    )
+
+
+@TABLE_AND_MESSAGE
+def test_a_key_is_a_text_an_integer_or_a_uuid(database: Database, options: InstallOptions, slot_name: str) -> None:
+    apply_install(database.dsn, options, unexpected)
+    make_slot(database, slot_name)
+    database.execute("CREATE DOMAIN order_number AS text; CREATE DOMAIN line_number AS integer")
+    for number, (key, text) in enumerate(KEYS.items()):
+        database.execute(f"SELECT outbox_emit('order', {key}, 'Placed', '{{}}')")
+        database.execute(
+            f"SELECT outbox_emit(type => 'Named{number}', aggregateid => {key}, payload => '{{}}',"
+            " aggregatetype => 'order')"
+        )
+        found = sent(database, slot_name)
+        assert found.count(b"Placed") == found.count(b"Named%d" % number) == 1
+        if options.source == "table":
+            assert database.execute("DELETE FROM outbox RETURNING aggregateid") == [(text,)] * 2
+        else:
+            assert found.count(b'"aggregateid": ' + (b"null" if text is None else b'"%s"' % text.encode())) == 2
+    for number, key_type in enumerate((None, "text", "bigint", "uuid")):
+        types = "" if key_type is None else f"(text, {key_type}, text, json)"
+        value = UUID_KEY if key_type == "uuid" else "42"
+        database.execute(
+            f"PREPARE emit_{number}{types} AS SELECT outbox_emit($1, $2, $3, $4);"
+            f" EXECUTE emit_{number}('order', '{value}', 'Prepared', '{{}}')"
+        )
+    assert sent(database, slot_name).count(b"Prepared") == 4
+
+
+@TABLE_AND_MESSAGE
+@pytest.mark.parametrize("key_type", ["integer", "bigint", "uuid"])
+def test_a_lost_id_is_refused_with_what_to_write(database: Database, options: InstallOptions, key_type: str) -> None:
+    apply_install(database.dsn, options, unexpected)
+    with pytest.raises(psycopg.errors.NotNullViolation) as refused:
+        database.execute(f"SELECT outbox_emit('order', NULL::{key_type}, 'OrderPlaced', '{{}}')")
+    found = refused.value.diag
+    assert str(found.message_primary).startswith("aggregateid is NULL")
+    assert found.column_name == "aggregateid"
+    assert "outbox_emit" in str(found.context)
+    cure = str(found.message_hint).rpartition("write ")[2]
+    database.execute(f"SELECT outbox_emit('order', {cure}, 'OrderPlaced', '{{}}')")
+
+
+@TABLE_AND_MESSAGE
+def test_a_role_without_execute_emits_by_no_type_of_key(database: Database, options: InstallOptions) -> None:
+    apply_install(database.dsn, options, unexpected)
+    apply_roles(database.dsn, options, unexpected)
+    stranger = database.connect(login(database, f"app_{secrets.token_hex(4)}"))
+    writer = database.connect(login(database, f"app_{secrets.token_hex(4)}", member_of="cdc_outbox_writer"))
+    for key in ("'1'", "1", f"'{UUID_KEY}'::uuid"):
+        call = f"SELECT public.outbox_emit('order', {key}, 'Placed', '{{}}')".encode()
+        writer.execute(call)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            stranger.execute(call)
 
 
 @pytest.mark.parametrize(
@@ -337,6 +418,7 @@ def test_a_table_that_lacks_columns_is_named_with_them_and_left_alone(database: 
         version=None,
         payload_type="json",
         function=False,
+        keys=False,
         publication=False,
         published=False,
         delete_after_insert=False,
@@ -373,16 +455,22 @@ def test_another_payload_type_than_the_table_has_is_refused(installed: Database)
     with pytest.raises(ConfigurationError, match="payload of type json, not bytea"):
         apply_install(installed.dsn, InstallOptions(payload_type="bytea"), unexpected)
 
-    assert installed.execute("SELECT count(*) FROM pg_proc WHERE proname = 'outbox_emit'") == [(1,)]
+    assert signatures(installed) == EMIT
+
+
+EMIT = [
+    f"aggregatetype text, aggregateid {key}, type text, payload json, headers jsonb, id uuid"
+    for key in ("bigint", "text", "uuid")
+]
 
 
 def signatures(database: Database) -> list[str]:
     """Parameters of each emit function that there is."""
-    query = "SELECT pg_get_function_identity_arguments(oid) FROM pg_proc WHERE proname = 'outbox_emit'"
+    query = "SELECT pg_get_function_identity_arguments(oid) FROM pg_proc WHERE proname = 'outbox_emit' ORDER BY 1"
     return [arguments for (arguments,) in database.execute(query)]
 
 
-def test_after_a_change_of_the_payload_type_there_is_one_function_and_the_grants_stay(
+def test_after_a_change_of_the_payload_type_the_functions_have_it_and_the_grants_stay(
     with_roles: Database,
 ) -> None:
     writer = login(with_roles, f"service_{secrets.token_hex(4)}", "cdc_outbox_writer")
@@ -390,14 +478,13 @@ def test_after_a_change_of_the_payload_type_there_is_one_function_and_the_grants
 
     apply_install(with_roles.dsn, InstallOptions(payload_type="jsonb"), unexpected)
 
-    assert signatures(with_roles) == [
-        "aggregatetype text, aggregateid text, type text, payload jsonb, headers jsonb, id uuid"
-    ]
+    assert signatures(with_roles) == [each.replace("payload json", "payload jsonb") for each in EMIT]
     emit_event(writer, InstallOptions().table, NewEvent("order", "1", "Placed", b"{}"))
 
 
 VERSION_1 = """
-    DROP FUNCTION outbox_emit;
+    DROP ROUTINE outbox_emit(text, text, text, json, jsonb, uuid), outbox_emit(text, bigint, text, json, jsonb, uuid),
+        outbox_emit(text, uuid, text, json, jsonb, uuid);
     CREATE FUNCTION outbox_emit(
         aggregatetype text, aggregateid text, type text, payload json, headers jsonb DEFAULT NULL
     ) RETURNS uuid LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -418,9 +505,7 @@ def test_a_function_that_takes_no_id_yet_hands_over_to_the_new_one(with_roles: D
 
     apply_install(with_roles.dsn, InstallOptions(), unexpected)
 
-    assert signatures(with_roles) == [
-        "aggregatetype text, aggregateid text, type text, payload json, headers jsonb, id uuid"
-    ]
+    assert signatures(with_roles) == EMIT
     emit_event(writer, InstallOptions().table, NewEvent("order", "2", "Placed", b"{}"))
     assert rows(with_roles) == 2
     assert with_roles.execute(
@@ -531,7 +616,7 @@ def test_the_writer_can_emit(with_roles: Database) -> None:
         "ALTER TABLE outbox ADD x int",
         "DROP TABLE outbox",
         "DROP PUBLICATION cdc_outbox",
-        "DROP FUNCTION outbox_emit",
+        "DROP FUNCTION outbox_emit(text, text, text, json, jsonb, uuid)",
         "SELECT nextval('outbox_seq_seq')",
         "CREATE TABLE outbox (id int)",
         "SELECT pg_create_logical_replication_slot('x', 'pgoutput')",
@@ -564,8 +649,9 @@ def test_the_function_is_not_led_astray_by_its_callers_search_path(with_roles: D
     connection.execute("SELECT public.outbox_emit('order', '1', 'Placed', '{}')")
 
     assert rows(with_roles) == 1
-    assert with_roles.execute("SELECT prosecdef, proconfig FROM pg_proc WHERE proname = 'outbox_emit'") == [
-        (True, ["search_path=pg_catalog, pg_temp"])
+    assert with_roles.execute("SELECT prosecdef, proconfig FROM pg_proc WHERE proname = 'outbox_emit' ORDER BY 1") == [
+        *[(False, ["search_path=pg_catalog, pg_temp"])] * 2,
+        (True, ["search_path=pg_catalog, pg_temp"]),
     ]
 
 
@@ -692,6 +778,7 @@ NOTHING = Installation(
     version=None,
     payload_type=None,
     function=False,
+    keys=False,
     publication=False,
     published=False,
     delete_after_insert=False,
@@ -714,6 +801,7 @@ def test_status_reports_before_and_after(database: Database) -> None:
         version=SQL_VERSION,
         payload_type="json",
         function=True,
+        keys=True,
         publication=True,
         published=True,
         delete_after_insert=False,
@@ -726,7 +814,8 @@ def test_status_reports_before_and_after(database: Database) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "DROP FUNCTION outbox_emit",
+        "DROP FUNCTION outbox_emit(text, text, text, json, jsonb, uuid)",
+        "DROP FUNCTION outbox_emit(text, uuid, text, json, jsonb, uuid)",
         "DROP PUBLICATION cdc_outbox",
         "ALTER PUBLICATION cdc_outbox DROP TABLE outbox",
         "ALTER PUBLICATION cdc_outbox SET (publish = 'insert, update')",

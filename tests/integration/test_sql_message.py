@@ -70,16 +70,18 @@ def test_table_and_messages_take_each_others_place_and_grants_stay(
 ) -> None:
     role = f"r_{secrets.token_hex(6)}"
     apply_install(database.dsn, InstallOptions(), unexpected)
-    database.execute(f"CREATE ROLE {role}; GRANT EXECUTE ON FUNCTION outbox_emit TO {role}")
+    database.execute(
+        f"CREATE ROLE {role}; GRANT EXECUTE ON FUNCTION outbox_emit(text, text, text, json, jsonb, uuid) TO {role}"
+    )
     apply_install(database.dsn, InstallOptions(source="message", payload_type=payload_type), unexpected)
     emit_event(database.dsn, MESSAGE.table, NewEvent("order", "1", "Placed", b"{}"))
     assert database.execute("SELECT count(*) FROM outbox") == [(0,)]
     apply_install(database.dsn, InstallOptions(), unexpected)
     emit_event(database.dsn, MESSAGE.table, NewEvent("order", "1", "Placed", b"{}"))
     assert database.execute("SELECT count(*) FROM outbox") == [(1,)]
-    assert len(functions(database)) == 1
+    assert len(functions(database)) == 3
     assert database.execute(f"SELECT has_function_privilege('{role}', oid, 'EXECUTE') FROM pg_proc"
-                            " WHERE proname = 'outbox_emit'") == [(True,)]  # fmt: skip
+                            " WHERE proname = 'outbox_emit' AND prosecdef") == [(True,)]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def test_an_older_version_becomes_the_newest_and_rows_stay(database: Database, o
     database.execute("SELECT outbox_emit('order', '1', 'A', '{}')")
     assert "nothing to do" in upgrade(database, "--apply").stderr
     database.execute(
-        "COMMENT ON TABLE outbox IS 'Ours. cdc-outbox:1'; DROP FUNCTION outbox_emit;"
+        "COMMENT ON TABLE outbox IS 'Ours. cdc-outbox:1';"
+        "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT oid FROM pg_proc WHERE proname = 'outbox_emit' LOOP"
+        " EXECUTE 'DROP FUNCTION ' || f; END LOOP; END $$;"
         f"CREATE FUNCTION outbox_emit(text, text, text, {options.payload_type}, jsonb) RETURNS uuid"
         " LANGUAGE sql AS 'SELECT null::uuid'"
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from cdc_outbox.commands.install import SQL_VERSION, InstallOptions, apply_install
+from cdc_outbox.commands.install import SQL_VERSION, InstallOptions, apply_install, render_uninstall
 from tests.plugins.command import run_command
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def objects(database: Database) -> Objects:
     ((names, types, defaults, returns),) = database.execute(
         "SELECT proargnames, (SELECT array_agg(format_type(t, NULL) ORDER BY n)"
         " FROM unnest(proargtypes::oid[]) WITH ORDINALITY AS u (t, n)),"
-        " pronargdefaults, format_type(prorettype, NULL) FROM pg_proc WHERE proname = 'outbox_emit'"
+        " pronargdefaults, format_type(prorettype, NULL)"
+        " FROM pg_proc WHERE proname = 'outbox_emit' AND proargtypes[1] = 'text'::regtype"
     )
     (publication,) = database.execute(
         "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot FROM pg_publication WHERE pubname = 'cdc_outbox'"
@@ -118,7 +119,7 @@ def test_a_newer_version_only_adds_what_may_be_left_out_and_an_upgrade_makes_wha
     assert (done.returncode, f"from version {version} to {SQL_VERSION}" in done.stderr) == (0, True), done.stderr
     upgraded = objects(database)
     assert broken_promises(old, upgraded) == []
-    database.execute("DROP FUNCTION outbox_emit; DROP PUBLICATION cdc_outbox; DROP TABLE outbox")
+    database.execute(render_uninstall(InstallOptions(), drop_table=True))
     apply_install(database.dsn, InstallOptions(), pytest.fail)
     assert objects(database) == upgraded
 

@@ -70,7 +70,10 @@ def test_before_the_migration_the_check_names_the_command_that_is_typed(project:
 
 def test_objects_that_were_dropped_are_found_and_the_hint_brings_them_back(migrated: Database) -> None:
     emitted()
-    migrated.execute("DROP FUNCTION outbox_emit; DROP PUBLICATION cdc_outbox")
+    migrated.execute(
+        "DROP ROUTINE outbox_emit(text, text, text, json, jsonb, uuid), outbox_emit(text, bigint, text, json, jsonb, uuid),"
+        " outbox_emit(text, uuid, text, json, jsonb, uuid); DROP PUBLICATION cdc_outbox"
+    )
 
     (found,) = findings()
     assert found.id == "cdc_outbox.E002"

@@ -145,7 +145,7 @@ def test_a_role_with_nothing_but_execute_may_emit(name: str, shop: Database, wri
 
 
 def test_a_role_without_execute_gets_the_grant_as_cure(shop: Database, writer: str) -> None:
-    shop.execute("REVOKE EXECUTE ON FUNCTION outbox_emit FROM cdc_outbox_writer")
+    shop.execute("REVOKE EXECUTE ON FUNCTION outbox_emit(text, text, text, json, jsonb, uuid) FROM cdc_outbox_writer")
 
     with psycopg.connect(writer) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege) as refusal:
         emit(connection, **EVENT)
