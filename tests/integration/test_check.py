@@ -331,7 +331,8 @@ def test_a_slot_cannot_be_made_while_a_transaction_is_open_and_it_is_named(bench
 def test_a_server_that_is_a_standby_or_has_one_without_our_slot(pair: Pair, kafka: KafkaCluster) -> None:
     bench = Bench(pair.server.create_database(), kafka)
     bench.create_slot()
-    bench.check().warned("slot.failover", "the slot is not synchronized", "cdc-outbox run --failover", "fail-over.md")
+    command = f"cdc-outbox run --slot {bench.settings.slot} --failover"
+    bench.check().warned("slot.failover", "the slot is not synchronized", command, "fail-over.md")
     bench.database.execute("SELECT pg_drop_replication_slot(%s)", [bench.settings.slot])
     bench.database.execute(
         "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', failover => true)", [bench.settings.slot]
@@ -671,7 +672,8 @@ def test_slots_of_another_number_of_shards_are_refused_until_they_have_ended(ben
 
     bench.create_slot()
     bench.check().fine("slot.resharding")
-    bench.check(**sharded).failed("slot.resharding", f"there is no slot {own}", f"cdc-outbox slot create --slot {own}")
+    command = f"cdc-outbox slot create --publication cdc_outbox_1_of_2 --slot {own}"
+    bench.check(**sharded).failed("slot.resharding", f"there is no slot {own}", command)
     assert not bench.check(source="message", tables=()).of("slot.resharding")[0].cures
 
     stop = Stop()
