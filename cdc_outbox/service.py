@@ -29,7 +29,7 @@ from typing import Final
 
 import structlog
 
-from cdc_outbox import __version__
+from cdc_outbox import __version__, pip_install
 from cdc_outbox.commands.background_prune import BackgroundPruner
 from cdc_outbox.config.cures import complete
 from cdc_outbox.config.settings import Settings
@@ -241,7 +241,7 @@ def _publisher(
         raise ConfigurationError(
             f"--otel needs packages that are not installed: {error.name}",
             code="installation",
-            cure="pip install 'cdc-outbox[otel]'",
+            cure=pip_install("otel"),
         ) from error
     exports = telemetry.export(settings, metrics.RelayCollector(counters, versions(plane)))
     stack.callback(exports.shutdown)

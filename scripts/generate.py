@@ -1,5 +1,5 @@
 """Writes the files that are derived from the code alone: reference pages, and the Kubernetes form of the alert
-rules, the manual page and completion.
+rules, the manual page and completion, and the lines of pages that name an installation.
 
     python scripts/generate.py           write
     python scripts/generate.py --check   write nothing; print what is out of date, and end with 1
@@ -23,7 +23,7 @@ from cdc_outbox import cli, errors
 from cdc_outbox.cli.options import CONTEXT
 from cdc_outbox.config.options import Option
 from cdc_outbox.config.settings import OPTIONS, PRESETS
-from scripts import manual
+from scripts import manual, releases
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -222,6 +222,7 @@ FILES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/cli.md": command_line,
     "docs/reference/configuration.md": configuration,
     "deploy/kubernetes/monitoring/prometheusrule.yaml": prometheus_rule,
+    **releases.FILES,
     "packaging/share/man/man1/cdc-outbox.1": manual.page,
     **{
         f"packaging/share/{place}": functools.partial(manual.completion, shell)

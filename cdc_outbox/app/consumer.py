@@ -9,7 +9,7 @@ If that fails, the events of the batch are tried one by one, each in a transacti
 with growing pauses, and after the last try goes to the dead-letter topic, or ends the loop. A kill, or a rebalance in
 mid-batch, brings events again; their claims are there, or neither claim nor effect is.
 
-Needs confluent-kafka (`pip install 'cdc-outbox-app[consumer]'`) and a driver of PostgreSQL.
+Needs confluent-kafka (the extra `[consumer]`) and a driver of PostgreSQL.
 """
 
 from __future__ import annotations

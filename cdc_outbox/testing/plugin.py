@@ -3,7 +3,7 @@
 In: nothing; `outbox_dsn`, if overridden. Out: events that are committed, a database, records.
 Never: an import beside pytest's before a fixture is used, so that the plugin costs nothing in a project that does not use it.
 
-`outbox_postgres` and `outbox_relay` need `pip install 'cdc-outbox[testing]'`; `outbox_events` needs psycopg.
+`outbox_postgres` and `outbox_relay` need the extra `[testing]`; `outbox_events` needs psycopg.
 """
 
 from __future__ import annotations
