@@ -8,7 +8,7 @@
     ├── PoisonEvent          65  one event can never be delivered; the policy is to stop
     ├── Unreachable          69  a server does not answer; waiting helps
     │   ├── ConnectionLost   69  it did answer once; connect again
-    │   ├── CatalogFinding   69  the catalog watch ended the session: the next preflight decides
+    │   ├── CatalogFinding   69  a finding ended the session: the next preflight decides
     │   └── NotAccepting     69  it takes no connections: it starts, recovers or shuts down (57P03)
     ├── SlotBusy             75  another process streams from the slot
     ├── Undelivered          75  stopped in time, but with events that will be sent again
@@ -112,7 +112,12 @@ class NotAccepting(Unreachable):
 
 
 class CatalogFinding(Unreachable):
-    """A finding of the catalog watch, which ended the session. The preflight of the next one decides."""
+    """A finding about the catalog, which ended the session. The preflight of the next one decides."""
+
+    @classmethod
+    def of(cls, found: CdcOutboxError) -> CatalogFinding:
+        """The finding, with the message, code, cure and place of the error that was found."""
+        return cls(found.message, code=found.code, cure=found.cure, **found.where)
 
 
 class SlotBusy(CdcOutboxError):

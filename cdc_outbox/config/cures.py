@@ -55,9 +55,10 @@ def _completed(command: str, named: str, settings: Settings) -> str:
 def _values(settings: Settings, *, by_shard: bool) -> dict[str, object]:
     """The values by option. `by_shard`: --shard appends to the names of slot and publication, so they are given without it."""
     slot, publication, shard = settings.slot, settings.publication, None
-    of_slot, of_publication = named_shard(slot), named_shard(publication)
-    if by_shard and of_slot and of_publication and of_slot.shard == of_publication.shard:
-        slot, publication, shard = of_slot.base, of_publication.base, of_slot.shard
+    found, published = named_shard(slot), named_shard(publication)
+    if by_shard and found and (published is None or published.shard == found.shard):
+        slot, shard = found.base, found.shard
+        publication = publication if published is None else published.base
     return {
         "shard": shard,
         "slot": slot,

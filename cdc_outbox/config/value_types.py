@@ -35,7 +35,7 @@ class ValueType:
     def read(self, text: str) -> object:
         """Parse a text of a user. Raises ValueError also for one that a C library would not take as it is."""
         if not is_c_string(text):
-            raise ValueError(f"{text!a} is no UTF-8 text, or holds a NUL character")
+            raise ValueError("it is no UTF-8 text, or holds a NUL character")  # without the text: it may be a secret
         return self.parse(text)
 
 

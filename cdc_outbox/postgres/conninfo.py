@@ -50,6 +50,8 @@ PINNED: Final = {
     "intervalstyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
+    "quote_all_identifiers": "off",  # in the text of a row filter
+    "standard_conforming_strings": "on",
     "client_min_messages": "notice",  # the warning that a publication was skipped must be sent
     "row_security": "off",  # an error instead of rows hidden by a policy
     "statement_timeout": "0",

@@ -20,7 +20,7 @@ from psycopg import pq
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from cdc_outbox.config.shards import ShardFilter
-from cdc_outbox.errors import AccessRefused
+from cdc_outbox.errors import AccessRefused, ConnectionLost
 from cdc_outbox.identifiers import TableName, quote_identifier
 from cdc_outbox.postgres import connect
 from cdc_outbox.postgres.errors import translated
@@ -331,7 +331,12 @@ def open_snapshot(
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute("SET LOCAL synchronize_seqscans = off")  # it lets a scan begin in the middle of the table
         if snapshot is not None:
-            connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
+            try:
+                connection.execute(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)))
+            except (psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedObject) as error:
+                raise ConnectionLost(
+                    "PostgreSQL has ended the session that exported the snapshot", code="connection-lost"
+                ) from error
         with connection.kept_alive():
             yield SnapshotRows(connection, own, alternative_hint=alternative_hint)
 

@@ -74,9 +74,7 @@ class CatalogWatch:
             if paused:
                 self._claim_limit.look_wanted.set()
         if self._finding is not None:
-            found = CatalogFinding(self._finding.message, code=self._finding.code, cure=self._finding.cure)
-            found.where = dict(self._finding.where)
-            raise found
+            raise CatalogFinding.of(self._finding)
 
     @contextmanager
     def running(self) -> Iterator[CatalogWatch]:

@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 
 from cdc_outbox.counters import Counters, State
-from cdc_outbox.errors import CdcOutboxError, ConnectionLost, ProtocolError, Undelivered
+from cdc_outbox.errors import CatalogFinding, CdcOutboxError, ConnectionLost, ProtocolError, Undelivered
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.kafka.errors import caused_by_record, failed_delivery
 from cdc_outbox.kafka.producer import Publisher
@@ -306,11 +306,13 @@ class StreamLoop:
         return None
 
     def _renamed(self, found: TableName, outbox: TableName) -> TableName:
-        """A row of an outbox table under another name: return the table's name if the other one is older, else raise."""
+        """A row of an outbox table under another name: return the table's name if the other one is older, else end the session:
+        by the next look at the catalog, the table may have its old name again.
+        """
         transaction = self._ledger.open
         if transaction is not None and transaction.lsn < self._params.looked_at:
             return outbox
-        raise publication.renamed(outbox, found)
+        raise CatalogFinding.of(publication.renamed(outbox, found))
 
     def _where(self) -> str:
         """The commit LSN of the transaction that is being read."""

@@ -192,7 +192,7 @@ class Supervisor:
                 raise
             history.gap_streamed = True
             log.warning("slot.replaced", error=found)
-            raise CatalogFinding(found.message, code=found.code, cure=found.cure) from found
+            raise CatalogFinding.of(found) from found
         finally:
             history.settled = loop.settled
             self._slot_start.identity.streamed(Lsn(counters.confirmed_lsn), counters.transactions - delivered)

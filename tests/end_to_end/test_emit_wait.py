@@ -78,7 +78,7 @@ def test_without_the_slot_nothing_is_written(outbox: Outbox) -> None:
 
     assert (done.returncode, done.stdout, rows(outbox)) == (78, "", 0)
     assert "slot other does not exist" in done.stderr
-    assert "cure: cdc-outbox run creates the slot" in done.stderr
+    assert "cure: cdc-outbox run --slot other creates the slot" in done.stderr
 
 
 def test_a_slot_that_is_dropped_meanwhile_ends_the_wait(outbox: Outbox) -> None:

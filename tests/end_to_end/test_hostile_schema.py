@@ -135,6 +135,7 @@ def test_shards_of_a_varchar_key_send_every_row_once(outbox: Outbox, hostile: ps
         " aggregateid varchar(255), type varchar(255), payload json, headers jsonb)"
     )
     ok(outbox.database, "sql", "install", "--apply", "--shards", "2")
+    outbox.database.execute(f"ALTER DATABASE {outbox.database.name} SET quote_all_identifiers = on")
     rows = "INSERT INTO public.outbox (aggregatetype, aggregateid) SELECT 'order', n::text FROM generate_series(1, 100) AS n"
     hostile.execute(rows.encode())
     for _ in range(2):

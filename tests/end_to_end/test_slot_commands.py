@@ -23,6 +23,7 @@ from tests.plugins.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.plugins.outbox import Outbox
     from tests.plugins.postgres import Database, PostgresServer
 
 LSN = r"[0-9A-F]{1,8}/[0-9A-F]{1,8}"
@@ -273,3 +274,22 @@ def test_drop_of_no_slot_is_78(installed: Database, name: str) -> None:
     done = run_command("slot", "drop", "--slot", name, "--yes", dsn=installed.dsn)
     assert done.returncode == 78
     assert f"slot {name} does not exist" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("prune", "--older-than", "0"), ("slot", "status"), ("status", "--http", "off")], ids=" ".join
+)
+def test_the_cure_of_a_missing_slot_is_a_command_with_the_slot_the_tables_and_the_policy(
+    command: tuple[str, ...], outbox: Outbox
+) -> None:
+    outbox.create("events")
+    name = f"other_{outbox.database.name}"
+    deployment = {"CDC_OUTBOX_TABLE": "public.events", "CDC_OUTBOX_ON_POISON": "skip"}
+    refused = run_command(*command, "--slot", name, dsn=outbox.database.dsn, env=deployment)
+    assert refused.returncode == 78
+    typed = re.search(r"cdc-outbox run((?: --[a-z-]+ \S+)*) (?:creates|makes)", refused.stderr)
+    assert typed is not None, refused.stderr
+    assert typed[1] == f" --slot {name} --table public.events --on-poison skip"
+    outbox.add("events")
+    outbox.drain(*typed[1].split())
+    assert len(outbox.records()) == 1

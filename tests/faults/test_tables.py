@@ -61,7 +61,7 @@ def test_after_a_rename_the_relay_stops_at_the_first_row_and_continues_with_the_
     ready: Outbox, witness: Witness
 ) -> None:
     relay = ready.streaming()
-    ready.add()
+    ready.confirm()
     ready.database.execute("ALTER TABLE outbox RENAME TO events")
     unseen = ready.add("events")
     last = ended(relay, 78, "public.outbox has become public.events", "--table public.events")
@@ -88,13 +88,34 @@ def test_rows_that_wait_under_the_old_name_come_under_the_new_one_too(paused: Ou
 
 def test_renamed_back_the_relay_continues(ready: Outbox, witness: Witness) -> None:
     relay = ready.streaming()
-    ready.add()
+    ready.confirm()
     ready.database.execute("ALTER TABLE outbox RENAME TO events")
     ready.add("events")
     ended(relay, 78, "has become")
     ready.database.execute("ALTER TABLE events RENAME TO outbox")
     ready.add()
     assert ends_well(ready, ready.streaming(), witness).duplicates == 0
+
+
+@pytest.mark.parametrize(
+    ("there", "meanwhile", "back"),
+    [
+        ("ALTER TABLE outbox RENAME TO events", "events", "ALTER TABLE events RENAME TO outbox"),
+        ("ALTER SCHEMA public RENAME TO shop", "shop.outbox", "ALTER SCHEMA shop RENAME TO public"),
+    ],
+    ids=["the table", "its schema"],
+)
+def test_renamed_and_renamed_back_within_a_second_the_relay_goes_on(
+    there: str, meanwhile: str, back: str, ready: Outbox, witness: Witness
+) -> None:
+    relay = ready.streaming()
+    ready.confirm()
+    ready.database.execute(there)
+    ready.add(meanwhile)
+    ready.database.execute(back)
+    ready.add()
+    relay.wait_for_log("streaming", nth=2)
+    ends_well(ready, relay, witness)
 
 
 def test_moved_to_another_schema_it_is_renamed(ready: Outbox, witness: Witness) -> None:

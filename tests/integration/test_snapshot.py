@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdc_outbox.errors import AccessRefused
+from cdc_outbox.errors import AccessRefused, ConnectionLost
 from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres import connect, slot, table_rows
 from cdc_outbox.postgres.replication import ReplicationSession
@@ -35,6 +35,12 @@ def snapshot_of(database: Database, dsn: str | None = None) -> Iterator[Snapshot
 
 def read(snapshot: SnapshotRows, *order: str) -> list[list[bytes | None]]:
     return list(chain.from_iterable(snapshot.read(snapshot.shape(OUTBOX), order)))
+
+
+@pytest.mark.parametrize("name", ["00000005-000001F6-1", "00000003-00000002-7"])
+def test_a_snapshot_whose_session_has_ended_is_a_lost_connection(name: str, database: Database) -> None:
+    with pytest.raises(ConnectionLost), table_rows.open_snapshot(database.dsn, name, Stop()):
+        pytest.fail("opened")
 
 
 def test_values_are_the_text_that_postgres_prints(database: Database) -> None:

@@ -198,7 +198,7 @@ def test_emit_without_the_function_is_78_and_names_the_command(invoke: Invoke) -
 
     assert (result.exit_code, result.stdout) == (78, "")
     assert "there is no function app.outbox_emit" in result.stderr
-    assert "cure: cdc-outbox sql install --apply" in result.stderr
+    assert "cure: cdc-outbox sql install --table app.outbox --apply" in result.stderr
 
 
 def test_emit_without_execute_is_77_and_names_the_grant(invoke: Invoke, database: Database) -> None:

@@ -753,7 +753,7 @@ def test_roles_need_an_administrator_and_objects_that_are_there(database: Databa
     assert "superuser" in refusal.value.cure
     with pytest.raises(ConfigurationError, match="outbox") as absence:
         apply_roles(database.dsn, InstallOptions(), unexpected)
-    assert absence.value.cure == "first cdc-outbox sql install --apply, with the same --table and --source"
+    assert absence.value.cure == "first cdc-outbox sql install --apply"
     assert database.execute("SELECT count(*) FROM pg_roles WHERE rolname ~ '^cdc_outbox'") == [(0,)]
 
 

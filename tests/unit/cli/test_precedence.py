@@ -173,7 +173,9 @@ def test_brokers_may_come_as_a_property_too(arguments, variables, expected, show
 )
 def test_a_value_that_is_no_utf8_text_or_holds_a_nul_is_refused(option: Option, invoke, toml) -> None:
     if option.secret:
-        return  # its text is checked where it is used: see test_session_conninfo
+        refused = invoke("config", "show", f"--{option.name}", "password=hidden\udcff")
+        assert (refused.exit_code, "hidden" in refused.stderr) == (2, False)
+        return  # from the environment or a file it is checked where it is used: see test_session_conninfo
     refused = invoke("config", "show", **{option.variable: "a\udcff"})
     assert (refused.exit_code, f"--{option.name}" in refused.stderr) == (2, True)
     if str in option.value_type.toml:

@@ -38,7 +38,7 @@ def settings(**chosen: Any) -> Settings:
         ({"source": "both"}, " --source both"),
         ({"slot": "cdc_outbox_0_of_2", "publication": "cdc_outbox_0_of_2"}, " --shard 0/2"),
         ({"slot": "shop_1_of_3", "publication": "cdc_outbox_1_of_3"}, " --shard 1/3 --slot shop"),
-        ({"slot": "shop_1_of_3"}, " --slot shop_1_of_3"),
+        ({"slot": "shop_1_of_3"}, " --shard 1/3 --slot shop"),
         ({"slot": "other", "on_poison": "skip"}, " --slot other --on-poison skip"),
     ],
 )
