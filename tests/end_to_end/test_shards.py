@@ -106,7 +106,11 @@ def test_a_shard_takes_no_publication_but_its_own(outbox: Outbox) -> None:
         "DROP PUBLICATION cdc_outbox_0_of_2; CREATE PUBLICATION cdc_outbox_0_of_2 FOR TABLE outbox WHERE ("
         "mod(hashtext(coalesce(aggregateid, '')) & 2147483647, 2) = 1) WITH (publish = 'insert')"
     )
-    refused(outbox.relay("--shard", "0/2"), "does not send just the rows of shard 0/2", "sql install --shards 2")
+    refused(
+        outbox.relay("--shard", "0/2"),
+        "does not send just the rows of shard 0/2",
+        "sql install --publication cdc_outbox_0_of_2 --shards 2",
+    )
     outbox.database.execute("ALTER PUBLICATION cdc_outbox_0_of_2 SET TABLE outbox")
     refused(outbox.relay("--shard", "0/2"), "does not send just the rows of shard 0/2", "WHERE true")
     refused(outbox.relay("--shard", "0/3"), "publication cdc_outbox_0_of_3 of shard 0/3 does not exist")
