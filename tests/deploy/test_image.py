@@ -130,7 +130,7 @@ def test_image_prints_its_versions(image: Image) -> None:
     assert f"cdc-outbox {__version__}" in image.run("--version").stdout
 
 
-def test_process_is_nobody_without_capabilities_and_can_write_nowhere(image: Image) -> None:
+def test_the_process_is_not_root_has_no_capability_and_can_write_nowhere(image: Image) -> None:
     found = image.python("""
 import json, os, pwd
 status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines())

@@ -43,11 +43,6 @@ def test_no_test_is_named_without_its_file(promise: str) -> None:
     assert written == [name for _, name in named_tests(promise)]
 
 
-@pytest.mark.parametrize("promise", PROMISES)
-def test_every_promise_is_one_bold_sentence_first(promise: str) -> None:
-    assert section(PAGE, promise).lstrip().startswith("**")
-
-
 def test_every_promise_of_the_readme_is_here() -> None:
     table = re.findall(r"^\| ([A-Z][\w ]+) \| .+ \| .*tests/.+ \|$", read("README.md").prose, re.MULTILINE)
     assert len(table) == 6

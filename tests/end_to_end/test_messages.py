@@ -164,13 +164,13 @@ POISON: Final[list[tuple[str, bytes, str]]] = [
     ("an array", b"[1]", "bad-message"),
     (
         "no id",
-        b'{"aggregatetype":"order","aggregateid":"the-culprit","type":"T","payload":"hush-hush"}',
+        b'{"aggregatetype":"order","aggregateid":"the-rejected-one","type":"T","payload":"hush-hush"}',
         "missing-member",
     ),
-    ("id null", message(id=None, aggregateid="the-culprit")[1], "no-id"),
-    ("no payload", message(None, aggregateid="the-culprit")[1], "missing-member"),
-    ("topic", message(aggregatetype="my order", aggregateid="the-culprit")[1], "bad-topic"),
-    ("headers", message(headers=[1], aggregateid="the-culprit")[1], "bad-headers"),
+    ("id null", message(id=None, aggregateid="the-rejected-one")[1], "no-id"),
+    ("no payload", message(None, aggregateid="the-rejected-one")[1], "missing-member"),
+    ("topic", message(aggregatetype="my order", aggregateid="the-rejected-one")[1], "bad-topic"),
+    ("headers", message(headers=[1], aggregateid="the-rejected-one")[1], "bad-headers"),
 ]
 
 
@@ -193,7 +193,7 @@ def test_a_message_that_is_no_event_stops_the_relay_where_it_is(outbox: Outbox, 
     assert not outbox.confirmed_past(behind)
 
 
-def test_every_kind_of_culprit_becomes_a_dead_letter_and_their_neighbours_arrive(outbox: Outbox) -> None:
+def test_every_kind_of_rejected_message_becomes_a_dead_letter_and_the_others_arrive(outbox: Outbox) -> None:
     install(outbox)
     writer = outbox.database.connect()
     neighbours = []

@@ -26,11 +26,11 @@ def test_poison_stops_the_relay_where_it_is(outbox: Outbox, columns: dict[str, A
     outbox.create_slot()
     before = outbox.add_all([{}, {}])
     reached = outbox.current_lsn()
-    outbox.add(**{"aggregateid": "the-culprit", "payload": '"hush-hush"', **columns})
+    outbox.add(**{"aggregateid": "the-rejected-one", "payload": '"hush-hush"', **columns})
     behind = outbox.current_lsn()
     outbox.add()
     relay = outbox.relay()
-    last = ended(relay, 65, "the-culprit", "public.outbox", "--on-poison")
+    last = ended(relay, 65, "the-rejected-one", "public.outbox", "--on-poison")
     assert last["reason"] == reason
     assert "hush-hush" not in relay.stderr_text
     assert ids(outbox.records()) == before
@@ -69,8 +69,8 @@ def test_a_payload_that_is_larger_than_kafka_takes(outbox: Outbox) -> None:
     outbox.create_slot()
     before = outbox.add()
     reached = outbox.current_lsn()
-    outbox.add(payload="x" * 2_000_000, aggregateid="the-culprit")
-    last = ended(outbox.relay(), 65, "the-culprit", f"{outbox.prefix}order", "too large")
+    outbox.add(payload="x" * 2_000_000, aggregateid="the-rejected-one")
+    last = ended(outbox.relay(), 65, "the-rejected-one", f"{outbox.prefix}order", "too large")
     assert last["size"] == 2_000_000
     assert ids(outbox.records()) == [before]
     assert outbox.confirmed_past(reached)

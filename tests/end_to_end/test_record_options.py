@@ -24,7 +24,7 @@ def add_columns(outbox: Outbox, columns: str) -> None:
     outbox.create_slot()
 
 
-def test_without_a_word_the_topic_is_debeziums(outbox: Outbox, relay: Callable[..., Relay]) -> None:
+def test_by_default_the_topic_is_that_of_debezium(outbox: Outbox, relay: Callable[..., Relay]) -> None:
     outbox.create()
     outbox.add(aggregatetype=f"{outbox.prefix}order")
     assert relay("--until", "caught-up", database=outbox.database, kafka=outbox.kafka).wait() == 0
@@ -197,8 +197,8 @@ def test_a_partition_that_the_topic_does_not_have_stops_the_relay_and_nothing_be
     outbox.kafka.create_topic(f"{outbox.prefix}order", partitions=4)
     before = outbox.add(part=1)
     reached = outbox.current_lsn()
-    outbox.add(part=4, aggregateid="the-culprit")
-    ended(outbox.relay("--partition-column", "part"), 65, "partition", "the-culprit", f"{outbox.prefix}order")
+    outbox.add(part=4, aggregateid="the-rejected-one")
+    ended(outbox.relay("--partition-column", "part"), 65, "partition", "the-rejected-one", f"{outbox.prefix}order")
     assert [event_id(record) for record in outbox.records()] == [before]
     assert not outbox.confirmed_past(outbox.current_lsn())
     assert outbox.confirmed_past(reached)

@@ -117,7 +117,7 @@ def test_what_is_printed_is_acknowledged_so_that_the_server_keeps_no_wal_for_it(
         assert tail.wait() == 0, tail.report
 
 
-def test_ctrl_c_ends_it_with_0_and_without_a_word(installed: Database) -> None:
+def test_ctrl_c_ends_it_with_0_and_prints_nothing(installed: Database) -> None:
     with started_command("tail", dsn=installed.dsn) as tail:
         eventually(lambda: tails(installed, streaming=True), "the tail streams")
         tail.interrupt()

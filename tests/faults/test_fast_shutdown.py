@@ -76,7 +76,7 @@ def test_with_kafka_up_a_fast_shutdown_takes_no_time(server: PostgresServer, sho
 
 
 @pytest.mark.nightly
-def test_with_kafka_down_a_fast_shutdown_waits_the_grace_and_is_not_stormed_with_answers(
+def test_with_kafka_down_a_fast_shutdown_waits_ten_seconds_and_is_not_flooded_with_status_updates(
     server: PostgresServer, shop: Outbox, proxy: Callable[[str], Proxy]
 ) -> None:
     witness = Witness(shop.database)

@@ -226,12 +226,12 @@ def test_between_the_last_row_of_a_snapshot_and_the_slot(
     assert judge(events, outbox.records()).duplicates == 8
 
 
-def test_in_the_middle_of_the_search_for_a_culprit(ready: Outbox, witness: Witness) -> None:
-    """Some isolated_lsns have gone alone, and the culprit is not found yet: the next start searches again."""
+def test_in_the_middle_of_the_search_for_a_rejected_record(ready: Outbox, witness: Witness) -> None:
+    """Some transactions are isolated already, the rejected record is not found: the next start searches again."""
     topic = ready.kafka.create_topic(ready.prefix + "small", partitions=1, config={"max.message.bytes": "2000"})
     rows = [{"aggregatetype": "small", "aggregateid": str(number % 3)} for number in range(400)]
     rows[399]["payload"] = '"' + secrets.token_hex(10_000) + '"'
-    culprit = ready.add_all(rows)[399]
+    rejected = ready.add_all(rows)[399]
     broker_proxy(ready.kafka).delay(0.01)
     relay = ready.streaming("--on-poison", "skip", "-X", "linger.ms=200", http=True)
     relay.wait_for_log("delivery.isolating")
@@ -241,5 +241,5 @@ def test_in_the_middle_of_the_search_for_a_culprit(ready: Outbox, witness: Witne
     killed(relay, ready)
     broker_proxy(ready.kafka).delay(0.0)
     ready.drain("--on-poison", "skip")
-    committed = [event for event in witness.committed() if event.id != culprit]
+    committed = [event for event in witness.committed() if event.id != rejected]
     assert judge(committed, ready.records(), last_counts=True).events == 399

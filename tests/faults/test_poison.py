@@ -93,7 +93,7 @@ EACH_WAY: Final = (
 """Found before it is produced, refused by librdkafka at once or later, refused by the broker: all but other words for these."""
 
 OWN_ID: Final = "00000000-0000-4000-8000-00000000dead"
-"""The culprit's, unless it has none."""
+"""The rejected record's, unless it has none."""
 
 
 @pytest.fixture
@@ -110,12 +110,12 @@ def outbox(outbox: Outbox) -> Outbox:
     return outbox
 
 
-def _culprit(kind: Poison) -> dict[str, Any]:
+def _rejected_event(kind: Poison) -> dict[str, Any]:
     return {"id": OWN_ID, "aggregateid": "7", **kind.row}
 
 
 def _neighbour(kind: Poison) -> dict[str, Any]:
-    """An event like the culprit, of the same topic where it has one, but good."""
+    """An event like the rejected record, of the same topic where it has one, but good."""
     topic = kind.row.get("aggregatetype", "order")
     return {"aggregatetype": topic if topic in {"small", "punctual", "compacted"} else "order", "aggregateid": "7"}
 
@@ -131,7 +131,7 @@ def test_stop_delivers_all_before_the_rejected_record_and_names_the_cure_and_ski
     good = _neighbour(kind)
     before = [outbox.add(**good) for _ in range(5)]
     confirmed = outbox.current_lsn()
-    same = outbox.add_all([good, _culprit(kind), good])
+    same = outbox.add_all([good, _rejected_event(kind), good])
     after = [outbox.add(**good) for _ in range(5)]
 
     stopped = outbox.relay("--on-poison", "stop", *WHOLE_BATCH, *kind.arguments)
@@ -143,10 +143,10 @@ def test_stop_delivers_all_before_the_rejected_record_and_names_the_cure_and_ski
     assert last["type"] == "OrderPlaced"
     assert "total" not in stopped.stderr_text, "a payload was logged"
     arrived = set(ids(outbox.records()))
-    assert {*before, same[0]} <= arrived, "what came before the culprit is not delivered"
+    assert {*before, same[0]} <= arrived, "what came before the rejected record is not delivered"
     assert OWN_ID not in arrived
     assert outbox.confirmed_past(confirmed)
-    assert not outbox.confirmed_past(last["lsn"]), "the culprit's transaction was confirmed"
+    assert not outbox.confirmed_past(last["lsn"]), "the rejected record's transaction was confirmed"
 
     skipping = outbox.streaming("--on-poison", "skip", *WHOLE_BATCH, *kind.arguments, http=True)
     outbox.confirm()
@@ -164,7 +164,7 @@ def _keyed(records: list[Record]) -> list[Record]:
     return [record for record in records if record.key is not None]
 
 
-def test_every_kind_of_culprit_in_one_go_becomes_a_dead_letter_and_their_neighbours_arrive(
+def test_rejected_records_of_every_kind_together_become_dead_letters_and_the_others_arrive(
     outbox: Outbox, witness: Witness
 ) -> None:
     """All but those that need an option of their own."""
@@ -214,7 +214,7 @@ def _reasons(kinds: dict[str, Poison]) -> dict[str, int]:
 # -- innocent neighbours
 
 
-def test_a_batch_refused_for_two_culprits_of_two_transactions_condemns_these_two_alone(
+def test_a_batch_refused_for_two_records_of_two_transactions_rejects_these_two_alone(
     outbox: Outbox, witness: Witness
 ) -> None:
     large = {"aggregatetype": "small", "payload": _noise(3 * LIMIT)}
@@ -232,7 +232,7 @@ def test_a_batch_refused_for_two_culprits_of_two_transactions_condemns_these_two
     assert metrics(relay)['events_skipped_total{reason="msg-size-too-large"}'] == 2
 
 
-def test_two_culprits_in_one_transaction_are_left_out_and_the_rest_of_it_arrives(
+def test_two_rejected_records_in_one_transaction_are_skipped_and_the_rest_of_it_arrives(
     outbox: Outbox, witness: Witness
 ) -> None:
     large = {"aggregatetype": "small", "payload": _noise(3 * LIMIT)}
@@ -242,16 +242,16 @@ def test_two_culprits_in_one_transaction_are_left_out_and_the_rest_of_it_arrives
     assert judge(_without(witness.committed(), first, second), outbox.records()).events == 3
 
 
-def test_a_culprit_in_a_transaction_of_two_thousand_rows_is_found(outbox: Outbox, witness: Witness) -> None:
+def test_a_rejected_record_in_a_transaction_of_two_thousand_rows_is_found(outbox: Outbox, witness: Witness) -> None:
     rows = [{"aggregatetype": "small", "aggregateid": f"key {number % 7}"} for number in range(2000)]
     rows[1234] = {"aggregatetype": "small", "payload": _noise(3 * LIMIT)}
-    culprit = outbox.add_all(rows)[1234]
+    rejected = outbox.add_all(rows)[1234]
     relay = outbox.streaming("--on-poison", "skip")
     outbox.confirm()
-    verdict = judge(_without(witness.committed(), culprit), outbox.records())
+    verdict = judge(_without(witness.committed(), rejected), outbox.records())
     assert verdict.events == 2000
     (line,) = relay.log_lines("poison")
-    assert line["id"] == culprit
+    assert line["id"] == rejected
 
 
 # -- the first start
@@ -267,34 +267,34 @@ def unstarted(database: Database, kafka: KafkaCluster, relay: Callable[..., Rela
 
 
 def _fill(outbox: Outbox) -> tuple[list[str], str]:
-    """Rows of a snapshot: more than one batch of it. All ids, and the culprit's."""
+    """Rows of a snapshot: more than one batch of it. All ids, and the rejected record's."""
     rows: list[dict[str, Any]] = [{"aggregateid": f"key-{number % 9}"} for number in range(2500)]
     rows[2100]["payload"] = _noise(3 * LIMIT)
     written = outbox.add_all(rows)
     return written, written[2100]
 
 
-def test_a_culprit_among_the_rows_of_a_first_start_is_left_out_alone(unstarted: Outbox) -> None:
-    written, culprit = _fill(unstarted)
+def test_a_rejected_record_among_the_rows_of_a_first_start_is_skipped_alone(unstarted: Outbox) -> None:
+    written, rejected = _fill(unstarted)
     expected = [Event(id_, f"key-{number % 9}") for number, id_ in enumerate(written)]
     started = unstarted.drain("--on-poison", "skip", *WHOLE_BATCH)
-    judge(_without(expected, culprit), unstarted.records())
-    assert [line["id"] for line in started.log_lines("poison")] == [culprit]
+    judge(_without(expected, rejected), unstarted.records())
+    assert [line["id"] for line in started.log_lines("poison")] == [rejected]
 
 
 def test_a_first_start_that_stops_at_a_rejected_record_leaves_no_slot_and_another_policy_continues_without_loss(
     unstarted: Outbox,
 ) -> None:
-    written, culprit = _fill(unstarted)
+    written, rejected = _fill(unstarted)
     expected = [Event(id_, f"key-{number % 9}") for number, id_ in enumerate(written)]
     last = ended(unstarted.relay(*WHOLE_BATCH), 65, "--on-poison skip")
-    assert (last["id"], last["limit"]) == (culprit, LIMIT)
+    assert (last["id"], last["limit"]) == (rejected, LIMIT)
     no_slot_left(unstarted)
     topic = unstarted.kafka.create_topic(f"dead-{unstarted.prefix}", partitions=1)
     unstarted.drain("--on-poison", "dead-letter", "--dead-letter-topic", topic, *WHOLE_BATCH)
-    judge(_without(expected, culprit), unstarted.records())
+    judge(_without(expected, rejected), unstarted.records())
     (letter,) = unstarted.kafka.consume(topic, 0)
-    assert letter.header("id") == culprit.encode()
+    assert letter.header("id") == rejected.encode()
     assert len(letter.value or b"") > LIMIT
 
 
@@ -306,11 +306,11 @@ def test_a_dead_letter_too_large_for_its_topic_has_the_size_of_its_payload_inste
 ) -> None:
     topic = outbox.kafka.create_topic(f"dead-{outbox.prefix}", config={"max.message.bytes": str(LIMIT)})
     payload = _noise(3 * LIMIT)
-    culprit, after = outbox.add_all([{"aggregatetype": "small", "payload": payload}, {"aggregatetype": "small"}])
+    rejected, after = outbox.add_all([{"aggregatetype": "small", "payload": payload}, {"aggregatetype": "small"}])
     outbox.drain("--on-poison", "dead-letter", "--dead-letter-topic", topic)
     assert ids(outbox.records())[-1:] == [after]
     (letter,) = outbox.kafka.consume(topic, 0)
-    assert (letter.header("id"), letter.value, letter.key) == (culprit.encode(), None, b"1")
+    assert (letter.header("id"), letter.value, letter.key) == (rejected.encode(), None, b"1")
     assert letter.header("outbox.payload.bytes") == str(len(payload)).encode()
     assert letter.header("outbox.error.reason") == b"msg-size-too-large"
 
@@ -327,16 +327,16 @@ def closed(database: Database, fragile_kafka: KafkaCluster, relay: Callable[...,
 def test_an_unknown_topic_for_dead_letters_stops_the_relay_and_nothing_is_lost(closed: Outbox) -> None:
     topic = f"dead-{closed.prefix}"
     closed.kafka.create_topic(closed.prefix + "order")
-    before, culprit, after = closed.add(), closed.add(headers="[1]"), closed.add()
+    before, rejected, after = closed.add(), closed.add(headers="[1]"), closed.add()
     policy = ("--on-poison", "dead-letter", "--dead-letter-topic", topic)
     last = ended(closed.relay(*policy, *QUICK), 78, topic, "kafka-topics.sh")
-    assert last["id"] == culprit
+    assert last["id"] == rejected
     assert ids(closed.records()) == [before]
     assert not closed.confirmed_past(last["lsn"])
     closed.kafka.create_topic(topic)
     closed.drain(*policy)
     assert ids(closed.records()) == [before, after]
-    assert ids(closed.kafka.consume(topic, 0)) == [culprit]
+    assert ids(closed.kafka.consume(topic, 0)) == [rejected]
 
 
 def test_an_unknown_topic_stops_the_relay_and_once_it_is_made_all_arrives(closed: Outbox, witness: Witness) -> None:
@@ -368,8 +368,8 @@ def test_a_relay_killed_around_a_dead_letter_sends_it_again(frozen: str, closed:
     closed.confirm()
     assert closed.kafka.proxy is not None
     closed.kafka.proxy.freeze(Direction.TO_SERVER if frozen == "on its way" else Direction.TO_CLIENT)
-    culprit = closed.add(headers="[1]")
-    victim.wait_for_log("poison", id=culprit)
+    rejected = closed.add(headers="[1]")
+    victim.wait_for_log("poison", id=rejected)
     if frozen != "on its way":
         closed.kafka.consume(topic, 1)
     assert not closed.confirmed_past(victim.log_lines("poison")[0]["lsn"])
@@ -378,7 +378,7 @@ def test_a_relay_killed_around_a_dead_letter_sends_it_again(frozen: str, closed:
     closed.kafka.proxy.thaw()
     closed.add()
     closed.drain(*policy)
-    judge(_without(witness.committed(), culprit), closed.records())
+    judge(_without(witness.committed(), rejected), closed.records())
     letters = closed.kafka.consume(topic, 1)
-    assert set(ids(letters)) == {culprit}
+    assert set(ids(letters)) == {rejected}
     eventually(lambda: closed.slot() is not None, "the slot is there")

@@ -226,15 +226,15 @@ def test_a_coordinator_that_is_not_ready_for_producers_yet_is_waited_for(
 
 def test_a_dead_letter_topic_without_write_permission_stops_the_relay(outbox: Outbox, mock_kafka: MockKafka) -> None:
     outbox.create_slot()
-    culprit = outbox.add(headers="[1]")
+    rejected = outbox.add(headers="[1]")
     mock_kafka.create_topic(f"dead-{outbox.prefix}")
     mock_kafka.fail(Request.PRODUCE, KafkaError.TOPIC_AUTHORIZATION_FAILED)
     policy = ("--on-poison", "dead-letter", "--dead-letter-topic", f"dead-{outbox.prefix}")
     last = ended(outbox.relay(*policy, *QUICK), 77, f"dead-{outbox.prefix}", "kafka-acls")
-    assert last["id"] == culprit
+    assert last["id"] == rejected
     assert not outbox.confirmed_past(last["lsn"])
     outbox.drain(*policy)
-    assert ids(outbox.kafka.consume(f"dead-{outbox.prefix}", 0)) == [culprit]
+    assert ids(outbox.kafka.consume(f"dead-{outbox.prefix}", 0)) == [rejected]
 
 
 # -- a slow cluster

@@ -129,7 +129,7 @@ def test_what_was_committed_before_the_gap_is_delivered_once_before_the_relay_st
         ),
     ],
 )
-def test_a_change_that_hides_rows_without_a_word_is_found_at_once_while_kafka_is_down(
+def test_a_change_that_hides_rows_without_an_error_is_found_at_once_while_kafka_is_down(
     change: str, words: str, fragile: Outbox, witness: Witness
 ) -> None:
     """The watch looks every half minute, and as soon as reading is paused."""

@@ -119,7 +119,7 @@ def _witness(outbox: Outbox) -> Witness:
     return Witness(outbox.database)
 
 
-def test_a_silent_wire_is_given_up_within_the_servers_own_timeout(
+def test_a_silent_connection_is_given_up_within_the_servers_own_timeout(
     ready: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
 ) -> None:
     wire = proxy(ready.database.dsn)
@@ -151,7 +151,7 @@ def test_a_relay_that_has_streamed_and_lost_postgresql_is_reconnecting(
     ends_well(ready, relay, witness)
 
 
-def test_a_server_that_is_gone_without_a_word_is_noticed_and_the_next_connection_streams(
+def test_a_server_that_vanishes_silently_is_noticed_and_the_next_connection_streams(
     ready: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
 ) -> None:
     """The server saw the connection end; we did not."""

@@ -273,7 +273,7 @@ def test_a_head_in_pieces_is_put_together(relay: Relay) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.0 200 ")
 
 
-def test_a_client_that_trickles_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, relay: Relay) -> None:
+def test_a_client_that_sends_its_head_slowly_is_disconnected(monkeypatch: pytest.MonkeyPatch, relay: Relay) -> None:
     monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.3)
     begun = time.monotonic()
     with socket.create_connection(relay.place, timeout=DEADLINE_SECONDS) as connection:
@@ -292,7 +292,7 @@ def test_a_client_that_trickles_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, r
     assert time.monotonic() - begun < 5
 
 
-def test_a_client_that_leaves_early_is_no_news(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_disconnects_early_is_not_logged(relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(5):
         socket.create_connection(relay.place, timeout=DEADLINE_SECONDS).close()
 

@@ -172,7 +172,7 @@ def test_a_server_and_its_files_go_when_the_process_that_started_it_is_killed() 
 
 
 @as_root
-def test_for_root_the_server_is_nobodys(own_postgres: Callable[..., PostgresServer]) -> None:
+def test_for_root_the_server_runs_as_nobody(own_postgres: Callable[..., PostgresServer]) -> None:
     server = own_postgres().embedded
     assert server is not None
     account = unprivileged_account()

@@ -638,7 +638,7 @@ def test_the_writer_can_do_nothing_else(with_roles: Database, statement: str) ->
         connection.execute(statement.encode())
 
 
-def test_the_function_is_not_led_astray_by_its_callers_search_path(with_roles: Database) -> None:
+def test_the_function_ignores_the_search_path_of_its_caller(with_roles: Database) -> None:
     dsn = login(with_roles, f"app_{secrets.token_hex(4)}", member_of="cdc_outbox_writer")
     connection = with_roles.connect(dsn)
     connection.execute(

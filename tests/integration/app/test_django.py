@@ -115,7 +115,7 @@ def test_tests_of_django_may_use_both_in_their_transaction(migrated: Database) -
     from django.test import TestCase
 
     class Tests(TestCase):
-        def test_both(self) -> None:
+        def test_emit_and_once_in_a_test_case(self) -> None:
             with capture() as events:
                 emit("default", **ORDER)
                 with once("default", consumer="mailer", message_id="1") as first:
@@ -126,7 +126,7 @@ def test_tests_of_django_may_use_both_in_their_transaction(migrated: Database) -
             assert [event.type for event in events] == ["OrderPlaced"]
 
     result = unittest.TestResult()
-    unittest.TestSuite([Tests("test_both")]).run(result)
+    unittest.TestSuite([Tests("test_emit_and_once_in_a_test_case")]).run(result)
 
     assert (result.testsRun, result.errors, result.failures) == (1, [], [])
     assert migrated.execute("SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM inbox)") == [(0, 0)]

@@ -153,7 +153,7 @@ def test_a_role_without_execute_gets_the_grant_as_cure(shop: Database, writer: s
     assert 'EXECUTE on "public"."outbox_emit"' in refusal.value.__notes__[0]
 
 
-def test_an_error_that_the_function_has_nothing_to_do_with_has_no_note(shop: Database) -> None:
+def test_an_error_of_another_statement_has_no_note(shop: Database) -> None:
     with psycopg.connect(shop.dsn) as connection, pytest.raises(psycopg.errors.InvalidTextRepresentation) as refusal:
         emit(connection, **ORDER, payload="no JSON")
 

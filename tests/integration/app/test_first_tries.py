@@ -116,7 +116,7 @@ PAYLOADS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("what", PAYLOADS)
-def test_a_payload_as_people_have_it(what: str, connection: Any, row: Callable[[], Any]) -> None:
+def test_a_payload_of_any_usual_type(what: str, connection: Any, row: Callable[[], Any]) -> None:
     payload, text = PAYLOADS[what]
 
     emit(connection, **{**ORDER, "payload": payload})
@@ -160,7 +160,7 @@ PARTS: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
 
 
 @pytest.mark.parametrize("what", PARTS)
-def test_parts_as_people_have_them(what: str, connection: Any, row: Callable[[], Any]) -> None:
+def test_parts_of_any_usual_type(what: str, connection: Any, row: Callable[[], Any]) -> None:
     given, found = PARTS[what]
 
     emit(connection, **{**ORDER, **given})

@@ -49,7 +49,7 @@ def test_the_first_time_takes_effect_and_is_committed_and_the_second_does_not(ad
     assert shop.execute(EFFECTS) == [(1, 1)]
 
 
-def test_an_effect_that_failed_was_no_first_time(adapter: Adapter, shop: Database) -> None:
+def test_an_effect_that_failed_leaves_the_message_unclaimed(adapter: Adapter, shop: Database) -> None:
     consume_and_fail(adapter)
     assert shop.execute(EFFECTS) == [(0, 0)]
 

@@ -33,7 +33,7 @@ def test_all_in_order_is_good() -> None:
     assert (verdict.committed, verdict.rolled_back, verdict.duplicates) == (3, 1, 0)
 
 
-def test_order_between_keys_is_nobodys_promise() -> None:
+def test_order_between_keys_is_not_promised() -> None:
     assert judge(tally(OTHER, PLACED, PAID)).good
 
 

@@ -83,9 +83,3 @@ def test_the_reference_lists_every_event_with_its_level_and_no_other() -> None:
     assert documented.pop("library") == {"any"}
 
     assert documented == logged, "docs/reference/logs.md: one row for each event, | `event` | level | when |"
-
-
-def test_the_table_is_in_alphabetical_order() -> None:
-    events = re.findall(r"^\| `([\w.-]+)` \|", REFERENCE.read_text(), re.MULTILINE)
-
-    assert events == sorted(events)

@@ -265,7 +265,7 @@ def test_there_are_no_created_series_and_the_process_is_measured_too() -> None:
     assert "python_gc_objects_collected_total" in text
 
 
-def test_two_registries_do_not_meet() -> None:
+def test_two_registries_share_no_metric() -> None:
     registry_of(Counters())
     registry_of(Counters())
 

@@ -84,7 +84,7 @@ def test_watchdog_messages_come_within_the_interval_and_end_when_the_loop_is_stu
     assert heard_at[-1] <= 159 + STUCK_AFTER_SECONDS
 
 
-def test_without_a_watchdog_there_are_no_signs_of_life(unit: Unit) -> None:
+def test_without_a_watchdog_no_watchdog_message_is_sent(unit: Unit) -> None:
     told = unit.told()
     for second in range(100):
         told.tick(second)

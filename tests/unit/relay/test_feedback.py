@@ -28,7 +28,7 @@ def test_a_keepalive_inside_a_transaction_confirms_nothing() -> None:
     assert {told.flush for told in rig.stream.told} == {0}
 
 
-def test_a_question_is_answered_at_the_next_turn() -> None:
+def test_a_keepalive_request_is_answered_at_the_next_turn() -> None:
     rig = Rig([build.keepalive(500)])
     asked: list[float] = []
 
@@ -44,7 +44,7 @@ def test_a_question_is_answered_at_the_next_turn() -> None:
     assert any(0 <= told.at - asked[0] <= 0.001 for told in rig.stream.told)
 
 
-def test_a_storm_of_questions_gets_ten_answers_a_second() -> None:
+def test_a_flood_of_keepalive_requests_gets_ten_answers_a_second() -> None:
     """A server that shuts down asks again and again, without end."""
     rig = Rig([build.keepalive(500, reply_requested=True)] * 2000)
 
@@ -75,7 +75,7 @@ def test_the_relay_disconnects_from_a_stopping_server_when_kafka_confirms_nothin
     assert rig.stream.ended == "abandoned"
 
 
-def test_a_server_that_has_news_with_each_question_is_not_stopping() -> None:
+def test_a_server_that_sends_data_with_each_keepalive_request_is_not_stopping() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
     rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_015 else 0)
 
@@ -123,7 +123,7 @@ def test_a_quiet_server_is_asked_for_a_keepalive_well_within_its_timeout(timeout
     assert max(later - earlier for earlier, later in pairwise(questions)) <= 2 * between
 
 
-def test_a_wire_that_stays_silent_is_dead() -> None:
+def test_a_connection_that_stays_silent_is_given_up() -> None:
     rig = Rig([build.keepalive(500)])
     with pytest.raises(ConnectionLost, match="no data from PostgreSQL for 6"):
         rig.run()

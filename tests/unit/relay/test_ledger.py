@@ -250,7 +250,7 @@ def test_a_keepalive_that_lies_back_is_left() -> None:
     assert ledger.flush_lsn == 100
 
 
-def test_no_claim_is_made_below_what_the_slot_has_confirmed_already() -> None:
+def test_no_lsn_is_reported_below_what_the_slot_has_confirmed() -> None:
     """Decoding begins at the restart LSN, before the confirmed one, and the first keepalives tell how far it is."""
     ledger = AckLedger(Lsn(100))
     ledger.keepalive(Lsn(99))

@@ -217,7 +217,7 @@ def test_a_queue_that_stays_full_is_logged_once_and_so_is_its_end() -> None:
         ([begin(200), build.xlogdata(build.relation())[:-1]], "malformed pgoutput Relation"),
     ],
 )
-def test_bytes_that_the_manual_does_not_allow_end_the_relay_with_all_before_them_confirmed(
+def test_a_message_that_violates_the_protocol_ends_the_relay_with_all_before_it_confirmed(
     broken: list[bytes], message: str
 ) -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *broken])

@@ -89,7 +89,7 @@ def test_a_stop_in_mid_backpressure_ends_in_time() -> None:
     assert rig.flushed == 0
 
 
-def test_a_connection_that_breaks_before_the_last_word_is_no_clean_end() -> None:
+def test_a_connection_that_breaks_before_the_last_status_update_is_no_clean_end() -> None:
     """All is delivered, but the server does not know: it will send it again."""
     rig = Rig([RELATION, *transaction(100, "e1")])
 
@@ -104,7 +104,7 @@ def test_a_connection_that_breaks_before_the_last_word_is_no_clean_end() -> None
     assert (rig.ids, rig.flushed, rig.stream.ended) == (["e1"], 0, "abandoned")
 
 
-def test_a_last_word_that_the_server_may_not_have_read_is_no_clean_end() -> None:
+def test_a_last_status_update_that_the_server_may_not_have_read_is_no_clean_end() -> None:
     rig = Rig([RELATION, *transaction(100, "e1")])
     rig.stream.last_status_is_read = False
     rig.stop_when(lambda: rig.flushed == 108)

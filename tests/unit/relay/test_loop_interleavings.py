@@ -247,7 +247,7 @@ class Outages:
 
 @given(worlds(), choices, st.integers(1, 4), st.data())
 @settings(max_examples=150, deadline=None)
-def test_nothing_is_lost_over_any_number_of_generations(
+def test_nothing_is_lost_over_any_number_of_sessions(
     world: World, choices: Choices, capacity: int, data: st.DataObject
 ) -> None:
     """Connections that break anywhere, a Kafka that refuses batches: the slot and the log of Kafka are all that stays."""

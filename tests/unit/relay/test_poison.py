@@ -84,7 +84,7 @@ def test_what_is_left_out_is_counted_by_reason(error: CdcOutboxError, reason: st
     assert (counters.skipped, counters.dead_lettered) == ({reason: 2}, {reason: 1})
 
 
-def test_a_letter_about_a_record_has_its_headers() -> None:
+def test_a_dead_letter_about_a_record_has_its_headers() -> None:
     letter = letter_of(rejected())
     assert (letter.topic, letter.key, letter.value) == ("letters", b"k", b"s3cret payload")
     assert (letter.timestamp, letter.partition) == (7, -1)
@@ -100,7 +100,7 @@ def test_a_letter_about_a_record_has_its_headers() -> None:
     assert RECORD.headers == [("id", b"e1"), ("a", b"1")]
 
 
-def test_an_event_for_the_topic_of_the_dead_letters_is_no_letter_and_becomes_one() -> None:
+def test_an_event_for_the_topic_of_the_dead_letters_becomes_a_dead_letter() -> None:
     about = rejected()
     assert about.record is not None
     event = about._replace(record=about.record._replace(topic="letters"))
@@ -110,7 +110,7 @@ def test_an_event_for_the_topic_of_the_dead_letters_is_no_letter_and_becomes_one
         policy("dead-letter").apply(POISON, about._replace(record=letter))
 
 
-def test_a_letter_about_an_event_that_never_became_a_record_has_what_the_row_has() -> None:
+def test_a_dead_letter_about_an_event_that_never_became_a_record_has_what_the_row_has() -> None:
     headers = dict(letter_of(rejected(None)).headers)
     assert (headers["id"], headers["type"], headers["outbox.headers"]) == (b"e1", b"Placed", b'{"a":1}')
     assert "outbox.original.topic" not in headers
@@ -133,7 +133,7 @@ def test_the_envelope_has_its_bounds_whatever_the_event_is() -> None:
     assert sum(len(name) + len(value or b"") for name, value in letter.headers) < ENVELOPE_BYTES
 
 
-def test_a_letter_becomes_smaller_by_its_payload_then_by_the_events_own_headers_but_never_loses_id_and_key() -> None:
+def test_a_dead_letter_shrinks_by_its_payload_then_by_the_events_headers_and_keeps_id_and_key() -> None:
     first = shrink_dead_letter(letter_of(rejected()))
     assert first is not None
     assert (first.value, first.headers[-1]) == (None, ("outbox.payload.bytes", b"14"))
@@ -145,7 +145,7 @@ def test_a_letter_becomes_smaller_by_its_payload_then_by_the_events_own_headers_
 
 
 def test_an_event_that_comes_again_is_counted_and_logged_once() -> None:
-    """A search for another culprit, or a reconnect, brings it again."""
+    """A search for another rejected record, or a reconnect, brings it again."""
     counters = Counters()
     skip = PoisonPolicy("skip", None, 1_000_000, counters)
     for about in (rejected(), rejected(), rejected(lsn=Lsn(300)), rejected(event=EVENT._replace(id=b"e2"))):
@@ -153,7 +153,7 @@ def test_an_event_that_comes_again_is_counted_and_logged_once() -> None:
     assert counters.skipped == {"bad-headers": 3}
 
 
-def test_a_letter_is_never_made_about_a_letter() -> None:
+def test_no_dead_letter_is_made_about_a_dead_letter() -> None:
     letter = letter_of(rejected())
     with pytest.raises(PoisonEvent):
         policy("dead-letter").apply(POISON, rejected(letter))
@@ -166,6 +166,6 @@ def test_a_topic_for_dead_letters_that_is_none_is_refused_at_start(topic: str) -
         PoisonPolicy("dead-letter", topic, 1_000_000, Counters())
 
 
-def test_without_letters_their_topic_does_not_matter() -> None:
+def test_without_dead_letters_their_topic_does_not_matter() -> None:
     assert not PoisonPolicy("skip", "a b", 1_000_000, Counters()).stops
     assert PoisonPolicy("stop", None, 1_000_000, Counters()).stops

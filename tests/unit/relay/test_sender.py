@@ -1,4 +1,4 @@
-"""What Kafka refuses: nothing past it is confirmed, the culprit is found alone, the policy decides."""
+"""What Kafka refuses: nothing past it is confirmed, the rejected record is found alone, the policy decides."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_failed_delivery_names_its_transaction_and_confirms_nothing_past_it() 
     assert rig.counters.delivery_errors == {("outbox.event.order", "MSG_SIZE_TOO_LARGE"): 1}
 
 
-def test_a_suspected_transaction_goes_record_by_record_and_the_culprit_is_found() -> None:
+def test_the_transaction_of_a_refused_batch_is_sent_record_by_record_until_the_rejected_one_is_found() -> None:
     events = [*transaction(100, "e0"), *transaction(200, "e1", "e2", "e3"), *transaction(300, "e4")]
     rig = Rig([RELATION, *events], policy="skip")
     rig.kafka.refuse = only("e2", KafkaError.MSG_SIZE_TOO_LARGE)
@@ -77,7 +77,7 @@ def test_a_suspected_transaction_goes_record_by_record_and_the_culprit_is_found(
     assert (told["id"], told["lsn"]) == ("e2", "0/C8")
 
 
-def test_a_kafka_that_fails_without_a_culprit_is_tried_again_and_counted_once() -> None:
+def test_a_failure_that_no_record_causes_is_tried_again_and_counted_once() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2")])
     rig.kafka.refuse = lambda record: KafkaError.INVALID_PRODUCER_EPOCH if event_id(record) == "e2" else None
     with pytest.raises(Unreachable):
@@ -168,7 +168,7 @@ def test_a_topic_that_does_not_exist_stops_with_the_event_that_wanted_it() -> No
     assert rig.flushed == 108
 
 
-def test_all_that_is_refused_with_the_first_is_suspected_together() -> None:
+def test_records_refused_with_the_first_are_isolated_together() -> None:
     """librdkafka reports the records of a refused batch one after the other."""
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")])
     rig.kafka.refuse = lambda record: KafkaError.INVALID_RECORD if event_id(record) != "e3" else None
@@ -190,8 +190,8 @@ def test_a_row_outside_a_transaction_is_a_protocol_error_whatever_came_before(
     assert (rig.ids, rig.flushed) == (["e1"], 108)
 
 
-def test_a_trial_that_fails_without_a_culprit_is_no_verdict() -> None:
-    """Kafka itself is in trouble: nobody is condemned, and nothing is confirmed."""
+def test_an_isolation_that_fails_for_another_reason_rejects_no_record() -> None:
+    """Kafka itself is in trouble: no record is rejected, and nothing is confirmed."""
     rig = Rig([RELATION, *transaction(100, "e1", "e2")], policy="skip")
     rig.kafka.refuse = only("e1", KafkaError.NOT_ENOUGH_REPLICAS)
     with pytest.raises(Unreachable):
@@ -220,7 +220,7 @@ def test_a_producer_that_can_do_no_more_is_found_out_and_nothing_is_confirmed() 
     assert (rig.flushed, rig.stream.ended) == (0, "closed")
 
 
-def test_records_that_are_purged_with_their_producer_confirm_nothing_in_the_next_generation() -> None:
+def test_records_that_are_purged_with_their_producer_confirm_nothing_in_the_next_session() -> None:
     rig = Rig([RELATION, *transaction(100, "e1"), ConnectionLost("cut")])
     rig.kafka.choose = lambda _count: ()
     with pytest.raises(ConnectionLost):
@@ -245,7 +245,7 @@ def test_a_refusal_that_comes_late_is_never_taken_for_that_of_a_dead_letter(late
     assert rig.flushed == 0
 
 
-def test_only_those_that_kafka_blames_are_suspected_and_not_their_neighbours() -> None:
+def test_only_records_that_kafka_rejects_are_isolated() -> None:
     """A broker may say which records of a batch it does not take; librdkafka fails the others with a code of its own."""
     rig = Rig([RELATION, *transaction(100, "e1"), *transaction(200, "e2"), *transaction(300, "e3")])
     innocent = KafkaError._INVALID_DIFFERENT_RECORD

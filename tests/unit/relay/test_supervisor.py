@@ -17,7 +17,7 @@ from tests.plugins.scripted import Clock, ScriptedStop
 
 
 def test_records_refused_while_stopping_are_no_clean_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search for the culprit is for the next start: 75, not 0."""
+    """The search for the rejected record is for the next start: 75, not 0."""
     stop = ScriptedStop(Clock())
 
     def refused(_self: Supervisor) -> None:
