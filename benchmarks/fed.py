@@ -1,7 +1,7 @@
-"""The loop without servers: messages as a server would send them, and a librdkafka that takes everything and costs nothing.
+"""The loop without servers: prepared messages of PostgreSQL, and a producer that accepts every record at no cost.
 
 In: a shape. Out: `Feed`, whose `run` takes all its messages through the real relay, mappings, ledger and publisher.
-Never: a socket, a thread, or a wait: what is left is our own path of an event, the same work at each run.
+Never: a socket, a thread, or a wait: it measures the relay's own path of an event, the same work at each run.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from tests.plugins.scripted import (
 )
 
 KEYS: Final = 10_000
+"""Different keys, as in the other benchmarks."""
 
 PAYLOAD: Final = b'{"n": 123456, "pad": "' + b"x" * 176 + b'"}'
 """200 bytes, as in the other benchmarks."""
 
 
 class NullKafka(ScriptedKafka):
-    """Stands in for librdkafka's producer: what it is given is delivered at the next poll."""
+    """Takes the place of librdkafka's producer: every record is delivered at the next poll."""
 
     def __init__(self) -> None:
         super().__init__(Clock())
         self._reports: list[Report] = []
         self._message = Message(topic="outbox.event.order", value=PAYLOAD, key=b"1", offset=1)
         self.taken = 0
-        """Records so far."""
+        """Number of records."""
 
     def produce(
         self,
@@ -53,11 +54,11 @@ class NullKafka(ScriptedKafka):
         timestamp: int,
         headers: Headers,
     ) -> None:
-        """Remember whom to tell."""
+        """Keep the report for the next poll."""
         self._reports.append(on_delivery)
 
     def poll(self, seconds: float) -> int:
-        """Tell them."""
+        """Call the reports of all records taken since the last poll."""
         reports, self._reports = self._reports, []
         message = self._message
         for report in reports:
@@ -70,7 +71,7 @@ class NullKafka(ScriptedKafka):
 
 
 class FedStream(ScriptedStream):
-    """Gives a list of messages, as many at a time as are wanted."""
+    """A stream whose messages are a list, read up to `limit` at a time."""
 
     def __init__(self, messages: list[bytes]) -> None:
         super().__init__(Clock(), ())
@@ -78,11 +79,11 @@ class FedStream(ScriptedStream):
         self._at = 0
 
     def wait(self, seconds: float) -> bool:
-        """There is always something."""
+        """Return at once: messages are always available."""
         return True
 
     def receive(self, limit: int) -> list[bytes]:
-        """The next ones."""
+        """The next messages, at most `limit`."""
         start, self._at = self._at, self._at + limit
         self.empty = self._at >= len(self._messages)
         return self._messages[start : self._at]
@@ -103,7 +104,7 @@ class Feed:
             self._end = lsn + 8
 
     def run(self) -> None:
-        """Take it all through a relay; it ends when all is acknowledged."""
+        """Run a relay until all messages are acknowledged."""
         kafka = NullKafka()
         rig = Rig()
         rig.stream = FedStream(self._messages)

@@ -17,7 +17,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
-BUDGET: Final = 11
+BUDGET: Final = 8
 """Words."""
 
 SHOWN: Final = 15

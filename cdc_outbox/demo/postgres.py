@@ -140,12 +140,12 @@ class EmbeddedPostgres:
 
     @property
     def data_dir(self) -> Path:
-        """The cluster's files; they go with `close()`."""
+        """The folder of the cluster, which `close()` removes."""
         return self._made() / "data"
 
     @property
     def log_path(self) -> Path:
-        """What the server writes to stderr, over all its starts."""
+        """The file with the server's stderr, over all its starts."""
         return self._made() / "postgres.log"
 
     # -- life
@@ -160,7 +160,7 @@ class EmbeddedPostgres:
         self.close()
 
     def start(self, *, timeout: float = 60.0) -> None:
-        """Start, for the first time or again with the same data and port; returns when it takes connections."""
+        """Start, for the first time or again with the same data and port; return when it accepts connections."""
         if self.running:
             return
         first = self._folder is None
@@ -181,7 +181,7 @@ class EmbeddedPostgres:
         )
 
     def stop(self, mode: StopMode = "fast", *, timeout: float = 30.0) -> None:
-        """Shut down the way the manual names (18.5). TimeoutError after `timeout` seconds, still at it."""
+        """Shut down in a mode of the manual (18.5). Raises TimeoutError after `timeout` seconds; the shutdown continues."""
         if not self.running:
             self._ended()
             return
@@ -277,7 +277,7 @@ class EmbeddedPostgres:
             conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def _start(self, deadline: float) -> bool:
-        """Whether it got ready. If another process has taken the port, use a new one, unless clients already use it."""
+        """Whether the server is ready. If another process has taken the port, use a new one, unless clients use it already."""
         for _ in range(_PORT_ATTEMPTS):
             logged = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._spawn()
@@ -341,7 +341,7 @@ def _major(version: str) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    """Direct children, as Linux lists them; elsewhere none, and the server's processes find out by themselves."""
+    """Ids of the direct children on Linux. Elsewhere none: the server's processes notice its end by themselves."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
     except FileNotFoundError:

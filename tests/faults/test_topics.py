@@ -160,9 +160,13 @@ def test_a_topic_with_a_small_limit_refuses_no_batch(
     if not first_start:
         outbox.create_slot()
     noise = '"' + "".join(random.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=900)) + '"'
-    for number in range(600):
-        topic = "tiny" if number % 7 == 0 else "order"
-        outbox.add(aggregatetype=topic, aggregateid=f"{topic} {number % 50}", payload=noise)
+    topics = ["tiny" if number % 7 == 0 else "order" for number in range(600)]
+    rows = [
+        {"aggregatetype": topic, "aggregateid": f"{topic} {number % 50}", "payload": noise}
+        for number, topic in enumerate(topics)
+    ]
+    for first in range(0, len(rows), 30):
+        outbox.add_all(rows[first : first + 30])
     started = outbox.relay("-X", "linger.ms=100", http=True)
     started.wait_for_log("streaming", timeout=60)
     outbox.confirm()

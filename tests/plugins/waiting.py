@@ -13,11 +13,16 @@ T = TypeVar("T")
 PATIENCE: Final = 20.0
 """Seconds for what has to happen: much more than it takes on a busy machine."""
 
+PAUSES: Final = (0.02, 0.1)
+"""Seconds between two looks, the first and the longest: a look is often a connection to PostgreSQL, 8 ms of CPU."""
+
 
 def eventually(condition: Callable[[], T], what: str, *, seconds: float = PATIENCE) -> T:
-    """What `condition` gives as soon as it is true. AssertionError, which says `what` did not come, after `seconds`."""
+    """Return the first true result of `condition`. Raise AssertionError, with `what` did not come, after `seconds`."""
     deadline = time.monotonic() + seconds
+    pause, longest = PAUSES
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.5 * pause, longest)
     return found

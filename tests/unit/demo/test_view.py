@@ -144,10 +144,10 @@ def test_the_picture_of_the_readme_is_the_last_screen(monkeypatch: pytest.Monkey
     console.print(after(replace(judge(Tally()), committed=4_128, rolled_back=196, duplicates=12)), highlight=False)
     console.print(following("cdc-outbox"), highlight=False)
     text = console.export_text(clear=False)
-    drawn = console.export_svg(title="cdc-outbox demo", code_format=WITHOUT_FONTS, unique_id="demo")
+    picture = console.export_svg(title="cdc-outbox demo", code_format=WITHOUT_FONTS, unique_id="demo")
     if os.environ.get("CDC_OUTBOX_PICTURES") == "write":
         (PICTURES / "demo.txt").write_text(text, encoding="utf-8")
-        (PICTURES / "demo.svg").write_text(drawn, encoding="utf-8")
+        (PICTURES / "demo.svg").write_text(picture, encoding="utf-8")
 
     assert text == (PICTURES / "demo.txt").read_text(encoding="utf-8")
     svg = (PICTURES / "demo.svg").read_text(encoding="utf-8")
