@@ -53,7 +53,7 @@ class HandlerFailed(Exception):
 
 
 class _Stopped(Exception):
-    """A stop was requested while an event was being retried. It is not consumed, and comes again."""
+    """A stop was requested while an event was being retried. It is not consumed; Kafka delivers it again."""
 
 
 def consume(

@@ -42,7 +42,7 @@ _BEGINS: Final = {
     ("psycopg2", "connection"): 'cursor.execute("SELECT outbox_emit(%s, %s, %s, %s)", [...]), or use psycopg 3',
     ("psycopg2", "cursor"): 'cursor.execute("SELECT outbox_emit(%s, %s, %s, %s)", [...]), or use psycopg 3',
 }
-"""Objects that a connection comes from, by package and class: what to type."""
+"""Objects that a connection is taken from, by package and class, with the line to type."""
 
 
 def not_a_connection(target: object) -> OutboxUsageError:

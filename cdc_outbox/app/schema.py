@@ -172,7 +172,7 @@ def _is_simple(annotation: Any, value: Any) -> bool:
 
 
 def _bare(annotation: Any) -> Any:
-    """Without `Annotated`, `NewType` and the like."""
+    """Return the type inside `Annotated` and `NewType`."""
     while typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     return getattr(annotation, "__supertype__", annotation)

@@ -9,7 +9,7 @@ import sys
 
 
 def trace_headers() -> dict[str, str]:
-    """Headers that name the current span; none where there is no span."""
+    """Return the headers that name the current span; none if there is no span."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return {}

@@ -18,7 +18,7 @@ from cdc_outbox.config.settings import OPTIONS
 from cdc_outbox.config.sources import Chosen
 
 Rows: TypeAlias = dict[str, tuple[str | None, Chosen]]
-"""By name: the value as it is shown, and where it comes from."""
+"""By name: the value as it is shown, and its origin."""
 
 EXAMPLE_WIDTH: Final = 100
 """Columns of the example's comments."""

@@ -15,7 +15,7 @@ from cdc_outbox.cli.options import CONTEXT, option
 from cdc_outbox.config.value_types import address_to_ask
 
 TIMEOUT_SECONDS: Final = 3.0
-"""The answer comes from memory, in a millisecond; a relay that needs longer does not turn its loop either."""
+"""The answer is in memory and takes a millisecond; if a relay takes longer than this, its loop is stuck too."""
 
 
 @click.command(name="healthcheck", context_settings=CONTEXT)

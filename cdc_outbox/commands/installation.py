@@ -47,18 +47,18 @@ class Installation:
     """In the table's comment; None also for a table that `outbox.sql` has not been run on."""
     payload_type: str | None
     function: bool
-    """With a text as key."""
+    """Whether the function exists with a text as key."""
     keys: bool
-    """The function also takes an integer or a uuid as key: since version 4."""
+    """Whether the function also takes an integer or a uuid as key, since version 4."""
     publication: bool
     published: bool
-    """The publication has the table."""
+    """Whether the publication has the table."""
     delete_after_insert: bool
-    """Rows are deleted in the transaction that inserts them."""
+    """Whether rows are deleted in the transaction that inserts them."""
     options_as_installed: bool | None
-    """The publication publishes insertions only, via the root of a partitioned table."""
+    """Whether the publication publishes insertions only, via the root of a partitioned table."""
     roles: frozenset[str]
-    """Those of `ROLES` that exist. A site may have others of its own."""
+    """The roles of `ROLES` that exist. A site may have others of its own."""
 
     def complete_for(self, source: str) -> bool:
         """Whether `sql install --source …` has made everything: `message` has neither table nor version."""

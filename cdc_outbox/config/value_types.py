@@ -240,7 +240,7 @@ def address_to_ask(text: str) -> tuple[str, int]:
 
 
 def split_list(text: str) -> list[str]:
-    """Split at commas outside of double quotes; surrounding space goes, quotes stay. A quote without its partner: one item."""
+    """Split at commas outside double quotes. Strip surrounding space, keep quotes. With an unpaired quote: one item."""
     if text.count('"') % 2:
         return [text]
     items = [item.strip() for item in re.findall(r'(?:"[^"]*"|[^,"])+', text)]

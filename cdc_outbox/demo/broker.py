@@ -36,7 +36,7 @@ _SILENT.disabled = True
 
 
 class EmbeddedBroker:
-    """A broker that lives inside a `with` block."""
+    """A broker that runs inside a `with` block."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -58,7 +58,7 @@ class EmbeddedBroker:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:

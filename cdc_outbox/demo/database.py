@@ -66,7 +66,7 @@ def prepare(postgres: EmbeddedPostgres, warn: Callable[[str], None]) -> Logins:
 
 
 def _new_password(connection: psycopg.Connection[tuple[object, ...]], role: str) -> str:
-    """Give the role a password. Only its hash goes to the server."""
+    """Give the role a password. Only its hash is sent to the server."""
     password = secrets.token_urlsafe(12)
     hashed = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
     connection.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(role), Literal(hashed)))

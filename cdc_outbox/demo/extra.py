@@ -1,4 +1,4 @@
-"""Whether the packages of the extra `[demo]` are there. In: nothing. Out: nothing, or the error with the command to type."""
+"""Checks that the packages of the extra `[demo]` are installed. In: nothing. Out: nothing, or an error with the command."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class EmbeddedPostgres:
 
     @property
     def running(self) -> bool:
-        """Whether the postmaster lives."""
+        """Whether the postmaster runs."""
         return self._alive()
 
     @property

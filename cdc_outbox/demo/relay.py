@@ -20,12 +20,12 @@ from cdc_outbox.demo.reaper import ProcessReaper
 from cdc_outbox.errors import CdcOutboxError
 
 STOP_SECONDS: Final = 30.0
-"""More than the 25 s after which a relay that was asked to stop ends itself."""
+"""Seconds for a stop: more than --shutdown-timeout, 25 s by default."""
 
 KILLED: Final = "KILLED"
 
 LAST_LINES: Final = 5
-"""Lines of its log that are shown if it ended by itself."""
+"""Lines of its log to show if it ends unexpectedly."""
 
 
 class RelayProcess:

@@ -70,7 +70,7 @@ def _overtaken(committed: Iterable[Event], arrived: Iterable[Event]) -> int:
 
 
 def in_words(verdict: Verdict) -> list[str]:
-    """Lines for a person: each number, and what it means."""
+    """Return lines for the terminal: each number with its meaning."""
     rows = (
         ("committed", verdict.committed, "each in one transaction with its change"),
         ("lost", verdict.lost, "committed, but the consumer never got it"),

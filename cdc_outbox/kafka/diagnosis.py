@@ -18,7 +18,7 @@ class Diagnosis:
     """Finds out why records of a topic are not confirmed, by a query of the cluster that takes about a second."""
 
     def __init__(self, brokers: str, ask: Callable[[str], Inquiry | None]) -> None:
-        """`ask` begins to look a topic up; None if the admin API does not answer."""
+        """`ask` starts the lookup of a topic; it returns None if the admin API does not answer."""
         self._brokers = brokers
         self._ask = ask
         self._inquiry: Inquiry | None = None

@@ -37,7 +37,7 @@ _HINTS: Final = re.compile(r"(?i)://|pass|secret|scram_|key|jaas|oauthbearer|\*=
 
 
 def mask(text: str) -> str:
-    """`text` without the secrets that it may quote."""
+    """Return `text` without the secrets that it may quote."""
     text = scrub(text)
     if _HINTS.search(text) is None:
         return text

@@ -246,7 +246,7 @@ def _known(name: str, text: str, value: float | None) -> Metric:
 
 
 def _latency(counters: Counters) -> Metric:
-    """The histogram, cumulated: Prometheus' buckets count everything up to their bound, ours only what fell between."""
+    """Make the histogram. A bucket of Prometheus includes all lower ones; the counters' buckets do not."""
     cumulated = list(itertools.accumulate(counters.latency_buckets.copy()))
     bounds = [*(str(bound) for bound in LATENCY_BOUNDS), "+Inf"]
     return HistogramMetricFamily(

@@ -1,9 +1,9 @@
 """The status document: the answer of `/status` and the output of `cdc-outbox status --json`.
 
 In: the facts about the slot (`SlotCounters`) and the relay. Out: `StatusDocument`, and its members in their order.
-Never: an estimate of an unknown value: that is None.
+Never: an estimate: an unknown value is None.
 
-Names, types and meanings are docs/reference/status.md's; a member may be added, none is taken away or changes its meaning.
+docs/reference/status.md documents names, types and meanings. A member may be added; none is removed or changes its meaning.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class StatusDocument:
     reasons: tuple[Reason, ...] = ()
 
     def members(self) -> dict[str, object]:
-        """As JSON is to have them, in their order."""
+        """Return the members in their order, for JSON."""
         return asdict(self)
 
 
 def with_slot(document: StatusDocument, slot: SlotCounters) -> StatusDocument:
-    """The document with what is known of the slot in it."""
+    """Return the document with the facts about the slot."""
     return replace(
         document,
         slot_active=slot.active,
@@ -84,7 +84,7 @@ def with_slot(document: StatusDocument, slot: SlotCounters) -> StatusDocument:
 
 
 def seconds_until_lost(safe_wal_bytes: int | None, wal_bytes_per_second: float | None) -> float | None:
-    """How long a slot that stands still would last, at the rate at which WAL is written now.
+    """Seconds until a slot that does not advance is lost, at the present rate of WAL.
 
     None when the server sets no limit (max_slot_wal_keep_size), the rate is not known, or nothing is written.
     """

@@ -29,7 +29,7 @@ HTML: Final = resources.files("cdc_outbox.observe").joinpath("page.html").read_b
 
 
 def content_security_policy(html: bytes) -> str:
-    """What a browser may do with the page: run its own script, apply its own style, ask its own server, and nothing else."""
+    """The policy: a browser may run the page's own script, apply its own style, and query its own server; nothing else."""
     script, style = (_hashes(html, tag) for tag in (b"script", b"style"))
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
@@ -60,7 +60,7 @@ _ENDED_BY: Final = {
 def document(
     counters: Counters, settings: Settings, history: History, warnings: RecentWarnings, monotonic: float, now: float
 ) -> dict[str, object]:
-    """The page's data. It is for the page alone: unlike in the status document, members may change."""
+    """The data of the page. Members may change: unlike the status document, they are for the page alone."""
     shown = status(counters, settings, now, monotonic)
     codes = [reason.code for reason in shown.reasons]
     return {
@@ -85,7 +85,7 @@ def document(
 
 
 def _over(event: str, codes: list[str]) -> bool:
-    """Whether what a warning was about has passed; False where it does not last, as a poison event."""
+    """Whether the cause of a warning has passed; False for a cause that does not last, such as a poison event."""
     for beginning, reasons in _ENDED_BY.items():
         if event.startswith(beginning):
             return not any(code.startswith(reasons) for code in codes)

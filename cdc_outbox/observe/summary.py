@@ -22,7 +22,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Summary:
-    """Stores the figures of the last line, to compute rates. Two lines at the same instant give one wrong rate."""
+    """Stores the figures of the last line, to compute rates. The second of two lines at the same instant has the rate 0."""
 
     def __init__(
         self,

@@ -94,7 +94,7 @@ class Telemetry:
             self._tracers.shutdown()
 
     def _observe(self, collector: Collector) -> None:
-        """Make an instrument for each sample's name; a histogram goes as counters: `_bucket` with `le`, `_count`, `_sum`."""
+        """Make an instrument for each sample's name; a histogram becomes counters: `_bucket` with `le`, `_count`, `_sum`."""
         meter = self._meters.get_meter(SCOPE, __version__)
         names: dict[str, tuple[bool, str]] = {}
         for family in collector.collect():

@@ -35,7 +35,7 @@ from cdc_outbox.postgres.table_rows import TIME_COLUMNS, own_rows
 _DATE: Final = 1082
 _AGE_TYPES: Final = {1184: "timestamptz", 1114: "timestamp", _DATE: "date"}
 _INTEGERS: Final = (20, 21, 23)
-"""Type OIDs (pg_type.dat; they never change)."""
+"""Type OIDs: int8, int2, int4. All OIDs here are of pg_type.dat, and never change."""
 
 _ROWS_A_BLOCK: Final = 50
 """Estimated rows of one block, for tables that are walked by blocks: events of about 150 bytes."""
@@ -143,8 +143,8 @@ def _readable(connection: connect.Connection, old: OldRows) -> OldRows:
     needed = ["xmin", "seq" if old.by_seq else "ctid", *([old.age_column] if old.age_column else [])]
     row = connection.execute(_RIGHTS, (needed, old.table.oid)).fetchone()
     if row is not None and not all(row):
-        what = f"it needs DELETE on the table, SELECT on it or on {', '.join(needed)}, and USAGE on its schema"
-        raise _refused(connection, old.table.name, what)
+        needs = f"it needs DELETE on the table, SELECT on it or on {', '.join(needed)}, and USAGE on its schema"
+        raise _refused(connection, old.table.name, needs)
     return old
 
 

@@ -21,10 +21,10 @@ PATIENCE_SECONDS: Final = 5.0
 """A slot is created in milliseconds unless a transaction is open: after this long the reason is reported."""
 
 REMINDER_SECONDS: Final = 30.0
-"""Between two reports of what it still waits for."""
+"""Between two reports of the transactions that it waits for."""
 
 LOOK_TIMEOUT_SECONDS: Final = 4.0
-"""For the questions of one report: the first one comes within 10 s."""
+"""For the queries of one report, so that the first report is made within 10 s."""
 
 Report = Callable[[str, str], None]
 """Receives what the creation waits for, and the cure (it may be empty). Called in a thread of its own."""

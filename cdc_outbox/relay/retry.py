@@ -83,7 +83,7 @@ class Retry:
         return error.code in MADE_BY_MIGRATIONS
 
     def _table_seconds_left(self) -> float:
-        """Seconds that a first start goes on to wait for the table, counted from when it was found missing."""
+        """Seconds for which a first start still waits for the table, counted from the moment when it was found missing."""
         now = time.monotonic()
         if self._missing_since is None:
             self._missing_since = now

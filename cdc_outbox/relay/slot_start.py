@@ -33,7 +33,7 @@ from cdc_outbox.shutdown import Stop, Stopped
 log = structlog.get_logger(__name__)
 
 STANDBY_SECONDS: Final = 0.5
-"""Between two attempts to take a busy slot: when its holder dies, a standby takes over within a second."""
+"""Between two attempts to take a busy slot: when its holder ends, a standby takes over within a second."""
 
 
 @dataclass(frozen=True, slots=True)

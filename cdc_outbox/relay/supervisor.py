@@ -264,5 +264,5 @@ class Supervisor:
                 raise Stopped
 
     def _progress(self) -> None:
-        """Record that the relay goes on, although no loop runs."""
+        """Record that the relay is alive although no loop runs."""
         self._counters.waits(time.monotonic())

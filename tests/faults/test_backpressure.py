@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults.acts import QUICK_RECONNECT, UNANSWERED, commit_at_once, commit_one_by_one, judged, warmed_up
 from tests.plugins.metrics import metrics
+from tests.plugins.nightly import others_nightly
 from tests.plugins.outbox import ids
 from tests.plugins.waiting import eventually
 from tests.servers.proxy import Direction
@@ -141,7 +142,7 @@ WIDE: Final = {
 """Where a row has 96 kB that are no payload."""
 
 
-@pytest.mark.parametrize("wide", WIDE)
+@pytest.mark.parametrize("wide", others_nightly(WIDE))
 def test_keys_and_headers_count_as_payloads_do(wide: str, ready: Outbox, witness: Witness) -> None:
     """150 MB of keys or headers in one transaction, against a Kafka that stands still."""
     limit = 8 * MEBIBYTE

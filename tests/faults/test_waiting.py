@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError
 
 from tests.faults.acts import QUICK_RECONNECT, down, up, warmed_up
 from tests.plugins.kafka import KafkaCluster
+from tests.plugins.nightly import others_nightly
 from tests.plugins.oracle import judge
 from tests.plugins.outbox import Outbox
 from tests.plugins.waiting import eventually
@@ -62,7 +63,7 @@ def is_plain(relay: Relay) -> bool:
     return not [text for text in ("brokers are down", "0.10", "Disconnected") if text in relay.stderr_text]
 
 
-@pytest.mark.parametrize("name", ["NOT_ENOUGH_REPLICAS", "KAFKA_STORAGE_ERROR"])
+@pytest.mark.parametrize("name", others_nightly(["NOT_ENOUGH_REPLICAS", "KAFKA_STORAGE_ERROR"]))
 def test_a_refusal_that_librdkafka_tries_again_in_silence_is_warned_of(
     name: str, mocked: Outbox, mock_kafka: MockKafka, witness: Witness
 ) -> None:

@@ -1,4 +1,4 @@
-"""The payload as it is stored: text, whatever JSON type its column has, so that what is read is what goes to Kafka."""
+"""The payload as stored text, whatever JSON type its column has: the text that the relay sends to Kafka."""
 
 from __future__ import annotations
 

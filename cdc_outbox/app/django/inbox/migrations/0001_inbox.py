@@ -1,4 +1,4 @@
-"""`sql/consumer.sql` as it is. Backwards: the functions and the table go, and with it what was claimed."""
+"""Runs `sql/consumer.sql`. Backwards: drops the functions and the table, with all claims."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdc_outbox.app.django.scripts import read_script
 
 
 class Migration(migrations.Migration):
-    """Table, and its functions to claim and to prune."""
+    """Create the table and its functions to claim and to prune."""
 
     initial = True
     dependencies: ClassVar[list[tuple[str, str]]] = []
