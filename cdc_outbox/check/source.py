@@ -30,7 +30,6 @@ _TABLE_CHECKS: Final = (
     "publication.columns",
 )
 
-RESERVED: Final = "reserved"
 UNRESERVED: Final = "unreserved"
 
 

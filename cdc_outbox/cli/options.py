@@ -176,7 +176,6 @@ slot_option: Final = option("slot")
 publication_option: Final = option("publication")
 table_option: Final = option("table", one=True)
 tables_option: Final = option("table")
-brokers_option: Final = option("brokers")
 topic_option: Final = option("topic")
 
 

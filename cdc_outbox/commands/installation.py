@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdc_outbox.commands.install import ROLES, SQL_VERSION, InstallOptions
-from cdc_outbox.config.settings import DEFAULT_TABLE
-from cdc_outbox.identifiers import TableName
 from cdc_outbox.postgres import connect
 from cdc_outbox.postgres.table_rows import DELETE_TRIGGER
 
@@ -98,8 +96,3 @@ def read_installation(dsn: str, options: InstallOptions) -> Installation:
         options_as_installed=None if publication is None else publication[0] is True,
         roles=frozenset(str(role) for (role,) in roles),
     )
-
-
-def installed_version(dsn: str, table: TableName = DEFAULT_TABLE) -> int | None:
-    """The version in the table's comment; None when `outbox.sql` has not been run on it, or there is no such table."""
-    return read_installation(dsn, InstallOptions(table=table)).version

@@ -26,7 +26,7 @@ from cdc_outbox.commands.install import (
     render_install,
     render_uninstall,
 )
-from cdc_outbox.commands.installation import Installation, installed_version, read_installation
+from cdc_outbox.commands.installation import Installation, read_installation
 from cdc_outbox.errors import AccessRefused, ConfigurationError, SlotBusy
 from cdc_outbox.identifiers import TableName, quote_identifier, quote_literal
 from cdc_outbox.postgres import slot as slots
@@ -530,7 +530,7 @@ def test_a_newer_installation_is_never_taken_back(installed: Database) -> None:
         apply_install(installed.dsn, InstallOptions(), unexpected)
 
     assert refusal.value.cure == "use the script of the newer cdc-outbox"
-    assert installed_version(installed.dsn) == 999
+    assert read_installation(installed.dsn, InstallOptions()).version == 999
 
 
 def test_an_older_mark_is_raised_and_a_comment_of_ones_own_stays(installed: Database) -> None:

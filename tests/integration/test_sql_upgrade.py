@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdc_outbox.commands.install import SQL_VERSION, InstallOptions, apply_install
-from cdc_outbox.commands.installation import installed_version
+from cdc_outbox.commands.installation import read_installation
 from tests.plugins.command import run_command
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def test_an_older_version_becomes_the_newest_and_rows_stay(database: Database, o
     )
     printed = upgrade(database)
     assert "CREATE OR REPLACE FUNCTION public.outbox_emit" in printed.stdout
-    assert installed_version(database.dsn) == 1
+    assert read_installation(database.dsn, InstallOptions()).version == 1
     done = upgrade(database, "--apply")
     assert f"from version 1 to {SQL_VERSION}" in done.stderr
-    assert installed_version(database.dsn) == SQL_VERSION
+    assert read_installation(database.dsn, InstallOptions()).version == SQL_VERSION
     assert database.execute("SELECT type, outbox_emit('order', '1', 'B', '{}') IS NOT NULL FROM outbox") == [
         ("A", True)
     ]
