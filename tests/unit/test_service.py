@@ -23,7 +23,8 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes, libc.mallinfo2.restype = ctypes.c_void_p, [ctypes.c_void_p], Mallinfo2
 
 def in_fastbins():
-    for block in [libc.malloc(64) for _ in range({BLOCKS})]:
+    blocks = [libc.malloc(64) for _ in range({BLOCKS})]  # kept: freeing the list may merge them
+    for block in blocks:
         libc.free(block)
     return libc.mallinfo2().fsmblks
 
