@@ -1,10 +1,10 @@
-"""Writes the files that are derived from the code alone: reference pages, and the Kubernetes form of the alert
-rules, the manual page and completion, and the lines of pages that name an installation.
+"""Writes the files that are derived from the code alone: reference pages, the Kubernetes form of the alert rules, the Helm
+chart's copies and schema, the manual page and completion, and the lines of pages that name an installation.
 
     python scripts/generate.py           write
     python scripts/generate.py --check   write nothing; print what is out of date, and end with 1
 
-In: the commands, `settings.OPTIONS`, the errors, deploy/prometheus/rules.yml. Out: the files of `FILES`.
+In: the commands, `settings.OPTIONS`, the errors, deploy/prometheus/rules.yml, deploy/grafana. Out: the files of `FILES`.
 Never: a sentence that is not in the program, apart from each page's first paragraph.
 """
 
@@ -23,7 +23,7 @@ from cdc_outbox import cli, errors
 from cdc_outbox.cli.options import CONTEXT
 from cdc_outbox.config.options import Option
 from cdc_outbox.config.settings import OPTIONS, PRESETS
-from scripts import manual, releases
+from scripts import chart, manual, releases
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -217,12 +217,19 @@ spec:
     return head + "".join(f"  {line}" if line.strip() else line for line in groups.splitlines(keepends=True))
 
 
+def _copy(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
 FILES: Final[dict[str, Callable[[], str]]] = {
     "docs/reference/exit-codes.md": exit_codes,
     "docs/reference/cli.md": command_line,
     "docs/reference/configuration.md": configuration,
     "deploy/kubernetes/monitoring/prometheusrule.yaml": prometheus_rule,
     **releases.FILES,
+    "deploy/helm/cdc-outbox/values.schema.json": chart.values_schema,
+    "deploy/helm/cdc-outbox/files/rules.yml": functools.partial(_copy, "deploy/prometheus/rules.yml"),
+    "deploy/helm/cdc-outbox/files/dashboard.json": functools.partial(_copy, "deploy/grafana/cdc-outbox.json"),
     "packaging/share/man/man1/cdc-outbox.1": manual.page,
     **{
         f"packaging/share/{place}": functools.partial(manual.completion, shell)

@@ -172,6 +172,14 @@ RUN_BY: Final[dict[tuple[str, str], tuple[str, str]]] = {
         for beginning in ["cdc-outbox sql install | PGOPTIONS", 'psql "$ADMIN_DSN"']
     },
     **{
+        ("docs/how-to/deploy-with-helm.md", beginning): ("tests/docs/test_deploy_with_helm.py", test)
+        for test, beginnings in {
+            "test_the_values_are_taken_and_the_objects_that_the_page_names_are_made": ["helm lint"],
+            "test_from_two_shards_to_four": ["cdc-outbox sql install --shards 4", "for shard in 0 1; do"],
+        }.items()
+        for beginning in beginnings
+    },
+    **{
         ("docs/how-to/fail-over.md", beginning): (FAIL_OVER, "test_the_page_in_order")
         for beginning in [
             "SELECT pg_create_physical_replication_slot",
