@@ -40,6 +40,9 @@ by `uvx cdc-outbox --help`, or run the image `{image}`.
             "`{image}`, or a copy of it.",
         ),
     ),
+    "docs/how-to/deploy-with-helm.md": (
+        ("[build it](container.md), tag it for your registry, and push it.", "`{image}`, or a copy of it."),
+    ),
     "docs/how-to/emit-from-psycopg.md": (
         ("`pip install .` in a checkout brings the relay along", "`pip install cdc-outbox` brings the relay along"),
     ),
