@@ -28,6 +28,7 @@ from confluent_kafka.admin import AdminClient
 
 from cdc_outbox.demo.ports import free_port
 from cdc_outbox.demo.reaper import ProcessReaper
+from tests.servers.class_archive import archived
 from tests.servers.standstill import stand_still
 
 if TYPE_CHECKING:
@@ -174,7 +175,9 @@ class Kafka:
             self._format()
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self._java("kafka.Kafka", str(self._folder / "server.properties"), heap=self._heap),
+                self._java(
+                    "kafka.Kafka", str(self._folder / "server.properties"), heap=(*self._archive(), *self._heap)
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -268,6 +271,11 @@ class Kafka:
         quiet = f"-Dlog4j2.configurationFile={self._made() / 'log4j2.properties'}"
         return [_java_command(), *heap, quiet, "-cp", f"{self.jars}/*", main, *arguments]
 
+    def _archive(self) -> tuple[str, ...]:
+        """Only for a broker that lives for minutes, so that benchmarks start theirs as a site does."""
+        brief = set(_START_QUICKLY) <= set(self._heap) and not any("ArchiveClasses" in each for each in self._heap)
+        return archived(self.jars.parent, _java_command(), _run_once) if brief else ()
+
     def _format(self) -> None:
         folder = self._made()
         (folder / "log4j2.properties").write_text(_LOG4J, encoding="ascii")
@@ -275,7 +283,7 @@ class Kafka:
         (folder / "server.properties").write_text("".join(lines), encoding="utf-8")
         done = subprocess.run(
             [
-                *self._java("kafka.tools.StorageTool", "format", heap=("-Xmx128m", *_START_QUICKLY)),
+                *self._java("kafka.tools.StorageTool", "format", heap=(*self._archive(), "-Xmx128m", *_START_QUICKLY)),
                 *("--cluster-id", self._node.cluster_id if self._node else new_cluster_id()),
                 *(() if self._node else ("--standalone",)),
                 *("--config", str(folder / "server.properties")),
@@ -333,6 +341,11 @@ class Kafka:
                     return
         tail = "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         raise KafkaUnavailable(f"Kafka {VERSION} did not start; its log ends:\n{tail}")
+
+
+def _run_once(option: str) -> None:
+    with Kafka(heap=(*BRIEF, option)) as broker:
+        broker.stop(timeout=60.0)
 
 
 def new_cluster_id() -> str:
