@@ -99,13 +99,12 @@ class StreamLoop:
         self._progress = Progress(counters, self._ledger, publisher)
         self._sender = RecordSender(publisher, params.policy)
         catches_up = params.target is not None or params.gap is not None
-        request_seconds = CATCH_UP_REQUEST_SECONDS if catches_up else None
         self._feedback = Feedback(
             stream,
             self._ledger,
             counters,
             params.server_shutdown,
-            request_seconds=request_seconds,
+            request_seconds=CATCH_UP_REQUEST_SECONDS if catches_up else None,
             claim=params.claim_limit.claim,
         )
         self.send = self._sender.send
@@ -192,39 +191,39 @@ class StreamLoop:
 
     def _wait(self) -> None:
         """Sleep until the socket is readable, a report arrives, or the next status update is due."""
-        now = time.monotonic()
-        self._counters.last_turn_monotonic = now
+        now = self._counters.last_turn_monotonic = time.monotonic()
         if self._sender.holds:
             self._publisher.wait(HELD_WAIT_SECONDS)
             self._progress.held(now)
         elif self._inbox_empty and self._stream.empty:
-            flushes, self._flush_due = self._flush_due and self._publisher.in_flight > 0, False
-            if flushes:
-                self._publisher.flush(FLUSH_WAIT_SECONDS)
-            if not flushes or self._pacing.delayed:  # else the keepalive that follows a commit has arrived meanwhile
-                self._wait_for_messages(max(0.0, self._feedback.due() - now))
+            self._wait_for_messages(now)
 
-    def _wait_for_messages(self, seconds: float) -> None:
-        """Sleep until messages have arrived, and a delay for more to be read with them; at most `seconds`."""
-        in_flight = self._publisher.in_flight
-        if self._stream.wait(min(seconds, DELIVERY_WAIT_SECONDS if in_flight else WAIT_SECONDS)):
-            delay = self._pacing.delay(time.monotonic())
-            if delay:
-                self._stop.wait(min(seconds, delay, WAIT_SECONDS))
+    def _wait_for_messages(self, now: float) -> None:
+        """Sleep until the next read at a steady rate; in a quiet stream, until all reports or the first message are there."""
+        seconds = max(0.0, self._feedback.due() - now)
+        pause = self._pacing.pause(now)
+        if pause:  # the next turn serves the reports
+            self._stop.wait(min(pause, seconds, WAIT_SECONDS))
+        elif self._flush_due and self._publisher.in_flight:
+            self._flush_due = False
+            self._publisher.flush(FLUSH_WAIT_SECONDS)  # meanwhile the keepalive that follows a commit arrives
+        else:
+            self._stream.wait(min(seconds, DELIVERY_WAIT_SECONDS if self._publisher.in_flight else WAIT_SECONDS))
 
     def _read(self) -> None:
         """Read at most one portion of messages; wait COMMIT_WAIT_SECONDS for the rest of a small transaction."""
-        produced = self._produced_bytes()
+        produced, total = self._produced_bytes(), 0
         for _ in range(COMMIT_READS):
             native = self._native
             count = self._read_portion() if native is None else self._read_natively(native)
-            small = self._stream.empty and 0 < count < BACKLOG_MESSAGES  # nothing more is coming for linger.ms to batch
+            small = self._stream.empty and 0 < count < BACKLOG_MESSAGES  # nothing more is coming to batch
+            total += count
             if count:
-                self._pacing.read(time.monotonic(), count, empty=self._stream.empty)
                 self._flush_due = small and (self._flush_due or self._produced_bytes() != produced)
             incomplete = small and self._inbox_empty and self._ledger.in_transaction
             if not incomplete or not self._stream.wait(COMMIT_WAIT_SECONDS):
-                return
+                break
+        self._pacing.read(time.monotonic(), total, empty=self._stream.empty)
 
     def _produced_bytes(self) -> int:
         """Grows with each record that is produced."""

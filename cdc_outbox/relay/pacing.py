@@ -1,8 +1,8 @@
 """When the loop reads: at once if the stream was quiet, after a short wait at a steady rate or in a backlog.
 
-In: reads, how many messages each returned and whether it left some, the moments at which the socket was readable.
-Out: seconds to wait before a read.
-Never: a wait in a quiet stream: a single event is read at once.
+In: reads, how many messages each returned and whether it left some.
+Out: seconds to sleep before the next read.
+Never: a sleep in a quiet stream: a single event is read at once.
 
 Each read costs a turn of the loop, and its events a request for each partition, so events that are read together share both.
 In a backlog, each send of the walsender wakes a sleeping reader, which slows the walsender down.
@@ -26,18 +26,27 @@ class Pacing:
         self._max_delay = max_delay
         self._read_at = 0.0
         self._backlog = False
-        self.delayed = False
-        """Whether the last read came after a delay: the stream is not quiet."""
+        self._steady = False
+        self._paused = False
 
     def read(self, now: float, messages: int, *, empty: bool) -> None:
         """Record a read of `messages` messages at `now`, as of time.monotonic(). `empty`: no more had arrived."""
-        self._read_at = now
-        self._backlog = empty and messages >= BACKLOG_MESSAGES
+        if messages:
+            self._steady = self._paused or now - self._read_at <= self._max_delay
+            self._backlog = empty and messages >= BACKLOG_MESSAGES
+            self._read_at = now
+        elif self._paused:
+            self._steady = self._backlog = False
+        self._paused = False
 
-    def delay(self, now: float) -> float:
-        """Seconds to wait when the socket is readable at `now`, so that more messages arrive."""
-        steady = now - self._read_at <= self._max_delay
-        self.delayed = self._backlog or steady
+    def pause(self, now: float) -> float:
+        """Seconds from `now` to the next read, during which messages may arrive unnoticed; 0: read when the first one is there.
+
+        A sleep that no message ends costs one wake-up, however many arrive.
+        """
+        seconds = self._max_delay if self._steady else 0.0
         if self._backlog:
-            return BACKLOG_SECONDS
-        return self._max_delay if steady else 0.0
+            seconds = BACKLOG_SECONDS
+        pause = max(0.0, self._read_at + seconds - now)
+        self._paused = pause > 0
+        return pause

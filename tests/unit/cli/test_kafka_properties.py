@@ -104,7 +104,7 @@ def test_a_java_file_is_read_as_java_reads_it(java) -> None:
     path = java(
         "# a comment\n! another\n\n"
         "acks=all\n"
-        "  linger.ms : 5\n"
+        "  linger.ms : 0\n"
         "client.id cdc outbox \n"
         "sasl.password = a=b\\: c\\u00e9\\\\ #d\n"
         "ssl.cipher.suites=ONE,\\\n    TWO\n"
@@ -113,7 +113,7 @@ def test_a_java_file_is_read_as_java_reads_it(java) -> None:
     )
     assert read_properties(path) == {
         "acks": "all",
-        "linger.ms": "5",
+        "linger.ms": "0",
         "client.id": "cdc outbox ",
         "sasl.password": "a=b: cé\\ #d",
         "ssl.cipher.suites": "ONE,TWO",

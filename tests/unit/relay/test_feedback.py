@@ -80,6 +80,7 @@ def test_a_server_that_sends_data_with_each_keepalive_request_is_not_stopping() 
     rig.kafka.choose = lambda count: range(count if rig.clock.now > 1_000_015 else 0)
 
     def go_on() -> None:
+        rig.clock.now += 0.01
         if rig.clock.now < 1_000_015:
             rig.stream.script.append(build.keepalive(int(200 + rig.clock.now * 1000 - 1e9), reply_requested=True))
         elif rig.flushed > 108:
