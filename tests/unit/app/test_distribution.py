@@ -71,7 +71,7 @@ def test_an_event_is_emitted_with_nothing_else_installed(unpacked: Path) -> None
 
 
 def test_the_migrations_of_django_find_their_sql(unpacked: Path) -> None:
-    for script in ("outbox.sql", "consumer.sql"):
+    for script in ("outbox.sql", "consumer.sql", "uninstall.sql"):
         assert (unpacked / "cdc_outbox/_sql" / script).read_bytes() == (ROOT / "sql" / script).read_bytes()
 
 
