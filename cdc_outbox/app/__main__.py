@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         outbox = _load(options.outbox)
-    except (ImportError, AttributeError, ValueError) as error:
-        print(f"cdc-outbox-app: {options.outbox}: {error}", file=sys.stderr)  # noqa: T201 - a command's output
+    except Exception as error:  # noqa: BLE001 - the import runs the application's own code
+        print(f"cdc-outbox-app: {options.outbox}: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         return 2
     if options.format == "asyncapi":
         document = asyncapi(outbox, title=options.title, version=options.api_version, topic=options.topic)
@@ -52,12 +52,17 @@ def _load(text: str) -> Outbox:
     module, _, name = text.partition(":")
     if not name:
         raise ValueError("write MODULE:NAME, for example shop.events:outbox")
+    if "/" in module or module.endswith(".py"):
+        module = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise ValueError(f"a module and not a file: {module}:{name}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     found = getattr(importlib.import_module(module), name)
     if not isinstance(found, Outbox):
         raise ValueError(f"{name} is not an Outbox")  # noqa: TRY004 - one kind of error for a wrong argument
+    if not found.events():
+        raise ValueError(f"{name} has no registered event: decorate a class with @{name}.event, and import its module")
     return found
 
 

@@ -190,14 +190,18 @@ _REFUSED: Final = "42501"
 """SQLSTATE: insufficient privilege."""
 
 
-def explain(error: Exception, statement: Statement) -> None:
-    """Add the cure to a driver's error, where the server's SQLSTATE shows that the function or table cannot be used."""
+def explain(error: Exception, statement: Statement) -> bool:
+    """Add the cure to a driver's error, where the server's SQLSTATE shows that the function or table cannot be used.
+
+    Returns whether it does.
+    """
     state = _sqlstate(error)
     if state in _MISSING:
         error.add_note(f"cdc-outbox: {statement.relation} does not exist here in this form. {statement.cure}")
     elif state == _REFUSED:
         right = "EXECUTE" if statement.pieces[0].startswith("SELECT") else "INSERT"
         error.add_note(f"cdc-outbox: the role needs USAGE on the schema, and {right} on {statement.relation}.")
+    return state in _MISSING or state == _REFUSED
 
 
 def _sqlstate(error: BaseException) -> str | None:

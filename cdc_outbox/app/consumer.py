@@ -26,8 +26,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar, Unpack
 
 from .calls import claim_each, function_of
-from .consumer_io import Asyncio, Blocking, ConsumeOptions, Io, KafkaConsumer, Options
+from .consumer_io import Asyncio, Blocking, ConsumeOptions, Io, KafkaConsumer, Misused, Options
 from .errors import OutboxUsageError
+from .mistakes import require_callables, require_options
 from .received import ConsumerStats, ReceivedEvent
 
 T = TypeVar("T")
@@ -37,6 +38,9 @@ log: Final = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 30.0
 """Pauses between tries double from the first to the longest; a quarter is added at random."""
+
+CONNECTIONS: Final = 5
+"""Connections that one transaction may lose, each of which could be made: then the handler is taken to be the cause."""
 
 _CURE: Final = "Run `cdc-outbox sql consumer --apply` on the consumer's database."
 
@@ -72,14 +76,16 @@ def consume(
     An event that fails is tried `attempts` times; then it goes to `dead_letter_topic` with the reason in its headers, or
     without one HandlerFailed is raised. While the database cannot be reached nothing counts as a try.
 
-    `stop`: ends the loop after the present batch; without it SIGTERM and SIGINT do, in the main thread. `stats`: the
-    counters; `ConsumerStats.openmetrics` shows it to Prometheus.
+    `stop`: ends the loop after the present batch; without it SIGTERM and SIGINT do, in the main thread, and a second one
+    ends at once, by KeyboardInterrupt. `stats`: the counters; `ConsumerStats.openmetrics` shows it to Prometheus.
 
     Raises HandlerFailed, OutboxUsageError for invalid arguments, and Kafka's KafkaException for a fatal error of its
     client.
     """
     if inspect.iscoroutinefunction(handler):
         raise OutboxUsageError("the handler is a coroutine function: await consume_async(...)")
+    require_callables(handler, connect)
+    require_options(options, Options)
     chosen = Options(**options)
     with _stop_or_signals(stop) as event, contextlib.closing(KafkaConsumer(chosen, event)) as kafka:
         loop = _Loop(chosen, kafka, Blocking(handler, connect, kafka), stats or ConsumerStats())
@@ -95,6 +101,8 @@ async def consume_async(
     **options: Unpack[ConsumeOptions],
 ) -> None:
     """`consume` for asyncio: `handler` and `connect` are awaited. Cancelling the task ends the loop; so does `stop`."""
+    require_callables(handler, connect)
+    require_options(options, Options)
     chosen = Options(**options)
     kafka = KafkaConsumer(chosen, stop or threading.Event())
     try:
@@ -161,16 +169,23 @@ class _Loop:
     async def _transaction(self, events: list[ReceivedEvent], *, handled: bool = True) -> None:
         """Claim and handle. Raises _Failed if the handler failed; waits while the database cannot be reached."""
         statement = claim_each(self._claim, self._options.inbox_name, sorted({event.id for event in events}), _CURE)
+        lost = 0
         while True:
             connection = await self._connected()
             try:
                 new = await self._io.handle(connection, statement, events, handled=handled)
+            except Misused:
+                raise
             except Exception as error:
                 if await self._io.works(connection):
                     raise _Failed(error) from error
                 log.warning("the connection to the database was lost: %r", error)
                 await self._io.disconnect()
                 self._stats.reconnects += 1
+                lost += 1
+                if lost >= CONNECTIONS:
+                    raise _Failed(error) from error
+                await self._pause(lost)
             else:
                 self._stats.transactions += 1
                 self._stats.handled += new if handled else 0
@@ -224,7 +239,13 @@ def _stop_or_signals(stop: threading.Event | None) -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def request(*_: object) -> None:
+        if event.is_set():  # the handler does not end: the second signal interrupts it
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield event
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Required, TypedDict, TypeVar
 
-from .calls import Statement, function_of
+from .calls import Statement, explain, function_of
 from .driver import AsyncDriver, Driver
 from .drivers import driver_for
 from .errors import OutboxUsageError
@@ -44,6 +45,10 @@ _PROPERTIES: Final[dict[str, Any]] = {
 
 _FIXED: Final = ("enable.auto.commit", "enable.auto.offset.store", "group.id", "bootstrap.servers")
 """Properties that the loop depends on, or that have an argument of their own."""
+
+
+class Misused(OutboxUsageError):
+    """`connect`, the handler or the inbox cannot work, whatever the event: the loop ends, and no event counts as tried."""
 
 
 class ConsumeOptions(TypedDict, total=False):
@@ -82,8 +87,10 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if not all(isinstance(name, str) for name in (self.brokers, self.group)):
+            raise OutboxUsageError("brokers and group are texts: brokers='kafka-1:9092,kafka-2:9092', group='rewards'")
         if isinstance(self.topics, str) or not self.topics:
-            raise OutboxUsageError("topics is a list of names, with one at least")
+            raise OutboxUsageError("topics is a list of names, with one at least: topics=['outbox.event.order']")
         if self.batch_events < 1 or self.attempts < 1:
             raise OutboxUsageError("batch_events and attempts are 1 at least")
         taken = [name for name in self.properties if name in _FIXED]
@@ -101,7 +108,11 @@ class KafkaConsumer:
     """The consumer's side of Kafka. Blocking; only one thread at a time calls it."""
 
     def __init__(self, options: Options, stop: threading.Event) -> None:
-        import confluent_kafka  # noqa: PLC0415 - applications that only emit do not have it
+        try:
+            import confluent_kafka  # noqa: PLC0415 - applications that only emit do not have it
+        except ImportError as error:
+            error.add_note("cdc-outbox: the consumer needs confluent-kafka: pip install confluent-kafka")
+            raise
 
         self._library = confluent_kafka
         self._options = options
@@ -235,7 +246,10 @@ class Blocking:
 
     async def connected(self) -> Any:
         if self._connection is None:
-            self._connection = self._connect()
+            made = self._connect()
+            _require_no_awaitable(made, "connect")
+            _blocking_driver(made)
+            self._connection = made
         return self._connection
 
     async def disconnect(self) -> None:
@@ -255,11 +269,15 @@ class Blocking:
     async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
         driver = _blocking_driver(connection)
         with driver.transaction(nested=False):
-            new = list(_new_events(events, driver.ask(claim)))
+            with _inbox_errors(claim):
+                claimed = driver.ask(claim)
+            new = list(_new_events(events, claimed))
             if handled and new:
+                transaction = driver.ask(_TRANSACTION)
                 with driver.pipeline() if len(new) > 1 else contextlib.nullcontext():
                     for event in new:
-                        self._handler(event, connection)
+                        _require_no_awaitable(self._handler(event, connection), "the handler")
+                _require_same(transaction, driver.ask(_TRANSACTION))
         return len(new)
 
 
@@ -282,7 +300,9 @@ class Asyncio:
 
     async def connected(self) -> Any:
         if self._connection is None:
-            self._connection = await self._connect()
+            made = await _require_awaitable(self._connect(), "connect")
+            _asyncio_driver(made)
+            self._connection = made
         return self._connection
 
     async def disconnect(self) -> None:
@@ -302,15 +322,55 @@ class Asyncio:
     async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
         driver = _asyncio_driver(connection)
         async with driver.transaction(nested=False):
-            new = list(_new_events(events, await driver.ask(claim)))
+            with _inbox_errors(claim):
+                claimed = await driver.ask(claim)
+            new = list(_new_events(events, claimed))
             if handled and new:
+                transaction = await driver.ask(_TRANSACTION)
                 async with driver.pipeline() if len(new) > 1 else contextlib.nullcontext():
                     for event in new:
-                        await self._handler(event, connection)
+                        await _require_awaitable(self._handler(event, connection), "the handler")
+                _require_same(transaction, await driver.ask(_TRANSACTION))
         return len(new)
 
 
+_TRANSACTION: Final = Statement(("SELECT CAST(pg_catalog.pg_current_xact_id_if_assigned() AS text)",), (), "", "")
+"""The id of the transaction; NULL if it has not written (PostgreSQL manual, 9.27.9)."""
+
+
+def _require_same(before: str | None, after: str | None) -> None:
+    """Raise RuntimeError if the handler has ended the transaction: a claim without its effect would be a lost event."""
+    if before != after:
+        raise RuntimeError("the handler has committed or rolled back the transaction: leave both to consume")
+
+
 _PING: Final = Statement(("SELECT 1",), (), "", "")
+
+
+@contextlib.contextmanager
+def _inbox_errors(claim: Statement) -> Iterator[None]:
+    """Raise Misused for a claim that the database cannot run: no event is the reason."""
+    try:
+        yield
+    except Exception as error:
+        if explain(error, claim):
+            raise Misused("; ".join([str(error), *error.__notes__])) from error
+        raise
+
+
+def _require_no_awaitable(result: object, what: str) -> None:
+    """Raise Misused for a coroutine, which would never run: its event would be claimed without an effect."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise Misused(f"{what} returned an awaitable, which consume does not await: await consume_async(...)")
+
+
+def _require_awaitable(result: Any, what: str) -> Any:
+    """The result. Raises Misused for one that cannot be awaited."""
+    if inspect.isawaitable(result):
+        return result
+    raise Misused(f"consume_async awaits {what}, and it returned no awaitable: write async def, or use consume(...)")
 
 
 def _blocking_driver(connection: Any) -> Driver:

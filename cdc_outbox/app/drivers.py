@@ -169,6 +169,25 @@ def _session(target: Any) -> Any:
     return target() if is_a(target, "scoped_session", "async_scoped_session") else target
 
 
+@contextlib.contextmanager
+def _without_commit(target: Any) -> Iterator[None]:
+    """Refuse a commit of a session inside the block, but of a savepoint: it would commit a claim without its effect."""
+    if not is_a(target, "Session"):
+        yield
+        return
+
+    def refuse(session: Any) -> None:
+        if not session.in_nested_transaction():
+            raise OutboxUsageError("the transaction is committed at the end of the block: leave out session.commit()")
+
+    event = sys.modules["sqlalchemy"].event
+    event.listen(target, "before_commit", refuse)
+    try:
+        yield
+    finally:
+        event.remove(target, "before_commit", refuse)
+
+
 class Sqlalchemy(Driver):
     """`Session`, `scoped_session`, `Connection`."""
 
@@ -196,7 +215,8 @@ class Sqlalchemy(Driver):
             raise inside()
         with self._target.begin_nested() if begun else self._target.begin():
             self.require_transaction()
-            yield
+            with _without_commit(self._target):
+                yield
 
 
 class SqlalchemyAsync(AsyncDriver):
@@ -225,7 +245,8 @@ class SqlalchemyAsync(AsyncDriver):
             raise inside()
         async with self._target.begin_nested() if begun else self._target.begin():
             await self.require_transaction()
-            yield
+            with _without_commit(getattr(self._target, "sync_session", self._target)):
+                yield
 
 
 # --- Django ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ Never: the value of a connection string, which may contain a password.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from .errors import OutboxUsageError
@@ -89,14 +90,65 @@ def require_parts(parts: Iterable[str]) -> None:
 
 
 def _suggested(name: str) -> str:
+    found = _OTHER_NAMES.get(name) or next(iter(_close(name, [*_REQUIRED, *_OPTIONAL])), None)
+    return f", write {found}" if found else ""
+
+
+def _close(name: str, names: Iterable[str]) -> list[str]:
     import difflib  # noqa: PLC0415 - for an error alone
 
-    found = _OTHER_NAMES.get(name) or next(iter(difflib.get_close_matches(name, [*_REQUIRED, *_OPTIONAL], 1)), None)
-    return f", write {found}" if found else ""
+    return difflib.get_close_matches(name, list(names), 1)
 
 
 def _known() -> str:
     return f"an event has {', '.join(_REQUIRED)}, and may have {', '.join(_OPTIONAL)}"
+
+
+CONSUME: Final = (
+    "consume(handler, connect=lambda: psycopg.connect(dsn), brokers='localhost:9092', group='rewards',"
+    " topics=['outbox.event.order'])"
+)
+
+_OTHER_OPTIONS: Final = {
+    "bootstrap_servers": "brokers",
+    "group_id": "group",
+    "topic": "topics",
+    "dlq": "dead_letter_topic",
+    "dead_letter": "dead_letter_topic",
+    "retries": "attempts",
+    "max_attempts": "attempts",
+    "batch_size": "batch_events",
+    "config": "properties",
+    "inbox": "table",
+}
+"""Words for the options of `consume` in other libraries."""
+
+
+def require_callables(handler: object, connect: object) -> None:
+    """Raise OutboxUsageError if one of the two functions of `consume` is something else. A value may hold a password."""
+    if not callable(handler):
+        raise OutboxUsageError(f"the handler is a function of an event and a connection: {CONSUME}")
+    if not callable(connect):
+        raise OutboxUsageError(
+            f"connect is a function that makes a connection, because one that is lost is made again: {CONSUME}"
+        )
+
+
+def require_options(given: Mapping[str, object], options: type[Any]) -> None:
+    """Raise OutboxUsageError for an option of `consume` that is missing, or that it does not have."""
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    for name in given:
+        if name not in fields:
+            close = _OTHER_OPTIONS.get(name) or next(iter(_close(name, fields)), None)
+            hint = f", write {close}" if close else ""
+            raise OutboxUsageError(f"consume has no option {name!r}{hint}: {CONSUME}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in given and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise OutboxUsageError(f"consume needs {' and '.join(missing)}: {CONSUME}")
 
 
 MISSING: Final[Any] = object()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, overload
+from typing import Any, Final, Literal, TypeAlias, get_args, overload
 from uuid import UUID
 
 from .calls import Statement, column, explain, function_call, function_call_each, function_of, insert, table_of
@@ -79,6 +79,11 @@ class Outbox:
         default: Default | None = None,
         encoder: Encoder | None = None,
     ) -> None:
+        if payload_type not in get_args(PayloadType):
+            raise OutboxUsageError(f"payload_type is one of {', '.join(get_args(PayloadType))}, not {payload_type!r}")
+        for name, function in {"default": default, "encoder": encoder}.items():
+            if function is not None and not callable(function):
+                raise OutboxUsageError(f"{name} is a function of a value, not {function!r}")
         self.table = table
         self._payload_type: PayloadType = payload_type
         self._default = default
@@ -128,7 +133,7 @@ class Outbox:
         return self._write(connection, list(self._rows(events)))
 
     def _rows(self, events: Iterable[object]) -> Iterator[_Row]:
-        if isinstance(events, Mapping | str):
+        if isinstance(events, Mapping | str) or not isinstance(events, Iterable):
             raise OutboxUsageError("emit_many takes a list of events: emit_many(connection, [event, ...])")
         for place, event in enumerate(events):
             try:
@@ -297,6 +302,8 @@ def _names(columns: str | Mapping[str, str]) -> dict[str, str]:
         if columns not in _PRESETS:
             raise OutboxUsageError(f"columns is one of {', '.join(_PRESETS)}, or a dict, not {columns!r}")
         return _PRESETS[columns]
+    if not isinstance(columns, Mapping):
+        raise OutboxUsageError("columns is a preset or a dict: columns={'aggregate_id': 'customer'}")
     unknown = set(columns) - set(_PARTS)
     if unknown:
         raise OutboxUsageError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import signal
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 import pytest
 import sqlalchemy as sa
-from confluent_kafka import Producer
 from sqlalchemy.orm import Session
 
 from cdc_outbox.app import OutboxUsageError
 from cdc_outbox.app.consumer import HandlerFailed, consume, consume_async
 from cdc_outbox.app.received import ConsumerStats, ReceivedEvent
+from tests.integration.app.topic import Topic
 from tests.plugins.command import environment
 from tests.plugins.waiting import eventually
 
@@ -35,42 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kafka
 
-EFFECTS: Final = "CREATE TABLE effects (n bigint GENERATED ALWAYS AS IDENTITY, id text, key text, number int)"
 INSERT: Final = "INSERT INTO effects (id, key, number) VALUES (%s, %s, %s)"
-
-
-@pytest.fixture
-def bank(shop: Database) -> Database:
-    """The consumer's database: an inbox, and a table that every effect is a row of."""
-    shop.execute(EFFECTS)
-    return shop
-
-
-class Topic:
-    """A topic, and the events written to it."""
-
-    def __init__(self, kafka: KafkaCluster, name: str) -> None:
-        self.kafka = kafka
-        self.name = name
-        self.sent: list[tuple[str, str, int]] = []
-        self._producer = Producer({"bootstrap.servers": kafka.brokers, "enable.idempotence": True})
-
-    def send(self, count: int, *, keys: int = 7, repeat: float = 0.0) -> None:
-        """`count` events; some of them twice in a row, as after a reconnect of the relay."""
-        start = len(self.sent)
-        for number in range(start, start + count):
-            event = (str(uuid.uuid4()), f"k{number % keys}", number)
-            self.sent.append(event)
-            for _ in range(2 if random.random() < repeat else 1):
-                self._producer.produce(
-                    self.name, json.dumps(number), event[1], headers={"id": event[0], "type": "Counted"}
-                )
-        assert self._producer.flush(30) == 0
-
-
-@pytest.fixture
-def topic(kafka: KafkaCluster) -> Topic:
-    return Topic(kafka, kafka.create_topic(f"{kafka.unique_topic_prefix()}.events", partitions=3))
 
 
 def record_effect(event: ReceivedEvent, connection: Any) -> None:
