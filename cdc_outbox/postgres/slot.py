@@ -54,6 +54,10 @@ _CREATION_LOCK: Final = 0x6364_6F78
 """First key of the advisory lock under which a slot is created ("cdox"). The second is derived from the slot's name."""
 
 
+_TERMINATION_MILLISECONDS: Final = 5000
+"""How long to wait for the end of a server process: an idle one ends within milliseconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class SlotInfo:
     """One row of pg_replication_slots, and the database of the connection."""
@@ -274,10 +278,25 @@ def create(session: ReplicationSession, name: str, *, temporary: bool = False, s
     return CreatedSlot(created or name, parse_lsn(consistent_point or "0/0"), exported)
 
 
-def lock_creation(session: ReplicationSession, name: str) -> bool:
-    """Take the lock under which a slot of this name is created, until the session ends. False: another process has it."""
-    keys = f"{_CREATION_LOCK}, {zlib.crc32(name.encode()) - 2**31}"
-    return session.rows(f"SELECT pg_catalog.pg_try_advisory_lock({keys})") == [("t",)]
+def lock_creation(session: ReplicationSession, name: str, lost_pid: int | None = None) -> bool:
+    """Take the lock under which a slot of this name is created, until the session ends. False: another process has it.
+
+    `lost_pid`: the server process of a session of this relay that had the lock and was lost. The server keeps it, with the lock
+    and a temporary slot, until it finds that its client is gone; so it is ended here.
+    """
+    key = zlib.crc32(name.encode()) - 2**31
+    take = f"SELECT pg_catalog.pg_try_advisory_lock({_CREATION_LOCK}, {key})"
+    if session.rows(take) == [("t",)]:
+        return True
+    if lost_pid is None:
+        return False
+    session.rows(
+        f"SELECT pg_catalog.pg_terminate_backend(l.pid, {_TERMINATION_MILLISECONDS})"  # noqa: S608 - numbers
+        " FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database"
+        f" WHERE l.locktype = 'advisory' AND l.granted AND l.pid = {lost_pid} AND l.classid::int8 = {_CREATION_LOCK}"
+        f" AND l.objid::int8 = {key % 2**32} AND d.datname = pg_catalog.current_database()"
+    )
+    return session.rows(take) == [("t",)]
 
 
 def require_free(session: ReplicationSession, name: str, needed: int) -> None:

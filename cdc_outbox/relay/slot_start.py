@@ -68,6 +68,8 @@ class SlotStart:
         self._policy = policy
         self._history = history
         self.identity = slot.SlotIdentity()
+        self._creating_pid: int | None = None
+        """The server process of the last session that made a slot."""
 
     def start(self, session: ReplicationSession, publisher: Publisher, state: CatalogState) -> Started:
         """Create or replace the slot where that is due, then start to stream. Closes `session` unless the stream has it.
@@ -127,16 +129,16 @@ class SlotStart:
         """
         name = self._settings.slot
         waited = False
-        while not slot.lock_creation(session, name):
+        while not slot.lock_creation(session, name, self._creating_pid):
             self._stand_by(self._made_by_another("leave out --on-slot-busy exit: then this one stands by"))
             waited = True
+        self._creating_pid = session.pgconn.backend_pid
         found = slot.inspect(session, name)
         if found is None or found.wal_status == slot.LOST or (replace and not waited):
             self._first_start(session, publisher, replace=found is not None)
         else:
             log.info("slot.exists", slot=name)
-        if waited:
-            self._forget_old_slot()
+            self._forget_old_slot()  # another process has made it since the preflight, and sent the rows of the table
         session.close()
         return ReplicationSession(self._settings.dsn.reveal(), self._stop)
 

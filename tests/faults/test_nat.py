@@ -49,6 +49,21 @@ def test_a_first_start_sends_each_row_once_and_then_streams(
     assert (verdict.events, verdict.duplicates) == (ROWS + 1, 0)
 
 
+def test_a_first_start_whose_connections_are_lost_begins_again_although_the_server_keeps_its_session(
+    outbox: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
+) -> None:
+    """The old session holds the lock under which the slot is made, until the server finds that its client is gone."""
+    outbox.create()
+    outbox.add_all([{} for _ in range(ROWS)])
+    network = proxy(outbox.database.dsn)
+    relay = outbox.relay(*SLOWLY, dsn=through(network, outbox.database.dsn))
+    relay.wait_for_log("snapshot.started")
+    network.half_open(gone="client")
+    relay.wait_for_log("snapshot.started", nth=2)
+    relay.wait_for_log("streaming", timeout=60)
+    ends_well(outbox, relay, witness)
+
+
 def test_a_first_start_that_waits_for_kafka_sends_each_row_once_and_then_streams(
     fragile: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
 ) -> None:
