@@ -1,5 +1,6 @@
 """Only the list of fixture families; each is its own file in tests/plugins."""
 
+import os
 import signal
 
 from hypothesis import settings
@@ -18,6 +19,9 @@ pytest_plugins = [
     "tests.plugins.browser",
     "tests.plugins.order",
 ]
+
+os.environ.setdefault("CDC_OUTBOX_NATIVE", "off")
+"""Relays of the tests run in Python, whether the native plane is installed or not; `make test-native` sets it to on."""
 
 settings.register_profile("suite", deadline=None)
 """A busy machine delays single examples; pytest-timeout ends a test that hangs."""

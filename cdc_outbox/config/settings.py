@@ -253,11 +253,11 @@ class Settings:
         "Limit of bytes without a delivery report; reading pauses at this limit.",
     )
     native: str = setting(
-        "off",
+        "auto",
         choice("auto", "on", "off"),
         PROCESS,
-        "Native plane for plain rows (the package cdc-outbox-native): use it if it is installed, require it, or do not "
-        "use it.",
+        "Native plane for plain rows (the package cdc-outbox-native): use it if it is installed and fits, require it, or "
+        "do not use it.",
     )
     max_delay: float = setting(
         0.002,

@@ -186,7 +186,7 @@ def test_memory_is_flat_through_a_million_failures() -> None:
 
 
 def test_the_choice_names_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native.choose(Settings(brokers="b", native="auto")).name == "native"
+    assert native.choose(Settings(brokers="b")).name == "native"
     assert native.choose(Settings(brokers="b", native="off")) == ("python", "--native off")
     cloudevents = Settings(brokers="b", native="auto", format="cloudevents", ce_source="/shop")
     assert native.choose(cloudevents) == ("python", "records of --format cloudevents are made in Python")
