@@ -311,7 +311,9 @@ class StreamLoop:
         transaction = self._ledger.open
         if transaction is not None and transaction.lsn < self._params.looked_at:
             return outbox
-        raise CatalogFinding.of(publication.renamed(outbox, found))
+        renamed = CatalogFinding.of(publication.renamed(outbox, found))
+        renamed.where["lsn"] = self._where()
+        raise renamed
 
     def _where(self) -> str:
         """The commit LSN of the transaction that is being read."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cdc_outbox.counters import State
 from cdc_outbox.errors import (
+    CatalogFinding,
     CdcOutboxError,
     ConfigurationError,
     ConnectionLost,
@@ -230,7 +231,7 @@ def test_a_message_that_violates_the_protocol_ends_the_relay_with_all_before_it_
 def test_a_renamed_table_is_named_with_the_cure() -> None:
     renamed = build.xlogdata(build.relation(name="Outbox_old"))
     rig = Rig([RELATION, *transaction(100, "e1"), begin(200), renamed, insert("e2"), commit(200)])
-    with pytest.raises(ConfigurationError, match=r'public\.outbox has become public\."Outbox_old"') as raised:
+    with pytest.raises(CatalogFinding, match=r'public\.outbox has become public\."Outbox_old"') as raised:
         rig.run()
     assert '--table public."Outbox_old"' in raised.value.cure
     assert raised.value.where["lsn"] == "0/C8"
