@@ -269,7 +269,7 @@ def test_an_outbox_that_cannot_work_is_refused_when_it_is_made(what: str) -> Non
         Outbox(**options)
 
 
-@pytest.mark.parametrize("events", [None, 5, object()], ids=repr)
+@pytest.mark.parametrize("events", [None, 5, object()], ids=["None", "a number", "an object"])
 def test_what_is_no_list_of_events_is_refused(events: Any, shop: Database) -> None:
     with psycopg.connect(shop.dsn) as connection, pytest.raises(OutboxUsageError, match="takes a list of events"):
         emit_many(connection, events)
