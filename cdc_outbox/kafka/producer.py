@@ -97,7 +97,7 @@ class Publisher:
 
     @property
     def in_flight(self) -> int:
-        """Records handed over whose delivery report has not been served."""
+        """Records handed over whose delivery report has not been served; librdkafka adds one for each batch of reports."""
         return len(self._producer)
 
     @property

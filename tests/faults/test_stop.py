@@ -52,6 +52,7 @@ def test_while_it_connects_to_a_host_that_does_not_answer(
     wire = proxy(outbox.database.dsn)
     if streamed:
         relay = outbox.streaming(dsn=through(wire, outbox.database.dsn, connect_timeout=30))
+        outbox.confirm()  # from then on, nothing is left to send again
         wire.refuse()
         relay.wait_for_log("postgres.disconnected")
         wire.freeze()

@@ -94,7 +94,8 @@ def test_a_record_arrives_as_it_was_handed_over(kafka: KafkaCluster) -> None:
 def test_reports_count_deliveries_down_and_up(kafka: KafkaCluster) -> None:
     topic, other = (kafka.create_topic(kafka.unique_topic_prefix(), partitions=1) for _ in range(2))
     counters = Counters()
-    one = publisher(kafka.brokers, counters)
+    # No report comes before the last record is handed over.
+    one = publisher(kafka.brokers, counters, **{"linger.ms": 200})
     warmed(one, topic, other)
     first, second = batch_of(one), batch_of(one)
     for number in range(100):
