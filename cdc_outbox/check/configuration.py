@@ -94,7 +94,7 @@ def _check_kafka(settings: Settings, report: Report) -> dict[str, str] | None:
             report.warn(
                 "config.latency",
                 f"linger.ms={properties['linger.ms']} lets an event wait that long for others",
-                "leave linger.ms out (0 ms), or set it below 1000",
+                "leave linger.ms out (2 ms), or set it below 1000",
             )
     return taken
 
