@@ -41,9 +41,9 @@ librdkafka's 60 s. It is longer than the 9 s (broker.session.timeout.ms) after w
 the first retry finds them, and long enough for five requests of a megabyte over 3 Mbit/s. Idempotence keeps retries from being
 repeated or out of order. `request.timeout.ms`: how long a broker waits for its replicas; it answers before the connection is
 given up.
-`linger.ms` in milliseconds: in a backlog, a batch that waits for less takes fewer records, and the rate falls by a third at 0. An
-event that comes alone does not wait (`Publisher.flush`). `message.max.bytes` is librdkafka's own default, set explicitly since the
-queue must hold one such record."""
+`linger.ms` in milliseconds: in a backlog, a batch that waits for less takes fewer records, and the rate falls by a third
+at 0. An event that comes alone does not wait (`Publisher.flush`). `message.max.bytes` is librdkafka's own default, set
+explicitly since the queue must hold one such record."""
 
 
 _LIBRARY_DEFAULTS: Final[Mapping[str, int]] = {
