@@ -26,6 +26,9 @@ KEYS: Final = 10_000
 MASTER_SLOT: Final = "bench_backlog"
 """Stays before the backlog; each reader gets a copy of it."""
 
+DROP_PAUSE_SECONDS: Final = 0.1
+"""Between two attempts to drop a slot: its walsender notices the end of a relay within some milliseconds."""
+
 CONFIRM_PAUSE_SECONDS: Final = 0.02
 """Between two looks at a slot's confirmed position."""
 
@@ -107,7 +110,7 @@ class Rig:
             except psycopg.errors.ObjectInUse:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.1)
+                time.sleep(DROP_PAUSE_SECONDS)
 
     def confirmed(self, slot: str, end: int, seconds: float) -> float | None:
         """Seconds until the slot's confirmed position has reached `end`; None when it does not within `seconds`."""

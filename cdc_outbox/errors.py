@@ -115,9 +115,9 @@ class CatalogFinding(Unreachable):
     """A finding about the catalog, which ended the session. The preflight of the next one decides."""
 
     @classmethod
-    def of(cls, found: CdcOutboxError) -> CatalogFinding:
-        """The finding, with the message, code, cure and place of the error that was found."""
-        return cls(found.message, code=found.code, cure=found.cure, **found.where)
+    def of(cls, found: CdcOutboxError, **where: str | int | None) -> CatalogFinding:
+        """The finding, with the message, code, cure and place of the error that was found; `where`: more of its place."""
+        return cls(found.message, code=found.code, cure=found.cure, **{**found.where, **where})
 
 
 class SlotBusy(CdcOutboxError):

@@ -305,15 +305,11 @@ class StreamLoop:
         return None
 
     def _renamed(self, found: TableName, outbox: TableName) -> TableName:
-        """A row of an outbox table under another name: return the table's name if the other one is older, else end the session:
-        by the next look at the catalog, the table may have its old name again.
-        """
+        """The table's name, for a row from before a renaming; else end the session: the next look at the catalog decides."""
         transaction = self._ledger.open
         if transaction is not None and transaction.lsn < self._params.looked_at:
             return outbox
-        renamed = CatalogFinding.of(publication.renamed(outbox, found))
-        renamed.where["lsn"] = self._where()
-        raise renamed
+        raise CatalogFinding.of(publication.renamed(outbox, found), lsn=self._where())
 
     def _where(self) -> str:
         """The commit LSN of the transaction that is being read."""
