@@ -98,12 +98,13 @@ class TopicGate:
         return self._wait is not None and self._wait.admitted_at is not None
 
     def pause(self, seconds: float) -> bool:
-        """Wait for an answer at most `seconds`; False when none is due."""
-        inquiry = None if self._wait is None else self._wait.inquiry
-        if inquiry is None:
+        """Wait at most `seconds` for an answer that was requested; False when there is none to wait for or to use."""
+        wait = self._wait
+        if wait is None:
             return False
-        inquiry.wait(seconds)
-        return True
+        if wait.inquiry is not None:
+            wait.inquiry.wait(seconds)
+        return wait.inquiry is not None or wait.found is not None
 
     def look(self, metadata: Callable[[str], int | KafkaError]) -> bool:
         """Request the metadata that `admits` needs; False when no request is due. `metadata` asks the producer's brokers for a

@@ -1,0 +1,49 @@
+"""The gate of topics, without a cluster: what a held record waits for, and what it does not."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+from cdc_outbox.counters import Counters
+from cdc_outbox.kafka.topic_gate import TopicGate
+from cdc_outbox.kafka.topics import Inquiry, Topic, TopicCatalog
+
+PAUSE_SECONDS = 5.0
+"""Longer than a test that waits for nothing takes."""
+
+
+class Answering:
+    """A catalog whose answer is there at once."""
+
+    def ask(self, name: str, _seconds: float) -> Inquiry:
+        return cast("Inquiry", Answered(name))
+
+
+class Answered:
+    """An inquiry that is complete."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def wait(self, _seconds: float) -> bool:
+        return True
+
+    def answer(self) -> Topic:
+        return Topic(self._name, 6, 1, 1, may_write=True, max_message_bytes=1_000_000, min_in_sync=1)
+
+
+def gate() -> TopicGate:
+    return TopicGate(lambda: cast("TopicCatalog", Answering()), Counters(), unknown_seconds=30.0)
+
+
+def test_metadata_that_has_arrived_is_used_without_a_wait() -> None:
+    topics = gate()
+    assert not topics.admits("order")
+    assert topics.look(lambda _topic: 6)
+    began = time.monotonic()
+    assert topics.pause(PAUSE_SECONDS), "the record can go on now: nothing is left to wait for"
+    assert time.monotonic() - began < 1.0
+    assert not topics.admits("order"), "limits and privileges are requested"
+    assert topics.pause(PAUSE_SECONDS)
+    assert topics.admits("order")
