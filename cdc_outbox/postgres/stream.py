@@ -11,9 +11,7 @@ PostgreSQL manual: 54.4 Streaming Replication Protocol, 54.5 Logical Streaming R
 from __future__ import annotations
 
 import contextlib
-import os
 import select
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
@@ -24,7 +22,7 @@ from psycopg import pq
 from cdc_outbox.errors import CdcOutboxError, ConnectionLost, StreamGap
 from cdc_outbox.identifiers import quote_identifier, quote_literal
 from cdc_outbox.lsn import Lsn
-from cdc_outbox.postgres import wire
+from cdc_outbox.postgres import tcp, wire
 from cdc_outbox.postgres.replication import ReplicationSession, result_error
 from cdc_outbox.shutdown import Stop
 
@@ -116,7 +114,7 @@ class ReplicationStream:
         Raises SlotBusy, ConfigurationError (no such slot, lost slot, …) or ConnectionLost.
         """
         timeout = _wal_sender_timeout(session)
-        _watch_socket(session.pgconn.socket, timeout)
+        tcp.tune(session.pgconn.socket, timeout)
         options = f"proto_version '1', publication_names {quote_literal(quote_identifier(publication))}"
         if messages:
             options += ", messages 'true'"
@@ -334,24 +332,6 @@ def _wal_sender_timeout(session: ReplicationSession) -> float:
     rows = session.rows("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'")
     milliseconds = int(rows[0][0] or 0)
     return milliseconds / 1000 if milliseconds else DEFAULT_WAL_SENDER_TIMEOUT_SECONDS
-
-
-def _watch_socket(descriptor: int, wal_sender_timeout: float) -> None:
-    """Set TCP keepalives and a limit on unacknowledged data, so that the kernel notices a dead peer within the timeout."""
-    with socket.socket(fileno=os.dup(descriptor)) as tcp:
-        if tcp.family not in {socket.AF_INET, socket.AF_INET6}:
-            return
-        interval = max(1, int(wal_sender_timeout / 6))
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (
-            ("TCP_KEEPIDLE", interval),
-            ("TCP_KEEPINTVL", interval),
-            ("TCP_KEEPCNT", 3),
-            ("TCP_USER_TIMEOUT", int(wal_sender_timeout * 1000)),
-        ):
-            option = getattr(socket, name, None)  # macOS has other names for some
-            if option is not None:
-                tcp.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _one_line(error: psycopg.Error) -> str:

@@ -115,7 +115,6 @@ class StreamLoop:
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
         self._pacing = Pacing(params.max_delay)
-        self._flush_due = False
 
     def run(self) -> None:
         """Turn until stopped or caught up, then drain and end the stream.
@@ -199,31 +198,31 @@ class StreamLoop:
             self._wait_for_messages(now)
 
     def _wait_for_messages(self, now: float) -> None:
-        """Sleep until the next read at a steady rate; in a quiet stream, until all reports or the first message are there."""
+        """Sleep until the next read at a steady rate; in a quiet stream, until the first message is there."""
         seconds = max(0.0, self._feedback.due() - now)
         pause = self._pacing.pause(now)
-        if pause:  # the next turn serves the reports
+        if pause:
             self._stop.wait(min(pause, seconds, WAIT_SECONDS))
-        elif self._flush_due and self._publisher.in_flight:
-            self._flush_due = False
-            self._publisher.flush(FLUSH_WAIT_SECONDS)  # meanwhile the keepalive that follows a commit arrives
         else:
             self._stream.wait(min(seconds, DELIVERY_WAIT_SECONDS if self._publisher.in_flight else WAIT_SECONDS))
 
     def _read(self) -> None:
-        """Read at most one portion of messages; wait COMMIT_WAIT_SECONDS for the rest of a small transaction."""
-        produced, total = self._produced_bytes(), 0
+        """Read at most one portion of messages; wait COMMIT_WAIT_SECONDS for the rest of a small transaction.
+
+        The few records of a quiet stream are sent at once, and their reports are waited for: one turn for each event.
+        """
+        began, produced, total = time.monotonic(), self._produced_bytes(), 0
         for _ in range(COMMIT_READS):
             native = self._native
             count = self._read_portion() if native is None else self._read_natively(native)
             small = self._stream.empty and 0 < count < BACKLOG_MESSAGES  # nothing more is coming to batch
             total += count
-            if count:
-                self._flush_due = small and (self._flush_due or self._produced_bytes() != produced)
             incomplete = small and self._inbox_empty and self._ledger.in_transaction
             if not incomplete or not self._stream.wait(COMMIT_WAIT_SECONDS):
                 break
-        self._pacing.read(time.monotonic(), total, empty=self._stream.empty)
+        quiet = self._pacing.read(began, total, empty=self._stream.empty)
+        if quiet and total and self._produced_bytes() != produced:
+            self._publisher.flush(FLUSH_WAIT_SECONDS)
 
     def _produced_bytes(self) -> int:
         """Grows with each record that is produced."""

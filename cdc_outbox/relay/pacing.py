@@ -16,7 +16,7 @@ BACKLOG_MESSAGES: Final = 300
 """A read that returns at least this many messages indicates a backlog: more than 10,000 transactions a second."""
 
 BACKLOG_SECONDS: Final = 0.003
-"""Between two reads in a backlog: 1,000 messages at the rate of a walsender, which fit into the buffers of a socket."""
+"""From read to read in a backlog: 2,000 messages at the rate of a walsender, which fit into the buffers of its socket."""
 
 
 class Pacing:
@@ -29,8 +29,11 @@ class Pacing:
         self._steady = False
         self._paused = False
 
-    def read(self, now: float, messages: int, *, empty: bool) -> None:
-        """Record a read of `messages` messages at `now`, as of time.monotonic(). `empty`: no more had arrived."""
+    def read(self, now: float, messages: int, *, empty: bool) -> bool:
+        """Record a read of `messages` messages that began at `now`, as of time.monotonic(). `empty`: no more had arrived.
+
+        True in a quiet stream: no more events are about to come that these could share a request with.
+        """
         if messages:
             self._steady = self._paused or now - self._read_at <= self._max_delay
             self._backlog = empty and messages >= BACKLOG_MESSAGES
@@ -38,6 +41,7 @@ class Pacing:
         elif self._paused:
             self._steady = self._backlog = False
         self._paused = False
+        return empty and not self._steady and not self._backlog
 
     def pause(self, now: float) -> float:
         """Seconds from `now` to the next read, during which messages may arrive unnoticed; 0: read when the first one is there.

@@ -21,7 +21,7 @@ ABSENT = {
     os: ("pipe2", "memfd_create", "eventfd", "sched_getaffinity", "splice", "pidfd_open", "posix_fadvise"),
     select: ("epoll",),
     signal: ("SIGRTMIN", "SIGRTMAX", "SIGPWR", "SIGSTKFLT", "sigtimedwait"),
-    socket: ("SOCK_CLOEXEC", "SOCK_NONBLOCK", "TCP_KEEPIDLE", "TCP_USER_TIMEOUT", "MSG_NOSIGNAL", "AF_NETLINK"),
+    socket: ("SOCK_CLOEXEC", "SOCK_NONBLOCK", "TCP_KEEPIDLE", "TCP_USER_TIMEOUT", "TCP_INFO", "MSG_NOSIGNAL", "AF_NETLINK"),
 }
 for module, names in ABSENT.items():
     for name in names:

@@ -113,8 +113,13 @@ def test_without_a_delay_each_event_leaves_at_once_at_any_rate() -> None:
 
 def test_a_small_transaction_in_three_packets_is_sent_once() -> None:
     rig = Rig([RELATION, begin(100), insert("e1"), commit(100)])
-    rig.stream.portion = lambda: 1
     flushes: list[int] = []
+
+    def one_packet() -> int:
+        rig.clock.now += 1.0  # a quiet stream
+        return 1
+
+    rig.stream.portion = one_packet
     deliver_at_flush(rig, lambda: flushes.append(len(rig.kafka.queue)))
     rig.stop_when(lambda: rig.flushed == 108)
     rig.run()
@@ -177,14 +182,23 @@ def test_a_stop_ends_a_wait_for_others() -> None:
 def test_the_keepalive_behind_a_lone_event_is_read_without_a_wait() -> None:
     """A walsender that has caught up sends one after each commit: it has arrived by the end of the flush."""
     rig = Rig([RELATION, *transaction(100, "e1")])
-    deliver_at_flush(rig, lambda: rig.stream.script.append(build.keepalive(200)))
-    wait = rig.stream.wait
+    flushed_at: list[float] = []
 
-    def wait_for_nothing_that_is_there(seconds: float) -> bool:
-        assert not rig.kafka.log or not rig.stream.script, "a wait for a keepalive that is there"
-        return wait(seconds)
+    def arrive() -> None:
+        flushed_at.append(rig.clock.now)
+        rig.stream.script.append(build.keepalive(200))
 
-    rig.stream.wait = wait_for_nothing_that_is_there  # type: ignore[method-assign]
+    deliver_at_flush(rig, arrive)
+    receive, read_at = rig.stream.receive, []
+
+    def receive_at(limit: int) -> list[bytes]:
+        messages = receive(limit)
+        if messages and flushed_at:
+            read_at.append(rig.clock.now)
+        return messages
+
+    rig.stream.receive = receive_at  # type: ignore[method-assign]
     rig.stop_when(lambda: rig.flushed == 200)
     rig.run()
     assert rig.ids == ["e1"]
+    assert read_at == flushed_at
