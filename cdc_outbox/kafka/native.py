@@ -195,7 +195,7 @@ class NativePublisher(Publisher):
 
     def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
         """Hand one record over, as `Publisher.produce` does."""
-        topic, key, value, headers, timestamp, partition = record
+        topic, key, value, headers, timestamp, partition, _ = record
         first = None
         if topic not in self._open_topics:
             if not (self._admits(topic) and self._may_follow(topic, key)):

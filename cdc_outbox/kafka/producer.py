@@ -33,7 +33,7 @@ from cdc_outbox.kafka.reports import Report, Reports
 from cdc_outbox.kafka.topic_gate import REMEMBERED_TOPICS, TopicGate
 from cdc_outbox.kafka.topics import TopicCatalog
 from cdc_outbox.kafka.transaction import LedgerEntry, NativeReader, Transaction
-from cdc_outbox.kafka.weight import USUAL_BYTES, USUAL_RECORD, USUAL_TEXT, HeaderNames, extra_bytes, unfit
+from cdc_outbox.kafka.weight import USUAL_BYTES, USUAL_RECORD, HeaderNames, extra_bytes, unfit
 from cdc_outbox.lsn import UNSET, Lsn, LsnRange
 from cdc_outbox.records.router import InFlight, KafkaRecord
 
@@ -201,28 +201,21 @@ class Publisher:
         self._transaction, self._topic, self._report = transaction, topic, report
         return report
 
-    def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:  # noqa: C901 - the path of an event: no calls
+    def produce(self, record: KafkaRecord, transaction: InFlight) -> bool:
         """Hand one record over and count it on its transaction; False when there is no room: serve, and try again.
 
         Raises PoisonEvent, ConfigurationError or AccessRefused when librdkafka does not accept this record (too large, text it
         cannot encode, a topic that does not exist or may not be written to); Unreachable when the producer must be replaced.
         """
-        topic, key, value, headers, timestamp, partition = record
+        topic, key, value, headers, timestamp, partition, small = record
         size = USUAL_RECORD if value is None else USUAL_RECORD + len(value)
-        report, first, known, memory = self._report, None, self._names.known, self._reports
-        if len(headers) == 2 and key is not None:
-            (name, first_text), (other, text) = headers
-            is_usual = False
-            if name in known and other in known and first_text is not None and text is not None:
-                is_usual = len(key) + len(first_text) + len(text) <= USUAL_TEXT
-        else:
-            is_usual = self._names.are_usual(record)
+        report, first, memory = self._report, None, self._reports
         try:
             if topic not in self._open_topics:
                 if not (self._admits(topic) and self._may_follow(topic, key)):
                     return False
                 first = self.first_records.get(topic)
-            if not is_usual or size > memory.free:
+            if size > memory.free or not (small or self._names.are_usual(record)):
                 size, report = self._weigh(record, transaction)
                 if size > memory.free < self._limit:
                     return False

@@ -10,7 +10,7 @@ from typing import Final
 
 from cdc_outbox.errors import PoisonEvent
 from cdc_outbox.kafka.errors import shown_key
-from cdc_outbox.records.router import KafkaRecord
+from cdc_outbox.records.router import LONGEST_SMALL_NAME, SMALL_TEXT, KafkaRecord
 
 RECORD_BYTES: Final = 512
 """A record without key, value and headers, in librdkafka and as a delivery report: measured, 520 bytes of resident memory."""
@@ -18,20 +18,14 @@ RECORD_BYTES: Final = 512
 HEADER_BYTES: Final = 64
 """A header without its name and value: measured, 60 to 70 bytes of resident memory."""
 
-USUAL_BYTES: Final = 512
-"""Key, id, type and three or four more headers, enough for nearly all events. Only larger ones are measured individually."""
+USUAL_BYTES: Final = SMALL_TEXT + 2 * HEADER_BYTES
+"""512: key, id, type and three or four more headers, enough for nearly all events. Only larger ones are measured."""
 
 USUAL_RECORD: Final = RECORD_BYTES + USUAL_BYTES
 """A record without its value, if it is a usual one."""
 
-USUAL_TEXT: Final = USUAL_BYTES - 2 * HEADER_BYTES
-"""Key and header values of a usual record with two headers, `id` and `type`."""
-
 KNOWN_NAMES: Final = 1000
 """Most checked header names that are remembered: a JSON object may bring any number of them."""
-
-LONGEST_KNOWN_NAME: Final = 32
-"""Most characters of a remembered name. Longer names are measured and checked each time."""
 
 
 def extra_bytes(record: KafkaRecord) -> int:
@@ -80,7 +74,7 @@ class HeaderNames:
         """Remember the names of a record that was measured."""
         if len(self.known) + len(record.headers) > KNOWN_NAMES:
             self.known.clear()
-        self.known.update(name for name, _ in record.headers[:KNOWN_NAMES] if len(name) <= LONGEST_KNOWN_NAME)
+        self.known.update(name for name, _ in record.headers[:KNOWN_NAMES] if len(name) <= LONGEST_SMALL_NAME)
 
 
 def unfit(record: KafkaRecord, error: Exception, reason: str = "bad-record") -> PoisonEvent:

@@ -45,6 +45,12 @@ Headers = list[tuple[str, str | bytes | None]]
 _NO_HEADERS: Final = re.compile(r"\s*(?:null|\[\s*\])\s*", re.ASCII)
 """JSON that counts as an object without members."""
 
+SMALL_TEXT: Final = 384
+"""Bytes of key, id and type, enough for nearly all events: with the overhead of two headers, a producer calculates with 512."""
+
+LONGEST_SMALL_NAME: Final = 32
+"""Most characters of a header's name that is not measured."""
+
 _new_record: Final = tuple.__new__
 """Bypasses the Python-level constructor of a NamedTuple, once per row: half the time."""
 
@@ -58,6 +64,10 @@ class KafkaRecord(NamedTuple):
     headers: Headers
     timestamp: int
     partition: int
+    small: bool = False
+    """Whether it needs no measurement: its headers are the id and the type, and they and the key have at most SMALL_TEXT bytes.
+    False: not known.
+    """
 
 
 class InFlight(Protocol):
@@ -86,6 +96,7 @@ class Route:
         self._limit = limit
         self._template = template
         self._id_name, self._type_name = names
+        self._small_text = SMALL_TEXT if max(map(len, names)) <= LONGEST_SMALL_NAME else -1
         self._topics: dict[tuple[bytes | None, ...], str] = {}
         """Topics by the columns of the topic's template."""
 
@@ -108,29 +119,31 @@ class Route:
     ) -> KafkaRecord:
         """Make the record of an event of `transaction` from the parts of `OutboxEvent`. Raises PoisonEvent."""
         topic = self._topics.get(routing)
-        time, number = transaction.commit_time, UNASSIGNED
+        if (
+            topic is not None
+            and key is not None
+            and event_id is not None
+            and event_type is not None
+            and members is None
+            and not extra
+            and timestamp is None
+            and partition is None
+        ):
+            two: Headers = [(self._id_name, event_id), (self._type_name, event_type)]
+            small = len(key) + len(event_id) + len(event_type) <= self._small_text
+            return _new_record(KafkaRecord, (topic, key, payload, two, transaction.commit_time, UNASSIGNED, small))
+        event = OutboxEvent(event_id, key, event_type, payload, members, timestamp, partition, routing, extra)
+        topic = topic or self._new_topic(event)
+        if event_id is None:
+            raise self._poison(event, "no-id", "the event has no id: the column is NULL")
         headers: Headers = [(self._id_name, event_id)]
         if event_type is not None:
             headers.append((self._type_name, event_type))
-        if (
-            topic is None
-            or event_id is None
-            or members is not None
-            or extra
-            or timestamp is not None
-            or partition is not None
-        ):
-            event = OutboxEvent(event_id, key, event_type, payload, members, timestamp, partition, routing, extra)
-            topic = topic or self._new_topic(event)
-            if event_id is None:
-                raise self._poison(event, "no-id", "the event has no id: the column is NULL")
-            if members is not None or extra:
-                self._add_headers(headers, event)
-            if timestamp is not None:
-                time = self._timestamp(event, timestamp)
-            if partition is not None:
-                number = self._partition(event, partition)
-        return _new_record(KafkaRecord, (topic, key, payload, headers, time, number))
+        if members is not None or extra:
+            self._add_headers(headers, event)
+        time = transaction.commit_time if timestamp is None else self._timestamp(event, timestamp)
+        number = UNASSIGNED if partition is None else self._partition(event, partition)
+        return KafkaRecord(topic, key, payload, headers, time, number)
 
     def _new_topic(self, event: OutboxEvent) -> str:
         columns = event.routing[: len(self._template.columns)]

@@ -38,8 +38,8 @@ class AckLedger:
         """The highest end of a transaction, or position of a keepalive between two of them."""
         self.open: LedgerEntry | None = None
         """The transaction whose Begin was received, but not its Commit."""
-        self.received_lsn = UNSET
-        """The highest position that the server has sent, including keepalives inside a transaction."""
+        self._announced = UNSET
+        """The highest position of a keepalive, including those inside a transaction."""
         self.flush_lsn = UNSET
         """Every transaction that ends at or below it is delivered. Unset: nothing to report yet."""
 
@@ -47,6 +47,11 @@ class AckLedger:
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
         return self.open is not None
+
+    @property
+    def received_lsn(self) -> Lsn:
+        """The highest position that the server has sent, including keepalives inside a transaction."""
+        return max(self._announced, self.last_end)
 
     @property
     def idle(self) -> bool:
@@ -88,7 +93,6 @@ class AckLedger:
         if entry.end_lsn <= self.last_end:
             raise _not_higher(entry.end_lsn, self.last_end)
         self.last_end = entry.end_lsn
-        self.received_lsn = max(self.received_lsn, entry.end_lsn)
 
     def commit(self, end_lsn: Lsn) -> None:
         """Close the open transaction with the end LSN of its Commit, unchanged.
@@ -101,7 +105,6 @@ class AckLedger:
             raise _not_higher(end_lsn, self.last_end)
         self.open.end_lsn = self.last_end = end_lsn
         self.open = None
-        self.received_lsn = max(self.received_lsn, end_lsn)
 
     def keepalive(self, wal_end: Lsn) -> None:
         """Record that everything below `wal_end` was sent.
@@ -109,7 +112,7 @@ class AckLedger:
         A keepalive inside a transaction, whose end is not known yet, advances the received LSN only. So does one at or before
         the last end, or before the confirmed LSN.
         """
-        self.received_lsn = max(self.received_lsn, wal_end)
+        self._announced = max(self._announced, wal_end)
         if self.open is not None or wal_end <= self.last_end or wal_end < self._confirmed:
             return
         self.last_end = wal_end
