@@ -105,9 +105,9 @@ def _shape(backlog: Backlog) -> str:
 
 
 def _steady(rig: Rig, options: argparse.Namespace, contenders: list[Contender], results: Results) -> None:
-    for turn in range(options.repeat):
+    for turn in range(options.steady_repeat or options.repeat):
         for topics in options.topics:
-            plan = Plan(options.rates, topics, options.seconds, options.probes, options.seed + turn)
+            plan = Plan(options.rates, topics, options.seconds, options.probes, options.seed + turn, options.cores)
             for contender in contenders:
                 found, rest = _timed(f"{contender.name}, {topics} topics", steady, rig, contender, plan)
                 results.steady += found
@@ -194,6 +194,8 @@ def _options() -> argparse.Namespace:
     add("--drain-topics", type=_numbers, help="over how many topics a backlog of 10 rows/tx goes (1)")
     add("--payload-bytes", type=int, default=200, help="of the json payload (200: rows of about 290 B)")
     add("--repeat", type=int, help="turns of each (1); medians are shown")
+    add("--steady-repeat", type=int, help="turns of the steady rates, which take long (as --repeat)")
+    add("--cores", type=float, help="limits each contender at a steady rate: 0.1, in a control group (needs root)")
     add("--rates", type=_numbers, help="single-row transactions a second (100,1000)")
     add("--topics", type=_numbers, help="over how many topics the steady rate goes (1)")
     add("--seconds", type=float, help="at each rate (5)")

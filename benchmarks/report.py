@@ -190,6 +190,7 @@ _STEADY: Final[_Columns] = {
     "p50": ("p50", "{:.1f}"),
     "p99": ("p99", "{:.1f}"),
     "max": ("max", "{:.1f}"),
+    "growth": ("growth", "{:+.1f}"),
     "events": ("events", "{:,.0f}"),
 }
 _REST: Final[_Columns] = {

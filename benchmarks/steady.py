@@ -8,6 +8,7 @@ Never: a late insert that hides the ones behind it (no coordinated omission).
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Final
 from benchmarks.arrivals import Topics, consume, number_of
 from benchmarks.child import Child, Failed, precise_cpu, tree_cpu
 from benchmarks.contenders import Contender, Place
+from benchmarks.quota import limited
 from benchmarks.rig import Rig
 
 WARM_UP_SECONDS: Final = 2.0
@@ -50,6 +52,8 @@ class Steady:
     max: float
     cpu_microseconds_per_event: float | None
     """All threads of the contender; None for single events."""
+    growth: float | None = None
+    """The median of the last quarter of the events less that of the first, in milliseconds; None for single events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,8 @@ class Plan:
     probes: int
     """Single events after silence."""
     seed: int
+    cores: float | None = None
+    """The most CPU that the contender may use; None: all there is."""
 
 
 def steady(rig: Rig, contender: Contender, plan: Plan) -> tuple[list[Steady], Rest]:
@@ -131,7 +137,10 @@ def steady(rig: Rig, contender: Contender, plan: Plan) -> tuple[list[Steady], Re
     try:
         with tempfile.TemporaryDirectory() as folder:
             place = Place(rig.dsn, rig.kafka.brokers, slot, prefix, Path(folder))
-            with contender.start(place) as child:
+            quota = contextlib.ExitStack()  # a group is removed once its process has ended
+            with quota, contender.start(place) as child:
+                if plan.cores is not None:
+                    quota.enter_context(limited(child.pid, plan.cores))
                 _write(
                     rig, listener, child, plan, 100, max(0.1, plan.topics / 25)
                 )  # until it is up, and knows its topics
@@ -188,8 +197,13 @@ def _rest(rig: Rig, child: Child, name: str) -> Rest:
 def summary(name: str, topics: int, rate: float, late: list[float], cpu: float | None) -> Steady:
     """Milliseconds to median, p99 and maximum, and CPU seconds to microseconds per event."""
     ordered = sorted(late)
-    each = None if cpu is None else cpu / len(late) * 1e6
-    return Steady(name, topics, rate, len(late), _quantile(ordered, 0.5), _quantile(ordered, 0.99), ordered[-1], each)
+    each = growth = None
+    if cpu is not None:
+        each = cpu / len(late) * 1e6
+        part = max(1, len(late) // 4)
+        growth = _quantile(sorted(late[-part:]), 0.5) - _quantile(sorted(late[:part]), 0.5)
+    p50, p99 = _quantile(ordered, 0.5), _quantile(ordered, 0.99)
+    return Steady(name, topics, rate, len(late), p50, p99, ordered[-1], each, growth)
 
 
 def _quantile(ordered: list[float], part: float) -> float:

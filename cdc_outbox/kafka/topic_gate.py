@@ -159,8 +159,8 @@ class TopicGate:
         self._catalog = self._wait = None
 
     def produced(self) -> None:
-        """End the wait: a record of the topic was delivered."""
-        wait, self._wait = self._wait, None
+        """End the wait: all records of the topic are delivered. The admin client ends too, since its threads wake at rest."""
+        wait, self._wait, self._catalog = self._wait, None, None
         if wait is not None and wait.warned_at is not None:
             self.counters.clear_error(str(wait.error))
             log.info("topic.available", topic=wait.topic, seconds=round(time.monotonic() - wait.since, 1))

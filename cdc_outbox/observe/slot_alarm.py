@@ -13,10 +13,13 @@ from typing import Final
 import structlog
 
 from cdc_outbox.config.settings import Settings
-from cdc_outbox.counters import Counters
+from cdc_outbox.counters import Counters, SlotCounters
 from cdc_outbox.observe.health import status
 
 REASONS: Final = ("slot-lost", "slot-unreserved", "slot-endangered")
+
+AGAIN_SECONDS: Final = 5.0
+"""Between two evaluations of the same look at the slot, which costs as much as everything else that happens at rest."""
 
 CALM_SECONDS: Final = 60.0
 """Time without danger before the slot counts as safe: the rate of WAL varies between reads."""
@@ -34,11 +37,17 @@ class SlotAlarm:
         self._code: str | None = None
         self._since = 0.0
         self._calm_since: float | None = None
+        self._seen: SlotCounters | None = None
+        self._due = 0.0
 
     def tick(self, now: float) -> None:
         """Log a change. `now` is the monotonic clock's, in seconds."""
-        if self._counters.slot is None:  # before the first look at it, or on a standby
+        seen = self._counters.slot
+        if seen is None:  # before the first look at it, or on a standby
             return
+        if seen is self._seen and self._code is None and now < self._due:
+            return
+        self._seen, self._due = seen, now + AGAIN_SECONDS
         found = status(self._counters, self._settings, self._wall(), now).reasons
         reason = next((each for each in found if each.code in REASONS), None)
         if reason is None:

@@ -16,6 +16,10 @@ PAUSE_SECONDS = 5.0
 class Answering:
     """A catalog whose answer is there at once."""
 
+    def __init__(self, made: list[int] | None = None) -> None:
+        if made is not None:
+            made.append(1)
+
     def ask(self, name: str, _seconds: float) -> Inquiry:
         return cast("Inquiry", Answered(name))
 
@@ -33,8 +37,15 @@ class Answered:
         return Topic(self._name, 6, 1, 1, may_write=True, max_message_bytes=1_000_000, min_in_sync=1)
 
 
-def gate() -> TopicGate:
-    return TopicGate(lambda: cast("TopicCatalog", Answering()), Counters(), unknown_seconds=30.0)
+def gate(made: list[int] | None = None) -> TopicGate:
+    return TopicGate(lambda: cast("TopicCatalog", Answering(made)), Counters(), unknown_seconds=30.0)
+
+
+def admit(topics: TopicGate, topic: str) -> None:
+    assert not topics.admits(topic)
+    assert topics.look(lambda _topic: 6)
+    assert not topics.admits(topic)
+    assert topics.admits(topic)
 
 
 def test_metadata_that_has_arrived_is_used_without_a_wait() -> None:
@@ -47,3 +58,14 @@ def test_metadata_that_has_arrived_is_used_without_a_wait() -> None:
     assert not topics.admits("order"), "limits and privileges are requested"
     assert topics.pause(PAUSE_SECONDS)
     assert topics.admits("order")
+
+
+def test_one_admin_client_looks_up_the_topics_of_a_backlog_and_ends_with_it() -> None:
+    made: list[int] = []
+    topics = gate(made)
+    admit(topics, "order")
+    admit(topics, "invoice")
+    assert sum(made) == 1
+    topics.produced()
+    admit(topics, "refund")
+    assert sum(made) == 2, "its threads would wake once a second at rest"
