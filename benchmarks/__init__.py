@@ -9,6 +9,7 @@ installed.py   cdc-outbox in an environment of its own, as its users have it
 raw.py         the yardstick: the slot read with nothing decoded
 arrivals.py    what came out of Kafka: every id, order per key, when
 drain.py  steady.py  memory.py  snapshot.py     the scenarios
+producer_alone.py  the floor of a steady rate: produce, and nothing else
 quota.py       a part of a core, as a container has it
 report.py  chart.py     table, JSON, SVG
 shards.py      what several relays on one outbox cost the server

@@ -109,7 +109,13 @@ def _steady(rig: Rig, options: argparse.Namespace, contenders: list[Contender], 
         for topics in options.topics:
             plan = Plan(options.rates, topics, options.seconds, options.probes, options.seed + turn, options.cores)
             for contender in contenders:
-                found, rest = _timed(f"{contender.name}, {topics} topics", steady, rig, contender, plan)
+                title = f"{contender.name}, {topics} topics"
+                try:
+                    found, rest = _timed(title, steady, rig, contender, plan)
+                except (Failed, AssertionError) as failure:  # of one contender: the others' figures stay
+                    _say(f"{title}: {failure}")
+                    results.left_out[title] = " ".join(str(failure).split())[:300]
+                    continue
                 results.steady += found
                 if topics == options.topics[0]:
                     results.rests.append(rest)
