@@ -150,8 +150,7 @@ def _marked(mapping: SnapshotMapping, stamp: bytes) -> SnapshotMapping:
 
     def marked(cells: Sequence[bytes | None], transaction: InFlight) -> KafkaRecord:
         record = mapping.record(cells, transaction)
-        record.headers.append((HEADER, stamp))
-        return record
+        return record._replace(headers=[*record.headers, (HEADER, stamp)], small=False)
 
     return SnapshotMapping(mapping.name, mapping.event, marked)
 

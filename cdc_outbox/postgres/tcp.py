@@ -13,8 +13,10 @@ import socket
 import struct
 from typing import Final
 
-NEAR_SECONDS: Final = 0.0005
-"""Round trip below which the window is limited: 64 KiB in this time is 128 MB/s, more than a walsender decodes."""
+NEAR_SECONDS: Final = 0.0002
+"""Round trip below which the window is limited, that of one machine or rack: 64 KiB in this time is 320 MB/s, more than a
+walsender decodes, and still as much as it decodes if the way is five times slower under load.
+"""
 
 WINDOW_BYTES: Final = 64 * 1024
 """The limited window: some 150 rows. 32, 128 and 256 KiB were slower (docs/benchmarks.md)."""
@@ -50,7 +52,7 @@ def _limit_window(tcp: socket.socket, near: float) -> None:
     """Keep the receive buffer of a near server's connection small.
 
     A walsender sends each message separately. While the receiver has room, each costs it a transmission; once the receiver's
-    buffer is full, the kernel collects messages in the sender's buffer, and a small transaction takes the walsender about half
+    buffer is full, the kernel collects messages in the sender's, and a small transaction takes the walsender about half
     the time. Over a longer distance a small buffer would limit the rate, since only so much can be on the way.
     """
     option = getattr(socket, "TCP_INFO", None)  # Linux only
