@@ -38,5 +38,6 @@ def _about(document: Mapping[str, object]) -> str:
         f"{taken.day}, {machine['cores']} cores of {machine['cpu']}, {machine['memory_gigabytes']} GB, "
         f"{machine['system']}; load average before the run {machine['load_average_before']:.1f}. "
         + ", ".join(f"{name} {version}" for name, version in taken.versions.items())
-        + f". {options['rows']:,} rows, {options['payload_bytes']} B of json each, medians of {options['repeat']}."
+        + f". {options['rows']:,} rows, {options['payload_bytes']} B of json each, medians of {options['repeat']}; "
+        f"{options.get('steady_repeat') or options['repeat']} at a steady rate."
     )
