@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 MESSAGES_PER_TURN: Final = 3000
 """About 15 ms of work: how long delivery reports and status updates wait at most."""
 
-WAIT_SECONDS: Final = 2.0
+WAIT_SECONDS: Final = 1.0
 """The longest sleep: so often `/livez` sees the loop turn."""
 
 DELIVERY_WAIT_SECONDS: Final = 0.01
