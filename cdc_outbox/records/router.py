@@ -143,7 +143,7 @@ class Route:
             self._add_headers(headers, event)
         time = transaction.commit_time if timestamp is None else self._timestamp(event, timestamp)
         number = UNASSIGNED if partition is None else self._partition(event, partition)
-        return KafkaRecord(topic, key, payload, headers, time, number)
+        return _new_record(KafkaRecord, (topic, key, payload, headers, time, number, False))
 
     def _new_topic(self, event: OutboxEvent) -> str:
         columns = event.routing[: len(self._template.columns)]
