@@ -23,24 +23,29 @@ PERIOD_MICROSECONDS: Final = 100_000
 """Of a quota: the kernel's default, and Kubernetes'. A quota that is used up is waited for until the next one begins."""
 
 REMOVE_SECONDS: Final = 5.0
-"""For the group's last process to end."""
+"""For the kernel to release the group: its process has ended, and is reaped."""
+
+REMOVE_PAUSE_SECONDS: Final = 0.05
+"""Between two attempts: there is no event to wait for in version 1 of control groups."""
 
 
 @contextlib.contextmanager
 def limited(pid: int, cores: float) -> Iterator[None]:
     """Limit all threads of a process, and what it starts, to `cores`. Raises Failed when that is not possible here."""
     quota = int(cores * PERIOD_MICROSECONDS)
-    first = (ROOT / "cgroup.controllers").exists()
-    group = (ROOT if first else ROOT / "cpu") / f"cdc-outbox-bench-{os.getpid()}"
+    unified = (ROOT / "cgroup.controllers").exists()
+    group = (ROOT if unified else ROOT / "cpu") / f"cdc-outbox-bench-{os.getpid()}"
     try:
         group.mkdir()
-        if first:
+        if unified:
             (group / "cpu.max").write_text(f"{quota} {PERIOD_MICROSECONDS}")
         else:
             (group / "cpu.cfs_period_us").write_text(str(PERIOD_MICROSECONDS))
             (group / "cpu.cfs_quota_us").write_text(str(quota))
         (group / "cgroup.procs").write_text(str(pid))
     except OSError as error:
+        with contextlib.suppress(OSError):
+            group.rmdir()
         raise Failed(f"--cores needs root and the cpu controller of control groups: {error}") from error
     try:
         yield
@@ -57,4 +62,4 @@ def _remove(group: Path) -> None:
         except OSError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
+            time.sleep(REMOVE_PAUSE_SECONDS)

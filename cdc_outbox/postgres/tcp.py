@@ -14,8 +14,8 @@ import struct
 from typing import Final
 
 NEAR_SECONDS: Final = 0.0002
-"""Round trip below which the window is limited, that of one machine or rack: 64 KiB in this time is 320 MB/s, more than a
-walsender decodes, and still as much as it decodes if the way is five times slower under load.
+"""Round trip below which the window is limited, that of one machine or rack: 64 KiB in this time is 320 MB/s, five times
+as much as a walsender decodes: enough if the round trip is five times as long under load.
 """
 
 WINDOW_BYTES: Final = 64 * 1024

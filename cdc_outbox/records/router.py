@@ -46,7 +46,7 @@ _NO_HEADERS: Final = re.compile(r"\s*(?:null|\[\s*\])\s*", re.ASCII)
 """JSON that counts as an object without members."""
 
 SMALL_TEXT: Final = 384
-"""Bytes of key, id and type, enough for nearly all events: with the overhead of two headers, a producer calculates with 512."""
+"""Bytes of key, id and type: enough for nearly all events."""
 
 LONGEST_SMALL_NAME: Final = 32
 """Most characters of a header's name that is not measured."""
