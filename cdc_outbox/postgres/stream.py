@@ -114,7 +114,7 @@ class ReplicationStream:
         Raises SlotBusy, ConfigurationError (no such slot, lost slot, …) or ConnectionLost.
         """
         timeout = _wal_sender_timeout(session)
-        tcp.tune(session.pgconn.socket, timeout)
+        tcp.watch(session.pgconn.socket, timeout)
         options = f"proto_version '1', publication_names {quote_literal(quote_identifier(publication))}"
         if messages:
             options += ", messages 'true'"

@@ -5,7 +5,8 @@ Out: seconds to sleep before the next read.
 Never: a sleep in a quiet stream: a single event is read at once.
 
 Each read costs a turn of the loop, and its events a request for each partition, so events that are read together share both.
-In a backlog, each send of the walsender wakes a sleeping reader, which slows the walsender down.
+In a backlog the walsender is the slower side, and each of its sends to a reader that keeps up costs it more than one to a
+reader that is away: the longer a backlog lasts, the longer the pauses, until the socket's buffers nearly fill in one.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from __future__ import annotations
 from typing import Final
 
 BACKLOG_MESSAGES: Final = 300
-"""A read that returns at least this many messages indicates a backlog: more than 10,000 transactions a second."""
+"""A read that returns fewer messages than this does not indicate a backlog: many events together may be one transaction."""
 
-BACKLOG_SECONDS: Final = 0.003
-"""From read to read in a backlog: 2,000 messages at the rate of a walsender, which fit into the buffers of its socket."""
+BACKLOG_MESSAGES_PER_SECOND: Final = 100_000
+"""A rate that indicates a backlog: 30,000 transactions a second. A steady rate below it keeps the latency of `max_delay`."""
+
+BACKLOG_SECONDS: Final = (0.003, 0.024)
+"""From read to read in a backlog: at first, and after four times. At the rate of a walsender 2,000 and 16,000 messages, or 0.3
+and 2 MB; longer pauses than 20 ms bring nothing (docs/benchmarks.md).
+"""
 
 
 class Pacing:
@@ -25,7 +31,12 @@ class Pacing:
     def __init__(self, max_delay: float) -> None:
         self._max_delay = max_delay
         self._read_at = 0.0
-        self._backlog = False
+        self._emptied_at = 0.0
+        """When the socket was last found empty."""
+        self._arrived = 0
+        """Messages since then."""
+        self._backlog = 0.0
+        """Seconds from read to read in the present backlog; 0 without one."""
         self._steady = False
         self._paused = False
 
@@ -36,11 +47,13 @@ class Pacing:
         """
         if messages:
             self._steady = self._paused or now - self._read_at <= self._max_delay
-            self._backlog = empty and messages >= BACKLOG_MESSAGES
             self._read_at = now
         elif self._paused:
-            self._steady = self._backlog = False
+            self._steady = False
         self._paused = False
+        self._arrived += messages
+        if empty:
+            self._emptied(now)
         return empty and not self._steady and not self._backlog
 
     def pause(self, now: float) -> float:
@@ -48,9 +61,17 @@ class Pacing:
 
         A sleep that no message ends costs one wake-up, however many arrive.
         """
-        seconds = self._max_delay if self._steady else 0.0
-        if self._backlog:
-            seconds = BACKLOG_SECONDS
+        seconds = self._backlog or (self._max_delay if self._steady else 0.0)
         pause = max(0.0, self._read_at + seconds - now)
         self._paused = pause > 0
         return pause
+
+    def _emptied(self, now: float) -> None:
+        """Choose the pause by what arrived since the socket was last found empty."""
+        first, longest = BACKLOG_SECONDS
+        seconds = now - self._emptied_at
+        if self._arrived >= max(BACKLOG_MESSAGES, BACKLOG_MESSAGES_PER_SECOND * seconds):
+            self._backlog = min(2 * self._backlog, longest) or first
+        else:
+            self._backlog = 0.0
+        self._emptied_at, self._arrived = now, 0

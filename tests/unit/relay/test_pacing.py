@@ -126,13 +126,51 @@ def test_a_small_transaction_in_three_packets_is_sent_once() -> None:
     assert flushes == [1]
 
 
-def test_a_backlog_is_read_after_a_pause_unless_the_last_read_left_something_behind() -> None:
+def backlog(
+    pacing: Pacing, begin: float, reads: int, *, rate: float = 250_000.0, portion: int = 3000
+) -> tuple[float, list[float]]:
+    """Read what a walsender sends at `rate` messages a second. Returns the time after it, and the pauses."""
+    now, read_at, waiting, pauses = begin, begin, 0.0, []
+    pacing.read(now, 1, empty=True)
+    while len(pauses) < reads:
+        now += 0.001  # the work of a turn
+        waiting += rate * (now - read_at)
+        read_at = now
+        messages = min(portion, int(waiting))
+        waiting -= messages
+        empty = messages < portion
+        pacing.read(now, messages, empty=empty)
+        if empty:
+            pauses.append(pacing.pause(now))
+            now += pauses[-1]
+    return now, pauses
+
+
+def test_a_backlog_is_read_after_pauses_that_grow() -> None:
+    """A walsender whose reader is away does the same work in less time."""
+    _, pauses = backlog(Pacing(0.002), 10.0, 8)
+    assert [round(pause, 3) for pause in pauses] == [0.002, 0.003, 0.006, 0.012, 0.024, 0.024, 0.024, 0.024]
+
+
+def test_messages_that_a_read_left_are_no_end_of_a_backlog() -> None:
+    _, pauses = backlog(Pacing(0.002), 10.0, 9, portion=500)
+    assert pauses[-1] == pytest.approx(BACKLOG_SECONDS[1])
+
+
+def test_a_backlog_ends_with_the_first_pause_that_brings_less() -> None:
     pacing = Pacing(0.002)
-    pacing.read(10.0, BACKLOG_MESSAGES, empty=True)
-    assert pacing.pause(10.0) == pytest.approx(BACKLOG_SECONDS)
-    pacing.read(11.0, 3000, empty=False)
-    pacing.read(12.0, BACKLOG_MESSAGES - 1, empty=True)
-    assert pacing.pause(12.0) == 0.0
+    now, _ = backlog(pacing, 10.0, 9)
+    pacing.read(now, BACKLOG_MESSAGES - 1, empty=True)
+    assert pacing.pause(now) <= 0.0021
+
+
+@pytest.mark.parametrize("rate", [10_000.0, 50_000.0, 90_000.0])
+def test_a_steady_rate_stays_out_of_a_backlog_after_a_burst(rate: float) -> None:
+    pacing = Pacing(0.002)
+    now, burst = backlog(pacing, 10.0, 9)
+    _, pauses = backlog(pacing, now, 50, rate=rate)
+    assert burst[-1] == pytest.approx(BACKLOG_SECONDS[1])
+    assert max(pauses[2:]) <= 0.0021
 
 
 def test_a_steady_rate_is_read_after_a_sleep_until_a_sleep_brings_nothing() -> None:
