@@ -43,6 +43,14 @@ KEPT_ALIVE_SECONDS: Final = 1.0
 """Between two statements on a connection that must not become idle. NATs and load balancers of the cloud forget connections
 after 60 to 350 s without a byte, others sooner; a statement costs one round trip."""
 
+IDLE_SECONDS: Final = 30.0
+"""Without a statement on such a connection, the server ends it: its client is gone, and another relay waits for its locks. A
+proxy may answer TCP keepalives for a client that is dead. Thirty statements of KEPT_ALIVE_SECONDS have not come."""
+
+_END_WHEN_IDLE: Final = (
+    f"SET idle_session_timeout = '{IDLE_SECONDS:.0f}s'; SET idle_in_transaction_session_timeout = '{IDLE_SECONDS:.0f}s'"
+)
+
 CANCEL_SECONDS: Final = 2.0
 """For the connection that cancels a query, to a server that has answered before. A stop must not wait longer."""
 
@@ -107,9 +115,12 @@ class Session(LoginConnection):
     def kept_alive(self) -> Iterator[None]:
         """Inside the block, run a statement each KEPT_ALIVE_SECONDS, so that no NAT forgets the connection. A thread does it.
 
-        When that fails, `require_alive` raises the error, as does the next query.
+        When that fails, `require_alive` raises the error, as does the next query. From the block on, the server ends the
+        session when it is idle for IDLE_SECONDS.
         """
         over = threading.Event()
+        with translated():
+            self.execute(_END_WHEN_IDLE.encode())
 
         def run() -> None:
             try:

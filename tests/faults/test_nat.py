@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from tests.faults.acts import ends_well, through
 from tests.plugins.waiting import eventually
 
@@ -59,6 +61,44 @@ def test_a_first_start_whose_connections_are_lost_begins_again_although_the_serv
     relay = outbox.relay(*SLOWLY, dsn=through(network, outbox.database.dsn))
     relay.wait_for_log("snapshot.started")
     network.half_open(gone="client")
+    relay.wait_for_log("snapshot.started", nth=2)
+    relay.wait_for_log("streaming", timeout=60)
+    ends_well(outbox, relay, witness)
+
+
+@pytest.mark.nightly
+def test_a_first_start_whose_host_is_gone_does_not_keep_the_next_relay_away(
+    outbox: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
+) -> None:
+    """A proxy that answers for the dead client: the server's TCP keepalives find nothing."""
+    outbox.create()
+    outbox.add_all([{} for _ in range(ROWS)])
+    network = proxy(outbox.database.dsn)
+    gone = outbox.relay(*SLOWLY, dsn=through(network, outbox.database.dsn))
+    gone.wait_for_log("snapshot.started")
+    network.half_open(gone="client")
+    gone.kill()
+    relay = outbox.relay()
+    relay.wait_for_log("standby")
+    relay.wait_for_log("streaming", timeout=60)
+    ends_well(outbox, relay, witness)
+
+
+@pytest.mark.nightly
+def test_a_first_start_that_stood_still_longer_than_its_session_is_kept_begins_again(
+    outbox: Outbox, witness: Witness
+) -> None:
+    outbox.create()
+    outbox.add_all([{} for _ in range(ROWS)])
+    relay = outbox.relay(*SLOWLY)
+    relay.wait_for_log("snapshot.started")
+    relay.stop()
+    held = (
+        "SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE l.locktype = 'advisory' AND d.datname = current_database()"
+    )
+    eventually(lambda: not outbox.database.execute(held), "the server ends the session", seconds=60)
+    relay.cont()
     relay.wait_for_log("snapshot.started", nth=2)
     relay.wait_for_log("streaming", timeout=60)
     ends_well(outbox, relay, witness)
