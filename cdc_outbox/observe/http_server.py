@@ -139,8 +139,10 @@ class HttpServer(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_port = False
-    request_queue_size = 128
-    """Connections that wait for `accept`: more than arrive while another thread holds the interpreter."""
+    request_queue_size = 1024
+    """Connections that wait for `accept`: more than a flood opens while other threads hold the interpreter. One more than these
+    is only made when its client asks again, a second later: as long as a kubelet waits for its probe. Linux takes no more
+    than `net.core.somaxconn` (4096)."""
 
     def __init__(
         self, family: socket.AddressFamily, address: tuple[str, int], view: View, *, name: str, policy: str

@@ -17,7 +17,7 @@ from cdc_outbox.counters import Counters, TopicCounters
 from cdc_outbox.observe import Versions
 from cdc_outbox.observe import http as http_side
 from cdc_outbox.observe.http import serve
-from cdc_outbox.observe.http_server import HEAD_SECONDS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER
+from cdc_outbox.observe.http_server import HEAD_SECONDS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, HttpServer
 from cdc_outbox.observe.metrics import build_registry
 
 SETTINGS = Settings(brokers="kafka:9092")
@@ -100,6 +100,18 @@ def test_probes_are_answered_within_a_second_amid_a_flood_of_all_kinds(place: Pl
         worst = max(answer_seconds(place) for _ in probes(PROBED_SECONDS))
 
     assert worst < PROBE_SECONDS
+
+
+def test_connections_are_made_while_the_server_has_no_time_to_accept_them() -> None:
+    """One that does not fit into the queue is made when its client asks again, after a second."""
+    server = HttpServer(
+        socket.AF_INET, ("127.0.0.1", 0), lambda *_: pytest.fail("nothing is asked"), name="localhost", policy=""
+    )
+    with server, contextlib.ExitStack() as stack:
+        for _ in range(2 * IDLE):
+            begun = time.monotonic()
+            stack.enter_context(socket.create_connection(server.server_address[:2], timeout=2 * PROBE_SECONDS))
+            assert time.monotonic() - begun < PROBE_SECONDS
 
 
 def test_the_oldest_connection_without_a_head_goes_first(place: Place) -> None:
