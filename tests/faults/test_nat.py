@@ -91,7 +91,7 @@ def test_a_first_start_that_stood_still_longer_than_its_session_is_kept_begins_a
     outbox.create()
     outbox.add_all([{} for _ in range(ROWS)])
     relay = outbox.relay(*SLOWLY)
-    relay.wait_for_log("snapshot.started")
+    outbox.records(until=100)
     relay.stop()
     held = (
         "SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database"

@@ -19,6 +19,7 @@ from tests.plugins.nightly import others_nightly
 from tests.plugins.oracle import Witness
 from tests.plugins.outbox import Outbox, ended, ids
 from tests.plugins.postgres import PostgresServer
+from tests.plugins.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,6 +57,8 @@ def test_dropped_while_the_relay_runs_it_is_a_gap_that_making_it_again_does_not_
     relay = ready.streaming()
     before = ready.add()
     ready.records(until=1)
+    delivered = witness.transactions()[-1].end_lsn
+    eventually(lambda: confirmed(ready) >= delivered, "the event is confirmed")
     ready.database.execute("DROP PUBLICATION cdc_outbox")
     unseen = ready.add()
     ended(relay, 78, "publication", "while rows", "slot recover")
