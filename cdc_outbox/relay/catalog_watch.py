@@ -65,7 +65,6 @@ class CatalogWatch:
         self._paused = False
         self._finding: CdcOutboxError | None = None
         self._failing_since: float | None = None
-        self._reported = ""
 
     def raise_findings(self, paused: bool) -> None:
         """Raise the finding, if there is one. `paused`: whether reading is paused."""
@@ -106,27 +105,24 @@ class CatalogWatch:
             self._failed(error)
             return unconfirmed
         except Exception:
-            if self._reported != "bug":
-                log.exception("watch.failed", error="this is a bug in cdc-outbox; the relay goes on, and looks again")
-                self._reported = "bug"
+            log.exception("watch.failed", error="this is a bug in cdc-outbox; the relay goes on, and looks again")
             return unconfirmed
         self._server_shutdown.connection_accepted()
-        self._failing_since, self._reported = None, ""
+        self._failing_since = None
         if found is not None and unconfirmed:
             self._finding = found
         return found is not None
 
     def _failed(self, error: CdcOutboxError) -> None:
-        """Log a failed look, once. An unreachable server is logged only after BLIND_SECONDS, while the stream continues; one
-        without a free connection at once: it answers, and other sessions may keep them for long.
+        """Log a failed look; the log limits repeats. An unreachable server is logged only after BLIND_SECONDS, while the stream
+        continues; one without a free connection at once: it answers, and other sessions may keep them for long.
         """
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         lasting = now - self._failing_since > BLIND_SECONDS
         passing = isinstance(error, Unreachable) and error.code != "postgres-no-connection"
-        if (lasting or not passing) and self._reported != error.message:
+        if lasting or not passing:
             log.warning("watch.failed", error=error)
-            self._reported = error.message
 
     def _pause(self, unconfirmed: bool) -> float:
         if unconfirmed:
