@@ -5,8 +5,8 @@ Out: seconds to sleep before the next read.
 Never: a sleep in a quiet stream: a single event is read at once.
 
 Each read costs a turn of the loop, and its events a request for each partition, so events that are read together share both.
-In a backlog the walsender is the slower side, and each of its sends to a reader that keeps up costs it more than one to a
-reader that is away: the longer a backlog lasts, the longer the pauses, until the socket's buffers nearly fill in one.
+In a backlog the walsender is the slower side. A send costs it more while the reader is awake than while it sleeps. So the
+pauses grow while a backlog lasts, until one nearly fills the socket's buffers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 from typing import Final
 
 BACKLOG_MESSAGES: Final = 300
-"""A read that returns fewer messages than this does not indicate a backlog: many events together may be one transaction."""
+"""Fewer messages than this are no backlog, however fast they come: they may be one transaction."""
 
 BACKLOG_MESSAGES_PER_SECOND: Final = 100_000
 """A rate that indicates a backlog: 30,000 transactions a second. A steady rate below it keeps the latency of `max_delay`."""
 
 BACKLOG_SECONDS: Final = (0.003, 0.024)
-"""From read to read in a backlog: at first, and after four times. At the rate of a walsender 2,000 and 16,000 messages, or 0.3
-and 2 MB; longer pauses than 20 ms bring nothing (docs/benchmarks.md).
+"""From read to read in a backlog: at first, and at most; each pause is twice the one before. At the rate of a walsender these
+are 2,000 and 16,000 messages, or 0.3 and 2 MB. Longer pauses bring nothing (docs/benchmarks.md).
 """
 
 

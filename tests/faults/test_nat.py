@@ -13,6 +13,7 @@ from tests.plugins.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.plugins.daemon import Relay
     from tests.plugins.oracle import Witness
     from tests.plugins.outbox import Outbox
     from tests.servers.proxy import Proxy
@@ -39,6 +40,17 @@ def behind_a_nat(outbox: Outbox, proxy: Callable[[str], Proxy]) -> str:
     return through(nat, outbox.database.dsn, wal_sender_timeout=IDLE_SECONDS)
 
 
+def started_and_cut_off(outbox: Outbox, proxy: Callable[[str], Proxy]) -> Relay:
+    """A relay in the middle of a first start, whose connections are lost while the server's side of them stays open."""
+    outbox.create()
+    outbox.add_all([{} for _ in range(ROWS)])
+    network = proxy(outbox.database.dsn)
+    relay = outbox.relay(*SLOWLY, dsn=through(network, outbox.database.dsn))
+    relay.wait_for_log("snapshot.started")
+    network.half_open(gone="client")
+    return relay
+
+
 def test_a_first_start_sends_each_row_once_and_then_streams(
     outbox: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
 ) -> None:
@@ -55,12 +67,7 @@ def test_a_first_start_whose_connections_are_lost_begins_again_although_the_serv
     outbox: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
 ) -> None:
     """The old session holds the lock under which the slot is made, until the server finds that its client is gone."""
-    outbox.create()
-    outbox.add_all([{} for _ in range(ROWS)])
-    network = proxy(outbox.database.dsn)
-    relay = outbox.relay(*SLOWLY, dsn=through(network, outbox.database.dsn))
-    relay.wait_for_log("snapshot.started")
-    network.half_open(gone="client")
+    relay = started_and_cut_off(outbox, proxy)
     relay.wait_for_log("snapshot.started", nth=2)
     relay.wait_for_log("streaming", timeout=60)
     ends_well(outbox, relay, witness)
@@ -71,13 +78,7 @@ def test_a_first_start_whose_host_is_gone_does_not_keep_the_next_relay_away(
     outbox: Outbox, witness: Witness, proxy: Callable[[str], Proxy]
 ) -> None:
     """A proxy that answers for the dead client: the server's TCP keepalives find nothing."""
-    outbox.create()
-    outbox.add_all([{} for _ in range(ROWS)])
-    network = proxy(outbox.database.dsn)
-    gone = outbox.relay(*SLOWLY, dsn=through(network, outbox.database.dsn))
-    gone.wait_for_log("snapshot.started")
-    network.half_open(gone="client")
-    gone.kill()
+    started_and_cut_off(outbox, proxy).kill()
     relay = outbox.relay()
     relay.wait_for_log("standby")
     relay.wait_for_log("streaming", timeout=60)

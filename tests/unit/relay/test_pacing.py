@@ -147,7 +147,7 @@ def backlog(
 
 
 def test_a_backlog_is_read_after_pauses_that_grow() -> None:
-    """A walsender whose reader is away does the same work in less time."""
+    """A walsender is faster while its reader sleeps."""
     _, pauses = backlog(Pacing(0.002), 10.0, 8)
     assert [round(pause, 3) for pause in pauses] == [0.002, 0.003, 0.006, 0.012, 0.024, 0.024, 0.024, 0.024]
 
