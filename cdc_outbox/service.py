@@ -4,7 +4,7 @@ In: `Settings`. Out: an exit code (INTERFACE section 3), log lines on stderr, an
 Never: a call of a stage. The relay runs in the main thread; observers read counters from threads of their own.
 
 signal(7): TERM and INT drain and stop, a second one stops at once; USR1 logs a summary line; HUP stops as TERM does
-when the terminal of the relay has closed; else it is logged as not supported.
+when the terminal of the relay has closed; else it is logged as not supported. A signal after the work has no effect.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def calm_allocator() -> None:
 
 @contextmanager
 def _signals(stop: Stop, later: Later, summary: Summary, shutdown_timeout: float) -> Iterator[None]:
-    """Install the signal handlers; restore the old ones at the end."""
+    """Handle signals; ignore them at the end: the exit code is certain then, and a late signal must not replace it."""
 
     def on_stop(_number: int, _frame: FrameType | None) -> None:
         if stop.requested:
@@ -184,12 +184,13 @@ def _signals(stop: Stop, later: Later, summary: Summary, shutdown_timeout: float
         signal.SIGUSR1: on_summary,
         signal.SIGHUP: on_hangup,
     }
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in handlers:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end_late(shutdown_timeout: float) -> None:

@@ -207,6 +207,18 @@ def test_a_stopped_relay_that_cannot_reach_postgres_does_not_claim_that_all_is_c
     assert relay.wait() == 75
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_after_the_stop_does_not_change_the_exit_code(outbox: Outbox, number: signal.Signals) -> None:
+    outbox.create()
+    outbox.create_slot()
+    relay = outbox.streaming()
+    relay.terminate()
+    relay.wait_for_log("stopped", exit_code=0)
+    while relay.running:
+        relay.send_signal(number)
+    assert relay.wait() == 0
+
+
 def test_usr1_logs_a_summary_and_hup_that_it_is_not_supported(outbox: Outbox) -> None:
     outbox.create()
     outbox.create_slot()
