@@ -64,6 +64,8 @@ class _Wait:
     """The partition that the held record names, if it is not known."""
     partitions: int = 0
     error: CdcOutboxError | None = None
+    seen_at: float = 0.0
+    """When a broker last gave this error: the process may have stood still since, or have no connection."""
     code: str = ""
     warned_at: float | None = None
     admitted_at: float | None = None
@@ -212,7 +214,7 @@ class TopicGate:
         if error.code() in _NO_ANSWER:
             wait.next_ask = now + ASK_SECONDS[0]
             return
-        wait.code = error.name()
+        wait.code, wait.seen_at = error.name(), now
         wait.error = failed_delivery(DeliveryFailure(wait.topic, None, 0, error, UNSET, UNSET))
         wait.next_ask, wait.pause = now + wait.pause, min(2 * wait.pause, ASK_SECONDS[1])
 
@@ -237,7 +239,7 @@ class TopicGate:
             self.counters.note_error(str(error), error.code, error.cure)
             log.warning("topic.unavailable", error=error, seconds=round(now - wait.since, 1))
         patience = 0.0 if refused else PARTITION_SECONDS if wait.partition >= 0 else self.unknown_seconds
-        if now - wait.since < patience:
+        if wait.seen_at - wait.since < patience:
             return False
         if wait.partition >= 0:
             self._waited_for[wait.topic] = wait.partitions

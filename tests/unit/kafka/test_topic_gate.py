@@ -5,7 +5,12 @@ from __future__ import annotations
 import time
 from typing import cast
 
+import pytest
+from confluent_kafka import KafkaError
+
 from cdc_outbox.counters import Counters
+from cdc_outbox.errors import ConfigurationError
+from cdc_outbox.kafka import topic_gate
 from cdc_outbox.kafka.topic_gate import TopicGate
 from cdc_outbox.kafka.topics import Inquiry, Topic, TopicCatalog
 
@@ -69,3 +74,30 @@ def test_one_admin_client_looks_up_the_topics_of_a_backlog_and_ends_with_it() ->
     topics.produced()
     admit(topics, "refund")
     assert sum(made) == 2, "its threads would wake once a second at rest"
+
+
+def test_a_topic_is_given_up_after_an_answer_and_not_after_a_time_in_which_the_process_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(topic_gate, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now)}))
+    topics = gate()
+
+    def answers(partitions: int | KafkaError) -> None:
+        assert topics.look(lambda _topic: partitions)
+
+    assert not topics.admits("order")
+    answers(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    assert not topics.admits("order")
+    now += 3600.0
+    assert not topics.admits("order"), "it is asked again first: the topic may have been made meanwhile"
+    answers(KafkaError(KafkaError._TRANSPORT))
+    assert not topics.admits("order"), "no broker has answered"
+    now += 1.0
+    answers(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    with pytest.raises(ConfigurationError, match="order"):
+        topics.admits("order")
+    now += 2.0
+    answers(6)
+    assert not topics.admits("order"), "limits and privileges are requested"
+    assert topics.admits("order")
