@@ -120,6 +120,18 @@ def started_fields(settings: Settings, versions: Versions) -> dict[str, object]:
     }
 
 
+_ABOUT: Final = ("event", "error", "topic", "table", "prefix")
+"""The fields in which equal lines agree: others vary from line to line, such as `seconds`."""
+
+ENDS: Final = {
+    "backpressure.ended": "backpressure",
+    "delivery.resumed": "delivery.waiting",
+    "kafka.reachable": "kafka.unreachable",
+    "slot.safe": "slot.endangered",
+    "topic.available": "topic.unavailable",
+}
+"""Lines that report the end of a condition, and the line that reported its begin."""
+
 _SPENT: Final = re.compile(r"after \d+ms")
 """Parts that vary between equal errors of librdkafka."""
 
@@ -127,9 +139,10 @@ _SPENT: Final = re.compile(r"after \d+ms")
 class RepeatFilter(logging.Filter):
     """Lets the first of equal warnings through, then one in `REPEAT_SECONDS`, with the number of `suppressed` lines.
 
-    Equal: same event, level, error and topic, apart from the milliseconds in librdkafka's messages. A line about one
-    outbox event (it has an `id`) is never a repeat: each skipped event must be on record. Two threads may both log a
-    repeat; a lock would cost more than this line.
+    Equal: same level, event, error, topic, table and prefix, apart from the milliseconds in librdkafka's messages. Never
+    a repeat: a line about one outbox event (it has an `id`), since each skipped event must be on record; and a condition
+    whose end was logged, since it would have no line when it begins again. Two threads may both log a repeat; a lock would
+    cost more than this line.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -140,11 +153,12 @@ class RepeatFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether `record` is shown; sets its `suppressed` if lines before it were suppressed."""
         fields: Mapping[str, object] = record.msg if isinstance(record.msg, dict) else {}
+        self._forget_ended(str(fields.get("event")))
         if record.levelname.lower() not in _LIMITED_LEVELS or "id" in fields:
             return True
         now = self._clock()
         if fields:
-            same = (record.levelname, *(str(fields.get(name)) for name in ("event", "error", "topic")))
+            same = (record.levelname, *(str(fields.get(name)) for name in _ABOUT))
         else:
             same = (record.levelname, record.name, record.getMessage())
         same = tuple(_SPENT.sub("", part) for part in same)
@@ -157,6 +171,10 @@ class RepeatFilter(logging.Filter):
         if suppressed:
             _note_suppressed(record, suppressed)
         return True
+
+    def _forget_ended(self, event: str) -> None:
+        if (begun := ENDS.get(event)) is not None:
+            self._seen = {key: seen for key, seen in self._seen.copy().items() if key[1] != begun}
 
     def _forget(self, now: float) -> None:
         if len(self._seen) >= REMEMBERED_REPEATS:

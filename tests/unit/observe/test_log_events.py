@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cdc_outbox
+from cdc_outbox.observe.logs import ENDS
 
 ROOT = Path(__file__).parents[3]
 REFERENCE = ROOT / "docs" / "reference" / "logs.md"
@@ -83,3 +84,7 @@ def test_the_reference_lists_every_event_with_its_level_and_no_other() -> None:
     assert documented.pop("library") == {"any"}
 
     assert documented == logged, "docs/reference/logs.md: one row for each event, | `event` | level | when |"
+
+
+def test_the_lines_that_end_a_condition_and_those_that_begin_it_are_events() -> None:
+    assert {*ENDS, *ENDS.values()} <= {event for _where, events, _levels in calls() for event in events}

@@ -320,13 +320,28 @@ def test_what_differs_in_milliseconds_only_is_a_repeat() -> None:
         _record("kafka.unreachable", logging.ERROR, error="no route"),
         _record("delivery.failed", error="no route"),
         _record("kafka.unreachable", error="no route", topic="outbox.event.order"),
+        _record("kafka.unreachable", error="no route", table="public.outbox"),
+        _record("kafka.unreachable", error="no route", prefix="outbox"),
     ],
 )
-def test_another_error_level_event_or_topic_is_no_repeat(other: logging.LogRecord) -> None:
+def test_another_error_level_event_or_subject_is_no_repeat(other: logging.LogRecord) -> None:
     repeats = logs.RepeatFilter(Clock())
 
     assert repeats.filter(_record("kafka.unreachable", error="no route"))
     assert repeats.filter(other)
+
+
+@pytest.mark.parametrize(("end", "begin"), logs.ENDS.items())
+def test_a_condition_that_begins_again_after_its_end_was_logged_is_no_repeat(end: str, begin: str) -> None:
+    repeats = logs.RepeatFilter(Clock())
+    other = _record("postgres.disconnected", error="no route")
+
+    assert repeats.filter(_record(begin, error="no route"))
+    assert repeats.filter(other)
+    assert repeats.filter(_record(end, logging.INFO))
+    assert repeats.filter(_record(begin, error="no route"))
+    assert not repeats.filter(_record(begin, error="no route"))
+    assert not repeats.filter(other)
 
 
 def test_information_is_never_held_back() -> None:
