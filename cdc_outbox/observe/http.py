@@ -38,6 +38,31 @@ OPEN_METRICS: Final = "application/openmetrics-text"
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
+class Shared:
+    """An answer that takes milliseconds to compute. Requests that wait for it share one computation, which began after they
+    came: a flood of them costs no more than one after the other, and leaves a probe its time.
+    """
+
+    def __init__(self, compute: Callable[[], Answer]) -> None:
+        self._compute = compute
+        self._lock = threading.Lock()
+        self._begun = 0
+        """Computations so far."""
+        self._latest: tuple[int, Answer] | None = None
+        """The number of the last computation that succeeded, and its answer."""
+
+    def __call__(self) -> Answer:
+        """Compute the answer, or take that of a computation that began during this call. Raises what the computation does."""
+        begun_before = self._begun
+        with self._lock:
+            if self._latest is not None and self._latest[0] > begun_before:
+                return self._latest[1]
+            self._begun += 1
+            answer = self._compute()
+            self._latest = self._begun, answer
+            return answer
+
+
 class Views:
     """The answer of each path, without sockets."""
 
@@ -56,14 +81,19 @@ class Views:
         self._registry = registry
         self._monotonic = monotonic
         self._wall = wall
+        text, open_metrics = (
+            Shared(lambda: self._metrics("")),
+            Shared(lambda: self._metrics(f"{OPEN_METRICS}; version=1.0.0")),
+        )
+        state, page = Shared(self._status), Shared(self._page)
         self._paths: dict[str, Callable[[str, str], Answer]] = {
             "/livez": self._livez,
             "/healthz": self._livez,
             "/readyz": self._readyz,
-            "/metrics": self._metrics,
-            "/status": self._status,
+            "/metrics": lambda _query, accept: (open_metrics if OPEN_METRICS in accept else text)(),
+            "/status": lambda _query, _accept: state(),
             "/": lambda _query, _accept: (HTTPStatus.OK, HTML, status_page.HTML),
-            "/page.json": self._page,
+            "/page.json": lambda _query, _accept: page(),
         }
 
     def answer(self, target: str, accept: str) -> Answer:
@@ -80,16 +110,16 @@ class Views:
     def _readyz(self, query: str, _accept: str) -> Answer:
         return _probe(readiness(self._counters, self._wall(), self._monotonic()), query)
 
-    def _metrics(self, _query: str, accept: str) -> Answer:
-        # The client library's content type repeats the requested version; this one is one of two constants.
-        encode, content_type = choose_encoder(f"{OPEN_METRICS}; version=1.0.0" if OPEN_METRICS in accept else "")
+    def _metrics(self, accept: str) -> Answer:
+        # The client library's content type repeats the requested version: `accept` is one of two constants.
+        encode, content_type = choose_encoder(accept)
         return HTTPStatus.OK, content_type, encode(self._registry)
 
-    def _status(self, _query: str, _accept: str) -> Answer:
+    def _status(self) -> Answer:
         document = status(self._counters, self._settings, self._wall(), self._monotonic())
         return HTTPStatus.OK, "application/json", orjson.dumps(document.members()) + b"\n"
 
-    def _page(self, _query: str, _accept: str) -> Answer:
+    def _page(self) -> Answer:
         document = status_page.document(
             self._counters, self._settings, self._history, logs.RECENT, self._monotonic(), self._wall()
         )

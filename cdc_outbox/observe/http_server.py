@@ -41,6 +41,9 @@ MAX_CONNECTIONS: Final = 32
 MAX_CONNECTIONS_PER_PEER: Final = 16
 """Connections of one address: half of all, so that one client cannot block all others."""
 
+ANSWER_SECONDS: Final = 1.0
+"""Limit for a new connection to wait for a place while all others have their answers computed, which takes milliseconds."""
+
 TEXT: Final = "text/plain; charset=utf-8"
 HTML: Final = "text/html; charset=utf-8"
 
@@ -90,34 +93,37 @@ class _Connections:
     """All open connections, the oldest first."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
         self._open: dict[Request, _Connection] = {}
 
     def add(self, request: Request, peer: str) -> bool:
-        """Add a connection; at the limit, close another one. Returns False if none may be closed."""
+        """Add a connection; at the limit, close another one, or wait for one to end. Returns False after ANSWER_SECONDS."""
         assert isinstance(request, socket.socket)
-        with self._lock:
-            peers = Counter(each.peer for each in self._open.values())
-            if peers[peer] >= MAX_CONNECTIONS_PER_PEER:
-                given = self._give_way(peer)
-            elif len(self._open) >= MAX_CONNECTIONS:
-                given = self._give_way(peers.most_common(1)[0][0])
-            else:
-                given = True
+        with self._changed:
+            given = self._changed.wait_for(lambda: self._has_place(peer), ANSWER_SECONDS)
             if given:
                 self._open[request] = _Connection(request, peer)
             return given
 
     def waits(self, request: Request, what: _Waits) -> None:
         """Record what a connection waits for now."""
-        with self._lock:
+        with self._changed:
             if request in self._open:
                 self._open[request].waits = what
+            self._changed.notify()
 
     def remove(self, request: Request) -> None:
         """Remove a connection that has ended."""
-        with self._lock:
+        with self._changed:
             self._open.pop(request, None)
+            self._changed.notify()
+
+    def _has_place(self, peer: str) -> bool:
+        """Whether `peer` may have one more connection; at the limit, another one is closed for it, if one may be."""
+        peers = Counter(each.peer for each in self._open.values())
+        if peers[peer] >= MAX_CONNECTIONS_PER_PEER:
+            return self._give_way(peer)
+        return len(self._open) < MAX_CONNECTIONS or self._give_way(peers.most_common(1)[0][0])
 
     def _give_way(self, peer: str) -> bool:
         """Close the connection of `peer` that has waited longest for its head, or else for the client to read the answer."""

@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.counters import Counters, TopicCounters
-from cdc_outbox.observe import Versions
+from cdc_outbox.observe import Versions, http_server
 from cdc_outbox.observe import http as http_side
-from cdc_outbox.observe.http import serve
-from cdc_outbox.observe.http_server import HEAD_SECONDS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, HttpServer
+from cdc_outbox.observe.http import Shared, serve
+from cdc_outbox.observe.http_server import HEAD_SECONDS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Answer, HttpServer
 from cdc_outbox.observe.metrics import build_registry
+from tests.plugins.waiting import eventually
 
 SETTINGS = Settings(brokers="kafka:9092")
 PROBE_SECONDS = 1.0
@@ -112,6 +116,79 @@ def test_connections_are_made_while_the_server_has_no_time_to_accept_them() -> N
             begun = time.monotonic()
             stack.enter_context(socket.create_connection(server.server_address[:2], timeout=2 * PROBE_SECONDS))
             assert time.monotonic() - begun < PROBE_SECONDS
+
+
+def test_requests_that_wait_together_share_one_computation_that_began_after_they_came() -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+    state = itertools.count()
+
+    def compute() -> Answer:
+        body = b"%d" % next(state)
+        begun.set()
+        assert goes_on.wait(10)
+        return HTTPStatus.OK, "text/plain", body
+
+    shared = Shared(compute)
+    answers: list[bytes] = []
+    threads = [threading.Thread(target=lambda: answers.append(shared()[2])) for _ in range(10)]
+    threads[0].start()
+    assert begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    eventually(lambda: all(is_in(thread, Shared.__call__) for thread in threads[1:]), "they wait")
+    goes_on.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [b"0"] + 9 * [b"1"]
+    assert shared()[2] == b"2", "nothing is kept for a later request"
+
+
+def test_a_computation_that_fails_is_begun_again_for_the_next_request() -> None:
+    outcomes: list[Answer | Exception] = [OSError("no"), (HTTPStatus.OK, "text/plain", b"well")]
+
+    def compute() -> Answer:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    shared = Shared(compute)
+    with pytest.raises(OSError, match="no"):
+        shared()
+    assert shared()[2] == b"well"
+
+
+def is_in(thread: threading.Thread, function: types.FunctionType) -> bool:
+    """Whether the thread runs, or waits in, this function."""
+    assert thread.ident is not None
+    frame = sys._current_frames().get(thread.ident)
+    return frame is not None and frame.f_code is function.__code__
+
+
+def test_a_connection_waits_for_a_place_while_the_answers_of_all_others_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_server, "ANSWER_SECONDS", 20.0)
+    computed: list[str] = []
+    goes_on = threading.Event()
+
+    def view(target: str, _accept: str) -> Answer:
+        computed.append(target)
+        assert goes_on.wait(20)
+        return HTTPStatus.OK, "text/plain", b""
+
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(HttpServer(socket.AF_INET, ("127.0.0.1", 0), view, name="localhost", policy=""))
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        stack.callback(server.shutdown)
+        there = (str(server.server_address[0]), int(server.server_address[1]))
+        clients = [stack.enter_context(client(there, PROBE)) for _ in range(MAX_CONNECTIONS_PER_PEER)]
+        eventually(lambda: len(computed) == MAX_CONNECTIONS_PER_PEER, "all answers are being computed")
+        one_more = stack.enter_context(client(there, PROBE))
+        with pytest.raises(TimeoutError):
+            one_more.recv(1)
+        goes_on.set()
+        assert all(each.recv(65536).startswith(b"HTTP/1.0 200 ") for each in (*clients, one_more))
 
 
 def test_the_oldest_connection_without_a_head_goes_first(place: Place) -> None:
