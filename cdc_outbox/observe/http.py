@@ -81,10 +81,8 @@ class Views:
         self._registry = registry
         self._monotonic = monotonic
         self._wall = wall
-        text, open_metrics = (
-            Shared(lambda: self._metrics("")),
-            Shared(lambda: self._metrics(f"{OPEN_METRICS}; version=1.0.0")),
-        )
+        text = Shared(lambda: self._metrics(""))
+        open_metrics = Shared(lambda: self._metrics(f"{OPEN_METRICS}; version=1.0.0"))
         state, page = Shared(self._status), Shared(self._page)
         self._paths: dict[str, Callable[[str, str], Answer]] = {
             "/livez": self._livez,

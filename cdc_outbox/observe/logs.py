@@ -130,7 +130,7 @@ ENDS: Final = {
     "slot.safe": "slot.endangered",
     "topic.available": "topic.unavailable",
 }
-"""Lines that report the end of a condition, and the line that reported its begin."""
+"""Lines that report the end of a condition, each with the line that reported its beginning."""
 
 _SPENT: Final = re.compile(r"after \d+ms")
 """Parts that vary between equal errors of librdkafka."""
