@@ -35,6 +35,9 @@ HEAD_BYTES: Final = 8192
 HEAD_SECONDS: Final = 5.0
 """Limit for the client to send the whole head, also byte by byte; and for it to read the answer."""
 
+USUAL_HEAD_SECONDS: Final = 0.1
+"""Clients send the head right after they connect. One that is later than this is closed first in favor of a new connection."""
+
 MAX_CONNECTIONS: Final = 32
 """Connections at a time. Two probes, two scrapers and a browser need about ten."""
 
@@ -42,7 +45,10 @@ MAX_CONNECTIONS_PER_PEER: Final = 16
 """Connections of one address: half of all, so that one client cannot block all others."""
 
 ANSWER_SECONDS: Final = 1.0
-"""Limit for a new connection to wait for a place while all others have their answers computed, which takes milliseconds."""
+"""Limit for a new connection to wait for a place while the answers of others are made, which takes milliseconds."""
+
+CHECK_SECONDS: Final = 0.02
+"""How often it checks meanwhile whether a client has become late: nothing reports that."""
 
 TEXT: Final = "text/plain; charset=utf-8"
 HTML: Final = "text/html; charset=utf-8"
@@ -62,31 +68,47 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class _Waits(IntEnum):
-    """What a connection waits for; lower values are closed first in favor of new connections."""
+    """What a connection waits for."""
 
-    HEAD = 0
-    TAKING = 1
+    HEAD = select.POLLIN
+    """For the client to send the whole head."""
+    TAKING = select.POLLOUT
     """For the client to read the answer."""
-    NOTHING = 2
+    NOTHING = 0
     """For the answer to be computed: milliseconds."""
+
+
+class _Rank(IntEnum):
+    """Which idle connections are closed first in favor of new ones."""
+
+    LATE_HEAD = 0
+    UNREAD_ANSWER = 1
+    HEAD = 2
 
 
 @dataclass(slots=True)
 class _Connection:
-    """An open connection."""
+    """An open connection. `since`: time.monotonic()."""
 
     socket: socket.socket
     peer: str
+    since: float
     waits: _Waits = _Waits.HEAD
 
     @property
-    def may_go(self) -> bool:
-        """Whether it waits for the client. A head that has arrived but is not read yet does not count as late."""
-        if self.waits is not _Waits.HEAD:
-            return self.waits is _Waits.TAKING
+    def idle(self) -> bool:
+        """Whether it waits for the client, and not for its own thread: to read what has arrived, or to send what is ready."""
+        if self.waits is _Waits.NOTHING:
+            return False
         poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
+        poll.register(self.socket, self.waits)
         return not poll.poll(0)
+
+    def rank(self, now: float) -> _Rank:
+        """Its rank at `now`, while it is idle."""
+        if self.waits is _Waits.TAKING:
+            return _Rank.UNREAD_ANSWER
+        return _Rank.LATE_HEAD if now - self.since > USUAL_HEAD_SECONDS else _Rank.HEAD
 
 
 class _Connections:
@@ -100,10 +122,13 @@ class _Connections:
         """Add a connection; at the limit, close another one, or wait for one to end. Returns False after ANSWER_SECONDS."""
         assert isinstance(request, socket.socket)
         with self._changed:
-            given = self._changed.wait_for(lambda: self._has_place(peer), ANSWER_SECONDS)
-            if given:
-                self._open[request] = _Connection(request, peer)
-            return given
+            until = time.monotonic() + ANSWER_SECONDS
+            while not self._has_place(peer):
+                if time.monotonic() > until:
+                    return False
+                self._changed.wait(CHECK_SECONDS)
+            self._open[request] = _Connection(request, peer, time.monotonic())
+            return True
 
     def waits(self, request: Request, what: _Waits) -> None:
         """Record what a connection waits for now."""
@@ -126,15 +151,19 @@ class _Connections:
         return len(self._open) < MAX_CONNECTIONS or self._give_way(peers.most_common(1)[0][0])
 
     def _give_way(self, peer: str) -> bool:
-        """Close the connection of `peer` that has waited longest for its head, or else for the client to read the answer."""
-        own = sorted((each for each in self._open.values() if each.peer == peer), key=lambda each: each.waits)
-        for each in own:
-            if each.may_go:
-                del self._open[each.socket]
-                with contextlib.suppress(OSError):
-                    each.socket.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
-                return True
-        return False
+        """Close the oldest idle connection of `peer` of the lowest rank. One whose head is not late is closed only if all are
+        idle: otherwise another one ends in milliseconds.
+        """
+        now = time.monotonic()
+        own = [each for each in self._open.values() if each.peer == peer]
+        idle = [each for each in own if each.idle]
+        chosen = min(idle, key=lambda each: each.rank(now), default=None)
+        if chosen is None or (chosen.rank(now) is _Rank.HEAD and len(idle) < len(own)):
+            return False
+        del self._open[chosen.socket]
+        with contextlib.suppress(OSError):
+            chosen.socket.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
+        return True
 
 
 class HttpServer(ThreadingHTTPServer):
@@ -280,6 +309,7 @@ class _Handler(BaseHTTPRequestHandler):
         deadline = time.monotonic() + HEAD_SECONDS
         head = b""
         while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) <= HEAD_BYTES:
+            self.server.connections.waits(self.connection, _Waits.HEAD)
             self.connection.settimeout(max(deadline - time.monotonic(), 0.001))
             chunk = self.connection.recv(4096)
             if not chunk:

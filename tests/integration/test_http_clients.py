@@ -20,7 +20,15 @@ from cdc_outbox.counters import Counters, TopicCounters
 from cdc_outbox.observe import Versions, http_server
 from cdc_outbox.observe import http as http_side
 from cdc_outbox.observe.http import Shared, serve
-from cdc_outbox.observe.http_server import HEAD_SECONDS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, Answer, HttpServer
+from cdc_outbox.observe.http_server import (
+    HEAD_SECONDS,
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_PEER,
+    Answer,
+    HttpServer,
+    _Connection,
+    _Waits,
+)
 from cdc_outbox.observe.metrics import build_registry
 from tests.plugins.waiting import eventually
 
@@ -165,12 +173,10 @@ def is_in(thread: threading.Thread, function: types.FunctionType) -> bool:
     return frame is not None and frame.f_code is function.__code__
 
 
-def test_a_connection_waits_for_a_place_while_the_answers_of_all_others_are_computed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(http_server, "ANSWER_SECONDS", 20.0)
+@contextlib.contextmanager
+def computing(goes_on: threading.Event, number: int) -> Iterator[tuple[Place, list[socket.socket]]]:
+    """A server, and this many connections whose answers are being computed until the event is set."""
     computed: list[str] = []
-    goes_on = threading.Event()
 
     def view(target: str, _accept: str) -> Answer:
         computed.append(target)
@@ -182,13 +188,67 @@ def test_a_connection_waits_for_a_place_while_the_answers_of_all_others_are_comp
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         stack.callback(server.shutdown)
         there = (str(server.server_address[0]), int(server.server_address[1]))
-        clients = [stack.enter_context(client(there, PROBE)) for _ in range(MAX_CONNECTIONS_PER_PEER)]
-        eventually(lambda: len(computed) == MAX_CONNECTIONS_PER_PEER, "all answers are being computed")
-        one_more = stack.enter_context(client(there, PROBE))
+        clients = [stack.enter_context(client(there, PROBE)) for _ in range(number)]
+        eventually(lambda: len(computed) == number, "the answers are being computed")
+        yield there, clients
+
+
+def test_a_connection_waits_for_a_place_while_the_answers_of_all_others_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_server, "ANSWER_SECONDS", 20.0)
+    goes_on = threading.Event()
+    with computing(goes_on, MAX_CONNECTIONS_PER_PEER) as (there, clients), client(there, PROBE) as one_more:
         with pytest.raises(TimeoutError):
             one_more.recv(1)
         goes_on.set()
         assert all(each.recv(65536).startswith(b"HTTP/1.0 200 ") for each in (*clients, one_more))
+
+
+def test_a_client_that_is_about_to_send_its_head_keeps_its_place_while_answers_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_server, "ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr(http_server, "USUAL_HEAD_SECONDS", 20.0)
+    goes_on = threading.Event()
+    with (
+        computing(goes_on, MAX_CONNECTIONS_PER_PEER - 1) as (there, clients),
+        idle(there) as about_to,
+        client(there, PROBE) as one_more,
+    ):
+        with pytest.raises(TimeoutError):
+            about_to.recv(1)
+        about_to.sendall(PROBE)
+        goes_on.set()
+        assert all(each.recv(65536).startswith(b"HTTP/1.0 200 ") for each in (*clients, about_to, one_more))
+
+
+def test_a_late_head_gives_its_place_to_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "ANSWER_SECONDS", 20.0)
+    goes_on = threading.Event()
+    with (
+        computing(goes_on, MAX_CONNECTIONS_PER_PEER - 1) as (there, _clients),
+        idle(there) as late,
+        client(there, PROBE) as one_more,
+    ):
+        assert late.recv(1) == b""
+        goes_on.set()
+        assert one_more.recv(65536).startswith(b"HTTP/1.0 200 ")
+
+
+def test_a_connection_is_idle_while_it_waits_for_its_client() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        head, answer = (_Connection(ours, "127.0.0.1", 0.0, waits) for waits in (_Waits.HEAD, _Waits.TAKING))
+        assert head.idle
+        assert not answer.idle, "its thread is about to send"
+        theirs.sendall(b"GET")
+        assert not head.idle, "its thread is about to read"
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(65536))
+        assert answer.idle
 
 
 def test_the_oldest_connection_without_a_head_goes_first(place: Place) -> None:
