@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks.__main__ import PUBLISHED as FULL_RUN
 from benchmarks.chart import draw
 from benchmarks.drained import Drained
 from benchmarks.publish import BEGIN, DOCS, END
@@ -70,6 +71,10 @@ def test_page_and_chart_show_the_same_run() -> None:
         assert taken.day in text
         assert f"{taken.options['rows']:,} rows" in text
         assert all(str(taken.versions[name]) in text for name in ("PostgreSQL", "Apache Kafka", "Debezium"))
+
+
+def test_the_page_shows_what_a_run_with_publish_measures() -> None:
+    assert FULL_RUN.items() <= PUBLISHED["options"].items()
 
 
 def test_a_run_of_one_scenario_has_a_chart_too() -> None:
