@@ -39,8 +39,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Shared:
-    """An answer that takes milliseconds to compute. Requests that wait for it share one computation, which began after they
-    came: a flood of them costs no more than one after the other, and leaves a probe its time.
+    """An answer that takes milliseconds to compute. Requests that wait for it at the same time share one computation, so that a
+    flood of them leaves time for probes. It begins after they came: none gets an old answer.
     """
 
     def __init__(self, compute: Callable[[], Answer]) -> None:

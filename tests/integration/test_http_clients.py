@@ -193,10 +193,25 @@ def computing(goes_on: threading.Event, number: int) -> Iterator[tuple[Place, li
         yield there, clients
 
 
-def test_a_connection_waits_for_a_place_while_the_answers_of_all_others_are_computed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@contextlib.contextmanager
+def full(goes_on: threading.Event) -> Iterator[tuple[list[socket.socket], socket.socket, socket.socket]]:
+    """All places of an address, one of them of a client that has sent nothing; the others compute answers. And one client more."""
+    with (
+        computing(goes_on, MAX_CONNECTIONS_PER_PEER - 1) as (there, clients),
+        idle(there) as silent,
+        client(there, PROBE) as one_more,
+    ):
+        yield clients, silent, one_more
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new connection waits for its place longer than a test takes."""
     monkeypatch.setattr(http_server, "ANSWER_SECONDS", 20.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_connection_waits_for_a_place_while_the_answers_of_all_others_are_computed() -> None:
     goes_on = threading.Event()
     with computing(goes_on, MAX_CONNECTIONS_PER_PEER) as (there, clients), client(there, PROBE) as one_more:
         with pytest.raises(TimeoutError):
@@ -205,17 +220,13 @@ def test_a_connection_waits_for_a_place_while_the_answers_of_all_others_are_comp
         assert all(each.recv(65536).startswith(b"HTTP/1.0 200 ") for each in (*clients, one_more))
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_client_that_is_about_to_send_its_head_keeps_its_place_while_answers_are_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_server, "ANSWER_SECONDS", 20.0)
     monkeypatch.setattr(http_server, "USUAL_HEAD_SECONDS", 20.0)
     goes_on = threading.Event()
-    with (
-        computing(goes_on, MAX_CONNECTIONS_PER_PEER - 1) as (there, clients),
-        idle(there) as about_to,
-        client(there, PROBE) as one_more,
-    ):
+    with full(goes_on) as (clients, about_to, one_more):
         with pytest.raises(TimeoutError):
             about_to.recv(1)
         about_to.sendall(PROBE)
@@ -223,14 +234,10 @@ def test_a_client_that_is_about_to_send_its_head_keeps_its_place_while_answers_a
         assert all(each.recv(65536).startswith(b"HTTP/1.0 200 ") for each in (*clients, about_to, one_more))
 
 
-def test_a_late_head_gives_its_place_to_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "ANSWER_SECONDS", 20.0)
+@pytest.mark.usefixtures("patient")
+def test_a_late_head_gives_its_place_to_a_new_connection() -> None:
     goes_on = threading.Event()
-    with (
-        computing(goes_on, MAX_CONNECTIONS_PER_PEER - 1) as (there, _clients),
-        idle(there) as late,
-        client(there, PROBE) as one_more,
-    ):
+    with full(goes_on) as (_clients, late, one_more):
         assert late.recv(1) == b""
         goes_on.set()
         assert one_more.recv(65536).startswith(b"HTTP/1.0 200 ")
