@@ -195,7 +195,7 @@ def computing(goes_on: threading.Event, number: int) -> Iterator[tuple[Place, li
 
 @contextlib.contextmanager
 def full(goes_on: threading.Event) -> Iterator[tuple[list[socket.socket], socket.socket, socket.socket]]:
-    """All places of an address, one of them of a client that has sent nothing; the others compute answers. And one client more."""
+    """An address without a free place: one client is silent, the answers of the others are computed. And one client more."""
     with (
         computing(goes_on, MAX_CONNECTIONS_PER_PEER - 1) as (there, clients),
         idle(there) as silent,
