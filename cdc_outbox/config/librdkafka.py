@@ -25,38 +25,48 @@ ALIASES: Final[Mapping[str, str]] = {
 }
 """A property's other name, and the one that is kept: precedence is that of the source, whatever the spelling."""
 
-FREE: Final = frozenset(
+NUMBERS: Final = frozenset(
     re.findall(
         r"\S+",
         """
-        allow.auto.create.topics api.version.request.timeout.ms batch.num.messages batch.size broker.address.family
-        broker.address.ttl builtin.features client.dns.lookup client.id client.rack client.software.name
-        client.software.version compression.level compression.type connections.max.idle.ms debug enable.metrics.push
-        enable.random.seed enable.sasl.oauthbearer.unsecure.jwt enable.sparse.connections
-        enable.ssl.certificate.verification https.ca.location https.ca.pem linger.ms log.connection.close
-        log.thread.name log_level message.copy.max.bytes message.max.bytes metadata.max.age.ms
-        metadata.recovery.rebootstrap.trigger.ms metadata.recovery.strategy metadata.request.timeout.ms
-        produce.offset.report queue.buffering.backpressure.threshold receive.message.max.bytes
-        reconnect.backoff.jitter.ms reconnect.backoff.max.ms reconnect.backoff.ms request.timeout.ms
-        retry.backoff.max.ms retry.backoff.ms sasl.kerberos.keytab sasl.kerberos.min.time.before.relogin
-        sasl.kerberos.principal sasl.kerberos.service.name sasl.mechanisms sasl.oauthbearer.assertion.algorithm
-        sasl.oauthbearer.assertion.claim.aud sasl.oauthbearer.assertion.claim.exp.seconds
-        sasl.oauthbearer.assertion.claim.iss sasl.oauthbearer.assertion.claim.jti.include
-        sasl.oauthbearer.assertion.claim.nbf.seconds sasl.oauthbearer.assertion.claim.sub
+        api.version.request.timeout.ms batch.num.messages batch.size broker.address.ttl compression.level
+        connections.max.idle.ms linger.ms log_level message.copy.max.bytes message.max.bytes metadata.max.age.ms
+        metadata.recovery.rebootstrap.trigger.ms metadata.request.timeout.ms queue.buffering.backpressure.threshold
+        receive.message.max.bytes reconnect.backoff.jitter.ms reconnect.backoff.max.ms reconnect.backoff.ms
+        request.timeout.ms retry.backoff.max.ms retry.backoff.ms sasl.kerberos.min.time.before.relogin
+        sasl.oauthbearer.assertion.claim.exp.seconds sasl.oauthbearer.assertion.claim.nbf.seconds
+        socket.blocking.max.ms socket.connection.setup.timeout.ms socket.max.fails socket.receive.buffer.bytes
+        socket.send.buffer.bytes socket.timeout.ms statistics.interval.ms sticky.partitioning.linger.ms
+        topic.metadata.propagation.max.ms topic.metadata.refresh.fast.cnt topic.metadata.refresh.fast.interval.ms
+        topic.metadata.refresh.interval.ms transaction.timeout.ms
+        """,
+    )
+)
+"""Properties of a producer that take a whole number; `linger.ms` also a fraction. librdkafka reads the digits at the beginning
+of a value, and ignores what follows them.
+"""
+
+FREE: Final = NUMBERS | frozenset(
+    re.findall(
+        r"\S+",
+        """
+        allow.auto.create.topics broker.address.family builtin.features client.dns.lookup client.id client.rack
+        client.software.name client.software.version compression.type debug enable.metrics.push enable.random.seed
+        enable.sasl.oauthbearer.unsecure.jwt enable.sparse.connections enable.ssl.certificate.verification
+        https.ca.location https.ca.pem log.connection.close log.thread.name metadata.recovery.strategy
+        produce.offset.report sasl.kerberos.keytab sasl.kerberos.principal sasl.kerberos.service.name sasl.mechanisms
+        sasl.oauthbearer.assertion.algorithm sasl.oauthbearer.assertion.claim.aud sasl.oauthbearer.assertion.claim.iss
+        sasl.oauthbearer.assertion.claim.jti.include sasl.oauthbearer.assertion.claim.sub
         sasl.oauthbearer.assertion.file sasl.oauthbearer.assertion.jwt.template.file
         sasl.oauthbearer.assertion.private.key.file sasl.oauthbearer.assertion.private.key.passphrase
         sasl.oauthbearer.assertion.private.key.pem sasl.oauthbearer.client.id sasl.oauthbearer.client.secret
         sasl.oauthbearer.config sasl.oauthbearer.extensions sasl.oauthbearer.grant.type
         sasl.oauthbearer.metadata.authentication.type sasl.oauthbearer.method sasl.oauthbearer.scope
         sasl.oauthbearer.sub.claim.name sasl.oauthbearer.token.endpoint.url sasl.password sasl.username
-        security.protocol socket.blocking.max.ms socket.connection.setup.timeout.ms socket.keepalive.enable
-        socket.max.fails socket.nagle.disable socket.receive.buffer.bytes socket.send.buffer.bytes socket.timeout.ms
-        ssl.ca.certificate.stores ssl.ca.location ssl.ca.pem ssl.certificate.location ssl.certificate.pem
-        ssl.cipher.suites ssl.crl.location ssl.curves.list ssl.endpoint.identification.algorithm ssl.key.location
-        ssl.key.password ssl.key.pem ssl.keystore.location ssl.keystore.password ssl.sigalgs.list statistics.interval.ms
-        sticky.partitioning.linger.ms topic.metadata.propagation.max.ms topic.metadata.refresh.fast.cnt
-        topic.metadata.refresh.fast.interval.ms topic.metadata.refresh.interval.ms topic.metadata.refresh.sparse
-        transaction.timeout.ms
+        security.protocol socket.keepalive.enable socket.nagle.disable ssl.ca.certificate.stores ssl.ca.location
+        ssl.ca.pem ssl.certificate.location ssl.certificate.pem ssl.cipher.suites ssl.crl.location ssl.curves.list
+        ssl.endpoint.identification.algorithm ssl.key.location ssl.key.password ssl.key.pem ssl.keystore.location
+        ssl.keystore.password ssl.sigalgs.list topic.metadata.refresh.sparse
         """,
     )
 )

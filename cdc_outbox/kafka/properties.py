@@ -15,7 +15,7 @@ from typing import Final
 
 import confluent_kafka
 
-from cdc_outbox.config.librdkafka import ALIASES, CONSUMER_ONLY, FREE, MESSAGE_MAX_BYTES
+from cdc_outbox.config.librdkafka import ALIASES, CONSUMER_ONLY, FREE, MESSAGE_MAX_BYTES, NUMBERS
 from cdc_outbox.config.redaction import MASK, is_secret_property
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
@@ -48,6 +48,7 @@ explicitly since the queue must hold one such record."""
 
 _LIBRARY_DEFAULTS: Final[Mapping[str, int]] = {
     "batch.size": 1_000_000,
+    "linger.ms": 5,
     "message.max.bytes": MESSAGE_MAX_BYTES,
     "queue.buffering.max.kbytes": 1_048_576,
     "topic.metadata.propagation.max.ms": 30_000,
@@ -59,6 +60,11 @@ topic may take to be known by all brokers."""
 def number(properties: Mapping[str, str], name: str) -> int:
     """The value of one of these properties of a producer."""
     return int(properties.get(name, _LIBRARY_DEFAULTS[name]))
+
+
+def duration(properties: Mapping[str, str], name: str) -> float:
+    """The value, in seconds, of one of these properties that librdkafka has in milliseconds, or parts of one."""
+    return float(properties.get(name, _LIBRARY_DEFAULTS[name])) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,8 @@ def effective(user: Mapping[str, str], settings: Settings) -> dict[str, str]:
             raise _refusal(given, value, rule)
         if rule is None and name not in FREE and name not in CONSUMER_ONLY:
             raise _unknown(given)
+        if name in NUMBERS:
+            _require_number(given, value, fraction=name == "linger.ms")
         merged[name] = value
     merged["bootstrap.servers"] = settings.brokers
     merged["queue.buffering.max.messages"] = str(settings.max_in_flight_events)
@@ -192,13 +200,10 @@ def with_login(properties: dict[str, str], login: tuple[str, str]) -> None:
 
 def message_max_bytes(user: Mapping[str, str]) -> int:
     """The largest record, in bytes, for a producer of these properties. Raises ConfigurationError if it is not a number."""
-    given = {ALIASES.get(name, name): value for name, value in user.items()}.get("message.max.bytes")
-    try:
-        return MESSAGE_MAX_BYTES if given is None else int(given)
-    except ValueError:
-        raise ConfigurationError(
-            "Kafka property message.max.bytes is no number", code="message-max-bytes", cure="give it in bytes"
-        ) from None
+    name = "message.max.bytes"
+    if name in user:
+        _require_number(name, user[name])
+    return number(user, name)
 
 
 def _kibibytes(size: int) -> int:
@@ -213,6 +218,23 @@ def _unknown(name: str) -> ConfigurationError:
         code="kafka-property-refused",
         cure=f"correct the name, or leave {name} out; names are those of librdkafka's CONFIGURATION.md",
     )
+
+
+_WHOLE: Final = r"\s*-?(0|[1-9][0-9]{0,18})"
+"""librdkafka reads 010 as 8, and 1_000 as 1, which is 1000 in Python. Python's int has a limit of 4,300 digits."""
+
+
+def _require_number(name: str, value: str, *, fraction: bool = False) -> None:
+    """Raise ConfigurationError for a value that is no number, or not the one that librdkafka would read: 10 in `10s`.
+
+    `fraction`: whether the number may have decimals.
+    """
+    if not re.fullmatch(_WHOLE + (r"(\.[0-9]+)?\s*" if fraction else r"\s*"), value):
+        raise ConfigurationError(
+            f"Kafka property {name} is no number: {value!r}",
+            code="kafka-property-refused",
+            cure=f"set {name} to decimal digits without a unit, which is part of its name",
+        )
 
 
 def _refusal(name: str, value: str, rule: _Rule) -> ConfigurationError:

@@ -135,7 +135,7 @@ def _library() -> ctypes.CDLL:
 def installed_properties() -> dict[str, str | None]:
     """The properties that this librdkafka documents, and the hidden ones that have a default, with their defaults."""
     library = _library()
-    found: dict[str, str | None] = dict.fromkeys(_documented(library))
+    found: dict[str, str | None] = dict.fromkeys(documented_types())
     pointer, count = ctypes.c_void_p, ctypes.c_size_t()
     for kind in ("conf", "topic_conf"):
         new, dump = getattr(library, f"rd_kafka_{kind}_new"), getattr(library, f"rd_kafka_{kind}_dump")
@@ -147,15 +147,15 @@ def installed_properties() -> dict[str, str | None]:
     return found
 
 
-def _documented(library: ctypes.CDLL) -> list[str]:
-    """Names in the table that librdkafka prints, which is its CONFIGURATION.md."""
-    libc, pointer = ctypes.CDLL(None), ctypes.c_void_p
+def documented_types() -> dict[str, str]:
+    """The properties in the table that librdkafka prints, which is its CONFIGURATION.md, with their types as `integer`."""
+    library, libc, pointer = _library(), ctypes.CDLL(None), ctypes.c_void_p
     libc.fopen.restype, libc.fopen.argtypes, libc.fclose.argtypes = pointer, [ctypes.c_char_p] * 2, [pointer]
     library.rd_kafka_conf_properties_show.argtypes = [pointer]
     with tempfile.NamedTemporaryFile() as file:
         stream = libc.fopen(file.name.encode(), b"w")
         library.rd_kafka_conf_properties_show(stream)
         libc.fclose(stream)
-        lines = file.read().decode().splitlines()
-    names = [line.split("|")[0].strip() for line in lines if line.count("|") > 4]
-    return [name for name in names if name and name != "Property" and not name.startswith("-")]
+        rows = [line.split("|") for line in file.read().decode().splitlines() if line.count("|") > 4]
+    named = [(row[0].strip(), row[-1].rpartition("*Type: ")[2].rstrip("* ")) for row in rows]
+    return {name: kind for name, kind in named if name and name != "Property" and not name.startswith("-")}

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_outbox.config.librdkafka import ALIASES, CONSUMER_ONLY, FREE
+from cdc_outbox.config.librdkafka import ALIASES, CONSUMER_ONLY, FREE, NUMBERS
 from cdc_outbox.config.settings import Settings
 from cdc_outbox.errors import ConfigurationError
 from cdc_outbox.kafka.properties import DEFAULTS, RULES, effective, is_object, librdkafka_version
-from tests.servers.mock_kafka import installed_properties
+from tests.servers.mock_kafka import documented_types, installed_properties
 
 SETTINGS = Settings(brokers="kafka-1:9092,kafka-2:9092")
 
@@ -218,6 +218,50 @@ def test_a_small_memory_without_a_smaller_record_is_refused_as_well() -> None:
 @pytest.mark.parametrize("value", ["", "1e6", "1 MB", "many", "1.5"])
 def test_a_size_that_is_no_number_is_refused(value: str) -> None:
     assert "message.max.bytes is no number" in refusal({"message.max.bytes": value}).message
+
+
+NO_NUMBERS = [
+    "",
+    " ",
+    "ten",
+    "10s",
+    "15 000",
+    "1_000",
+    "010",
+    "0x10",
+    "1e3",
+    "+5",
+    "--5",
+    "nan",
+    "1,5",
+    "\u0661\u0662",
+    "5\n6",
+    "9" * 5000,
+]
+"""librdkafka accepts most of them: it reads 10 in `10s`, which is 10 ms, and 8 in `010`."""
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_a_number_that_librdkafka_would_read_otherwise_is_refused(value: str) -> None:
+    for name in NUMBERS:
+        error = refusal({name: value})
+        assert error.message == f"Kafka property {name} is no number: {value!r}"
+        assert "without a unit" in error.cure
+
+
+@pytest.mark.parametrize(("name", "value"), [("linger.ms", "0.5"), ("linger.ms", "0"), ("compression.level", "-1")])
+def test_a_number_is_taken_as_it_is(name: str, value: str) -> None:
+    assert effective({name: value}, SETTINGS)[name] == value
+
+
+def test_only_a_linger_has_decimals() -> None:
+    assert "is no number" in refusal({"socket.timeout.ms": "1000.5"}).message
+
+
+def test_the_numbers_are_those_of_this_librdkafka() -> None:
+    types = documented_types()
+    numeric = {ALIASES.get(name, name) for name, kind in types.items() if kind in ("integer", "float")}
+    assert numeric & FREE == NUMBERS & types.keys()
 
 
 def test_the_bounds_on_memory_are_those_of_the_settings() -> None:
