@@ -27,7 +27,7 @@ from cdc_outbox.kafka.errors import DeliveryFailure, about_cluster, final, kafka
 from cdc_outbox.kafka.first_records import FirstRecords
 from cdc_outbox.kafka.library_log import LIBRARY_LOG
 from cdc_outbox.kafka.metadata import METADATA_SLICE_SECONDS, Lookout, reach
-from cdc_outbox.kafka.properties import changed_login, number, with_login
+from cdc_outbox.kafka.properties import changed_login, duration, number, with_login
 from cdc_outbox.kafka.reachability import Reachability, weakly
 from cdc_outbox.kafka.reports import Report, Reports
 from cdc_outbox.kafka.topic_gate import REMEMBERED_TOPICS, TopicGate
@@ -75,10 +75,12 @@ class Publisher:
         except KafkaException as raised:
             raise self._error(raised) from raised
         self._batch_bytes = number(properties, "batch.size")
+        self.linger_seconds = duration(properties, "linger.ms")
+        """How long a record waits for others of its batch, unless a flush sends it."""
         self._gate = TopicGate(
             functools.partial(TopicCatalog, properties),
             counters,
-            unknown_seconds=number(properties, "topic.metadata.propagation.max.ms") / 1000,
+            unknown_seconds=duration(properties, "topic.metadata.propagation.max.ms"),
         )
         self._open_topics: set[str] = set()
         """Topics that records may be produced to, with batches no larger than each topic accepts."""
@@ -119,6 +121,11 @@ class Publisher:
     def delivered_bytes(self) -> int:
         """Memory that the records confirmed by Kafka occupied."""
         return self._reports.delivered_bytes
+
+    @property
+    def produced_bytes(self) -> int:
+        """Memory of the records confirmed or in flight: grows with each record that is produced."""
+        return self.delivered_bytes + self.in_flight_bytes
 
     def native_reader(self, pgconn_ptr: int, isolated: Collection[LsnRange]) -> NativeReader | None:  # noqa: ARG002
         """Make a reader that moves plain rows from a libpq connection into this producer; None: the loop reads all rows.
@@ -291,7 +298,7 @@ class Publisher:
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
         """Send the queued records at once, without waiting `linger.ms` for more. Serves reports until all are there or
-        `seconds` are over.
+        `seconds` are over: a broker's thread that wakes up later lets its records wait (rdkafka.h, rd_kafka_flush).
         """
         try:
             self._producer.flush(seconds)

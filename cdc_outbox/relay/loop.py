@@ -115,6 +115,7 @@ class StreamLoop:
         self._inbox: Iterator[bytes] = iter(())
         self._inbox_empty = True
         self._pacing = Pacing(params.max_delay)
+        self._produced_at = 0.0  # when the last read that produced records began
 
     def run(self) -> None:
         """Turn until stopped or caught up, then drain and end the stream.
@@ -209,9 +210,9 @@ class StreamLoop:
     def _read(self) -> None:
         """Read at most one portion of messages; wait COMMIT_WAIT_SECONDS for the rest of a small transaction.
 
-        The few records of a quiet stream are sent at once, and their reports are waited for: one turn for each event.
+        Once the stream is quiet, its last records are sent at once, and their reports are waited for: one turn for each event.
         """
-        began, produced, total = time.monotonic(), self._produced_bytes(), 0
+        began, produced, total = time.monotonic(), self._publisher.produced_bytes, 0
         for _ in range(COMMIT_READS):
             native = self._native
             count = self._read_portion() if native is None else self._read_natively(native)
@@ -220,13 +221,11 @@ class StreamLoop:
             incomplete = small and self._inbox_empty and self._ledger.in_transaction
             if not incomplete or not self._stream.wait(COMMIT_WAIT_SECONDS):
                 break
+        if self._publisher.produced_bytes != produced:
+            self._produced_at = began
         quiet = self._pacing.read(began, total, empty=self._stream.empty)
-        if quiet and total and self._produced_bytes() != produced:
+        if quiet and self._publisher.in_flight and began - self._produced_at <= self._publisher.linger_seconds:
             self._publisher.flush(FLUSH_WAIT_SECONDS)
-
-    def _produced_bytes(self) -> int:
-        """Grows with each record that is produced."""
-        return self._publisher.delivered_bytes + self._publisher.in_flight_bytes
 
     def _read_portion(self) -> int:
         """Process messages that were held back, else those that have arrived. Returns the number of messages received."""

@@ -43,12 +43,12 @@ class Pacing:
     def read(self, now: float, messages: int, *, empty: bool) -> bool:
         """Record a read of `messages` messages that began at `now`, as of time.monotonic(). `empty`: no more had arrived.
 
-        True in a quiet stream: no more events are about to come that these could share a request with.
+        True in a quiet stream: no more events are about to come that those read last could share a request with.
         """
         if messages:
             self._steady = self._paused or now - self._read_at <= self._max_delay
             self._read_at = now
-        elif self._paused:
+        elif self._paused or now - self._read_at > self._max_delay:
             self._steady = False
         self._paused = False
         self._arrived += messages

@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 
+from cdc_outbox.errors import Undelivered
 from cdc_outbox.relay.pacing import BACKLOG_MESSAGES, BACKLOG_SECONDS, Pacing
 from tests.plugins import wire_builder as build
 from tests.plugins.scripted import RELATION, Rig, begin, commit, insert, nothing, transaction
@@ -124,6 +125,65 @@ def test_a_small_transaction_in_three_packets_is_sent_once() -> None:
     rig.stop_when(lambda: rig.flushed == 108)
     rig.run()
     assert flushes == [1]
+
+
+def flushes_until_delivered(rig: Rig, *, flushes: int) -> list[float]:
+    """Let Kafka take a record at the flush of this number. Returns a list of the moments of the flushes, which grows."""
+    rig.kafka.choose = nothing
+    flushed_at: list[float] = []
+
+    def flush(seconds: float) -> int:
+        flushed_at.append(rig.clock.now)
+        rig.clock.now += seconds
+        rig.kafka.choose = range if len(flushed_at) >= flushes else nothing
+        return 0
+
+    rig.kafka.flush = flush  # type: ignore[method-assign]
+    return flushed_at
+
+
+def test_a_flush_that_ends_before_librdkafka_has_woken_up_is_repeated_within_the_linger() -> None:
+    """A flush has no effect on a broker thread that wakes up after its end (rdkafka.h, rd_kafka_flush)."""
+    rig = Rig([RELATION, *transaction(100, "e1")])
+    rig.publisher.linger_seconds = 4.0
+    flushed_at = flushes_until_delivered(rig, flushes=3)
+    rig.stop_when(lambda: rig.flushed == 108)
+    rig.run()
+    assert len(flushed_at) == 3
+    assert flushed_at[-1] - flushed_at[0] < 0.1
+
+
+def test_after_the_linger_no_flush_is_repeated() -> None:
+    """A Kafka that confirms nothing costs no flush in every turn."""
+    rig = Rig([RELATION, *transaction(100, "e1")])
+    rig.publisher.linger_seconds = 0.05
+    flushed_at = flushes_until_delivered(rig, flushes=1000)
+    rig.stop_when(lambda: rig.clock.now > flushed_at[0] + 1.0)
+    with pytest.raises(Undelivered):
+        rig.run(rig.relay(shutdown_timeout=0.1))
+    assert flushed_at[-1] - flushed_at[0] <= 0.05
+
+
+@pytest.mark.parametrize("before", [0.0, 0.001])
+def test_an_event_right_behind_another_message_does_not_wait_for_the_linger(before: float) -> None:
+    """The two were read within `max_delay` of each other, as at a steady rate; but nothing follows."""
+    rig = Rig([RELATION, build.keepalive(90)])
+    rig.publisher.linger_seconds = 4.0
+    portions = iter((1, 1))
+    rig.stream.portion = lambda: next(portions, 3)
+    flushed_at = flushes_until_delivered(rig, flushes=1)
+    rig.stream.script.extend(transaction(100, "e1"))
+    wait = rig.stream.wait
+
+    def passes(seconds: float) -> bool:
+        rig.clock.now += min(seconds, before)
+        return wait(seconds)
+
+    rig.stream.wait = passes  # type: ignore[method-assign]
+    began = rig.clock.now
+    rig.stop_when(lambda: rig.flushed == 108)
+    rig.run()
+    assert flushed_at[0] - began < 0.1
 
 
 def backlog(
