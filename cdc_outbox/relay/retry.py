@@ -26,6 +26,10 @@ MADE_BY_MIGRATIONS: Final = frozenset({"table-missing", "publication-missing"})
 """Codes of errors that a first start waits out with --wait-for-table."""
 
 
+MISSING_LOG_SECONDS: Final = 60.0
+"""From line to line while a first start waits for the same table or publication: a migration may take an hour."""
+
+
 class Retry:
     """The decisions for one relay."""
 
@@ -40,7 +44,8 @@ class Retry:
         """Whether the present attempt has its replication session: before that, every error is one of waiting."""
         self._missing_since: float | None = None
         """When a first start found for the first time that the table or the publication is missing."""
-        self._missing = ""
+        self._logged = ("", 0.0)
+        """The text of the line logged last, and when."""
 
     def begin(self) -> None:
         """Record that an attempt begins."""
@@ -65,16 +70,18 @@ class Retry:
 
     def log(self, error: CdcOutboxError, *, producer_lost: bool) -> None:
         """Log the error of an attempt that will be repeated."""
+        (text, at), now = self._logged, time.monotonic()
         if self._is_missing(error):
-            if self._missing != str(error):
-                self._missing = str(error)
-                log.warning("waiting", error=error, seconds=round(self._table_seconds_left()))
+            if text == str(error) and now - at < MISSING_LOG_SECONDS:
+                return
+            log.warning("waiting", error=error, seconds=round(self._table_seconds_left()))
         elif not self.session_open:
             log.warning("waiting", error=error)
         elif producer_lost:
             log.warning("producer.failed", error=error)
         else:
             log.warning("postgres.disconnected", error=error)
+        self._logged = str(error), now
 
     def _is_missing(self, error: CdcOutboxError) -> bool:
         """Whether a first start lacks what a migration creates. A slot that has missed rows (StreamGap) is no first start."""
