@@ -223,7 +223,7 @@ class StreamLoop:
                 break
         if self._publisher.produced_bytes != produced:
             self._produced_at = began
-        quiet = self._pacing.read(began, total, empty=self._stream.empty)
+        quiet = self._pacing.read(began, total, empty=self._stream.empty) and self._inbox_empty
         if quiet and self._publisher.in_flight and began - self._produced_at <= self._publisher.linger_seconds:
             self._publisher.flush(FLUSH_WAIT_SECONDS)
 

@@ -300,3 +300,16 @@ def test_the_keepalive_behind_a_lone_event_is_read_without_a_wait() -> None:
     rig.run()
     assert rig.ids == ["e1"]
     assert read_at == flushed_at
+
+
+def test_a_full_queue_is_no_quiet_stream() -> None:
+    """More events are there, and wait for room: what is queued leaves with `linger.ms`."""
+    rig = Rig([RELATION, *transaction(100, *(f"e{number}" for number in range(20)))], capacity=10)
+    rig.publisher.linger_seconds = 4.0
+    accepted: list[int] = []
+    deliver_at_flush(rig, lambda: accepted.append(len(rig.kafka.accepted)))
+    delivered_at = rig.clock.now + 1.0
+    rig.kafka.choose = lambda queued: range(queued if rig.clock.now >= delivered_at else 0)
+    rig.stop_when(lambda: rig.flushed == 108)
+    rig.run()
+    assert set(accepted) <= {20}
