@@ -215,7 +215,7 @@ class Io(Protocol):
         """Close it, if there is one. Never raises."""
 
     async def works(self, connection: Any) -> bool:
-        """Whether the connection can still be used."""
+        """Whether the connection can still be used after a failure. Raises Misused if the handler has committed the claims."""
 
     async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
         """In one transaction: claim, then call the handler for the events that are new. Returns how many these are."""
@@ -240,6 +240,8 @@ class Blocking:
         self._connect = connect
         self._kafka = kafka
         self._connection: Any = None
+        self._claimed_in: str | None = None
+        """The id of the last transaction that claimed."""
 
     async def wait(self, blocking: Callable[[], T]) -> T:
         return blocking()
@@ -261,23 +263,24 @@ class Blocking:
         try:
             driver = _blocking_driver(connection)
             with driver.transaction(nested=False):
-                driver.run(_PING)
+                status = driver.ask(_status_of(self._claimed_in))
         except Exception:  # noqa: BLE001 - whatever the driver raises: it cannot be used
             return False
+        _require_undone(status, self._claimed_in)
         return True
 
     async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
-        driver = _blocking_driver(connection)
+        driver, self._claimed_in = _blocking_driver(connection), None
         with driver.transaction(nested=False):
             with _inbox_errors(claim):
                 claimed = driver.ask(claim)
             new = list(_new_events(events, claimed))
             if handled and new:
-                transaction = driver.ask(_TRANSACTION)
+                self._claimed_in = driver.ask(_TRANSACTION)
                 with driver.pipeline() if len(new) > 1 else contextlib.nullcontext():
                     for event in new:
                         _require_no_awaitable(self._handler(event, connection), "the handler")
-                _require_same(transaction, driver.ask(_TRANSACTION))
+                _require_same(self._claimed_in, driver.ask(_TRANSACTION))
         return len(new)
 
 
@@ -294,6 +297,8 @@ class Asyncio:
         self._connect = connect
         self._kafka = kafka
         self._connection: Any = None
+        self._claimed_in: str | None = None
+        """The id of the last transaction that claimed."""
 
     async def wait(self, blocking: Callable[[], T]) -> T:
         return await asyncio.to_thread(blocking)
@@ -314,23 +319,24 @@ class Asyncio:
         try:
             driver = _asyncio_driver(connection)
             async with driver.transaction(nested=False):
-                await driver.run(_PING)
+                status = await driver.ask(_status_of(self._claimed_in))
         except Exception:  # noqa: BLE001 - whatever the driver raises: it cannot be used
             return False
+        _require_undone(status, self._claimed_in)
         return True
 
     async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
-        driver = _asyncio_driver(connection)
+        driver, self._claimed_in = _asyncio_driver(connection), None
         async with driver.transaction(nested=False):
             with _inbox_errors(claim):
                 claimed = await driver.ask(claim)
             new = list(_new_events(events, claimed))
             if handled and new:
-                transaction = await driver.ask(_TRANSACTION)
+                self._claimed_in = await driver.ask(_TRANSACTION)
                 async with driver.pipeline() if len(new) > 1 else contextlib.nullcontext():
                     for event in new:
                         await _require_awaitable(self._handler(event, connection), "the handler")
-                _require_same(transaction, await driver.ask(_TRANSACTION))
+                _require_same(self._claimed_in, await driver.ask(_TRANSACTION))
         return len(new)
 
 
@@ -339,12 +345,25 @@ _TRANSACTION: Final = Statement(("SELECT CAST(pg_catalog.pg_current_xact_id_if_a
 
 
 def _require_same(before: str | None, after: str | None) -> None:
-    """Raise RuntimeError if the handler has ended the transaction: a claim without its effect would be a lost event."""
+    """Raise RuntimeError if the handler has ended the transaction."""
     if before != after:
         raise RuntimeError("the handler has committed or rolled back the transaction: leave both to consume")
 
 
-_PING: Final = Statement(("SELECT 1",), (), "", "")
+def _status_of(transaction: str | None) -> Statement:
+    """Ask for the status of a transaction by its id; NULL for None (PostgreSQL manual, 9.27.9)."""
+    pieces = ("SELECT pg_catalog.pg_xact_status(CAST(CAST(", " AS text) AS pg_catalog.xid8))")
+    return Statement(pieces, (transaction,), "", "")
+
+
+def _require_undone(status: str | None, transaction: str | None) -> None:
+    """Raise Misused if the claims of a failed transaction are committed: the next try would take its events for duplicates."""
+    if status == "committed":
+        raise Misused(
+            "the handler has committed the transaction of a batch that failed: events are claimed that may have no effect. "
+            f"Correct the handler, and delete the rows of the inbox whose xmin is {int(transaction or 0) % 2**32}: "
+            "their events come again"
+        )
 
 
 @contextlib.contextmanager

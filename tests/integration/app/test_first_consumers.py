@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 from cdc_outbox.app import Outbox, OutboxUsageError, emit_many
 from cdc_outbox.app.__main__ import main
 from cdc_outbox.app.consumer import HandlerFailed, consume, consume_async
-from tests.integration.app.test_consume import consuming, effects, group, record_effect
+from tests.integration.app.test_consume import consuming, effects, group, record_effect, require_each_once_in_order
 from tests.integration.app.topic import Topic
 from tests.plugins.command import environment
 from tests.plugins.waiting import eventually
@@ -173,6 +174,48 @@ def test_a_handler_that_ends_the_transaction_of_its_session_loses_no_event(
         eventually(lambda: stats.failures == 2, "both tries", seconds=30)
     engine.dispose()
     assert (effects(bank), bank.execute("SELECT count(*) FROM inbox")) == ([], [(0,)])
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_handler_that_commits_in_sql_ends_the_loop_and_its_events_can_be_handled_again(
+    fails: bool, topic: Topic, bank: Database
+) -> None:
+    """Its COMMIT has committed the claims of the whole batch: events without an effect would count as duplicates."""
+    called: list[str] = []
+
+    def handle(event: Any, connection: Any) -> None:
+        called.append(event.id)
+        if fails and len(called) > 1:
+            raise RuntimeError("the second event fails")
+        record_effect(event, connection)
+        connection.execute("COMMIT")
+
+    topic.send(3)
+    with (
+        pytest.raises(OutboxUsageError, match=r"has committed .* whose xmin is (\d+): ") as ended,
+        consuming(topic, bank, handle, group=(name := group())) as stats,
+    ):
+        eventually(lambda: stats.received > 0, "one is read", seconds=30)
+    assert stats.handled == 0
+    (named,) = re.findall(r"xmin is (\d+)", str(ended.value))
+    bank.execute(f"DELETE FROM inbox WHERE xmin = '{named}'; TRUNCATE effects")
+    with consuming(topic, bank, group=name) as stats:
+        eventually(lambda: stats.handled == 3, "each takes effect", seconds=30)
+    require_each_once_in_order(bank, topic)
+
+
+@pytest.mark.kafka
+def test_in_asyncio_a_handler_that_commits_in_sql_ends_the_loop(topic: Topic, bank: Database) -> None:
+    async def handle(_event: Any, connection: Any) -> None:
+        await connection.execute("COMMIT")
+
+    topic.send(1)
+    connect = functools.partial(psycopg.AsyncConnection.connect, bank.dsn)
+    with pytest.raises(OutboxUsageError, match="has committed"):
+        asyncio.run(
+            consume_async(handle, connect=connect, brokers=topic.kafka.brokers, group=group(), topics=[topic.name])
+        )
 
 
 @pytest.mark.kafka
