@@ -173,6 +173,8 @@ def unreachable(brokers: str, text: str) -> Unreachable:
     """The error for `brokers` that do not answer."""
     if text == CLOSED or re.search("PLAINTEXT broker listener|closed by peer|Send failed|Receive failed", text):
         cure = "-X security.protocol=ssl (or sasl_ssl, sasl_plaintext, plaintext): it must be the listener's"
+        if "SSL_HANDSHAKE" in text:  # of its two messages for this, one has no hint
+            cure += "; this may be a PLAINTEXT broker listener"
     else:
         cure = "check host, port, DNS and firewall, and that the brokers' advertised.listeners can be reached from here"
     return Unreachable(f"Kafka cannot be reached at {brokers}: {text}", code="kafka-unreachable", cure=cure)

@@ -236,3 +236,9 @@ def test_without_an_answer_the_error_names_the_brokers_and_the_checks() -> None:
     assert error.message == "Kafka cannot be reached at kafka-1:9092: Connection refused"
     assert "advertised.listeners" in error.cure
     assert error.exit_code == 69
+
+
+@pytest.mark.parametrize("hint", ["", ": connecting to a PLAINTEXT broker listener?"])
+def test_a_listener_without_tls_is_named_whatever_the_message_of_librdkafka(hint: str) -> None:
+    text = f"ssl://b:1/bootstrap: Disconnected: SSL connection closed by peer{hint} (after 1ms in state SSL_HANDSHAKE)"
+    assert "PLAINTEXT broker listener" in unreachable("b:1", text).cure
