@@ -44,8 +44,8 @@ class Retry:
         """Whether the present attempt has its replication session: before that, every error is one of waiting."""
         self._missing_since: float | None = None
         """When a first start found for the first time that the table or the publication is missing."""
-        self._logged = ("", 0.0)
-        """The text of the line logged last, and when."""
+        self._logged: tuple[tuple[str, object], float] | None = None
+        """Code and place of the error that was logged last, and when."""
 
     def begin(self) -> None:
         """Record that an attempt begins."""
@@ -70,9 +70,9 @@ class Retry:
 
     def log(self, error: CdcOutboxError, *, producer_lost: bool) -> None:
         """Log the error of an attempt that will be repeated."""
-        (text, at), now = self._logged, time.monotonic()
+        about, now = (error.code, error.where), time.monotonic()
         if self._is_missing(error):
-            if text == str(error) and now - at < MISSING_LOG_SECONDS:
+            if self._logged and self._logged[0] == about and now - self._logged[1] < MISSING_LOG_SECONDS:
                 return
             log.warning("waiting", error=error, seconds=round(self._table_seconds_left()))
         elif not self.session_open:
@@ -81,7 +81,7 @@ class Retry:
             log.warning("producer.failed", error=error)
         else:
             log.warning("postgres.disconnected", error=error)
-        self._logged = str(error), now
+        self._logged = about, now
 
     def _is_missing(self, error: CdcOutboxError) -> bool:
         """Whether a first start lacks what a migration creates. A slot that has missed rows (StreamGap) is no first start."""

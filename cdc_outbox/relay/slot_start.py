@@ -224,11 +224,12 @@ class SlotStart:
         if self._settings.on_slot_busy == "exit":
             raise busy
         counters = self._counters
-        if counters.state is not State.STANDBY or counters.last_error != busy.message:
-            log.info("standby", slot=self._settings.slot, error=busy.message)
+        news = counters.state is not State.STANDBY or counters.last_error != busy.message
         counters.state = State.STANDBY
         counters.note_error(busy.message, busy.code)
         counters.postgres_connected = True
+        if news:
+            log.info("standby", slot=self._settings.slot, error=busy.message)
         counters.waits(time.monotonic())
         if self._stop.wait(STANDBY_SECONDS):
             raise Stopped
