@@ -270,7 +270,8 @@ class Blocking:
         return True
 
     async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
-        driver, self._claimed_in = _blocking_driver(connection), None
+        self._claimed_in = None
+        driver = _blocking_driver(connection)
         with driver.transaction(nested=False):
             with _inbox_errors(claim):
                 claimed = driver.ask(claim)
@@ -326,7 +327,8 @@ class Asyncio:
         return True
 
     async def handle(self, connection: Any, claim: Statement, events: list[ReceivedEvent], *, handled: bool) -> int:
-        driver, self._claimed_in = _asyncio_driver(connection), None
+        self._claimed_in = None
+        driver = _asyncio_driver(connection)
         async with driver.transaction(nested=False):
             with _inbox_errors(claim):
                 claimed = await driver.ask(claim)
