@@ -26,7 +26,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar, Unpack
 
 from .calls import claim_each, function_of
-from .consumer_io import Asyncio, Blocking, ConsumeOptions, Io, KafkaConsumer, Misused, Options
+from .consumer_io import Asyncio, Blocking, Io, Misused
+from .consumer_kafka import ConsumeOptions, KafkaConsumer, Options
 from .errors import OutboxUsageError
 from .mistakes import require_callables, require_options
 from .received import ConsumerStats, ReceivedEvent
@@ -88,7 +89,7 @@ def consume(
     require_options(options, Options)
     chosen = Options(**options)
     with _stop_or_signals(stop) as event, contextlib.closing(KafkaConsumer(chosen, event)) as kafka:
-        loop = _Loop(chosen, kafka, Blocking(handler, connect, kafka), stats or ConsumerStats())
+        loop = _Loop(chosen, kafka, Blocking(handler, connect), stats or ConsumerStats())
         _finish(loop.run())
 
 
@@ -106,7 +107,7 @@ async def consume_async(
     chosen = Options(**options)
     kafka = KafkaConsumer(chosen, stop or threading.Event())
     try:
-        await _Loop(chosen, kafka, Asyncio(handler, connect, kafka), stats or ConsumerStats()).run()
+        await _Loop(chosen, kafka, Asyncio(handler, connect), stats or ConsumerStats()).run()
     finally:
         await asyncio.shield(asyncio.to_thread(kafka.close))
 
