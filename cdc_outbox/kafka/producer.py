@@ -11,7 +11,6 @@ librdkafka: INTRODUCTION.md, "Idempotent Producer". Idempotence lives as long as
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Collection, Mapping
 from types import MethodType
 from typing import Final
@@ -315,14 +314,6 @@ class Publisher:
     def topic_limit(self, topic: str) -> int | str:
         """The topic's max.message.bytes if it is known. For messages only, never for a decision."""
         return self._gate.limits.get(topic) or "the topic's max.message.bytes"
-
-    def drain(self, until: float, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Serve until nothing is in flight; False when `until` (time.monotonic) comes first, or `stopped()`."""
-        while len(self._producer) and not self.failures:
-            if time.monotonic() >= until or stopped():
-                return False
-            self.serve(0.05)
-        return not self.failures
 
     def discard_queued(self) -> None:
         """Discard the records that are not sent yet: after a refused batch librdkafka neither sends nor reports them. Those on

@@ -365,7 +365,8 @@ class StreamLoop:
                 and not self._publisher.failures
                 and time.monotonic() < deadline
             ):
-                self._publisher.serve(HELD_WAIT_SECONDS)
+                self._publisher.flush(HELD_WAIT_SECONDS)  # nothing comes that could share a batch
+                self._publisher.serve()
                 self._advance()
                 self._feedback.send_if_due()
             self._check_failures()

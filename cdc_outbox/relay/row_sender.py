@@ -135,9 +135,11 @@ class RowSender:
     def _deliver(self, batch: Batch | None) -> None:
         """Send a batch, then wait until there is room for the next one; None: wait until all batches are delivered."""
         try:
-            if batch is not None:
+            if batch is None:
+                self._wait_for_all()
+            else:
                 self._send(batch)
-            self._wait(until=self._has_room if batch is not None else self._is_empty)
+                self._wait(until=self._has_room)
         except Refused:
             self._mend()
         self._counters.waits(time.monotonic())  # next is a wait for PostgreSQL, and a sort may take long
@@ -156,6 +158,12 @@ class RowSender:
         while not until():
             self._serve(SERVE_SECONDS)
 
+    def _wait_for_all(self) -> None:
+        """Wait until all batches are delivered. Nothing follows that the last records could share a request with."""
+        while self._window:
+            self._publisher.flush(SERVE_SECONDS)
+            self._serve()
+
     def _has_room(self) -> bool:
         window = self._window
         rows_kept = sum(len(batch.cells) for batch in window)
@@ -167,9 +175,6 @@ class RowSender:
     def _kept_bytes(self) -> int:
         """Bytes of the kept rows, and of the records in flight."""
         return sum(batch.size for batch in self._window) + self._publisher.in_flight_bytes
-
-    def _is_empty(self) -> bool:
-        return not self._window
 
     def _mend(self) -> None:
         """After a refusal, send all rows again from the first batch that is not delivered, rejected batches record by record:
@@ -185,7 +190,7 @@ class RowSender:
                     self.sent -= len(batch.cells) if batch.whole else 0
                     batch.restart(isolated=batch in rejected)
                     self._send(batch)
-                self._wait(until=self._is_empty)
+                self._wait_for_all()
             except Refused:
                 continue
 

@@ -157,3 +157,13 @@ def test_a_table_without_the_column_of_the_option_is_refused_with_its_name(outbo
     done = run_command("replay", "--since", "2026-01-01", "--dry-run", dsn=outbox.database.dsn)
     assert done.returncode == 78
     assert "cannot be chosen by time" in done.stderr
+
+
+def test_its_last_rows_do_not_wait_for_others(outbox: Outbox) -> None:
+    outbox.create()
+    outbox.kafka.create_topic(f"{outbox.prefix}order")
+    outbox.add_all([{} for _ in range(5)])
+    began = time.monotonic()
+    done = replay(outbox, "--all", "--yes", "-X", "linger.ms=20000")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 10

@@ -254,6 +254,10 @@ def test_a_number_is_taken_as_it_is(name: str, value: str) -> None:
     assert effective({name: value}, SETTINGS)[name] == value
 
 
+def test_an_alias_of_a_number_is_named_as_it_was_given() -> None:
+    assert "queue.buffering.max.ms is no number: '2ms'" in refusal({"queue.buffering.max.ms": "2ms"}).message
+
+
 def test_only_a_linger_has_decimals() -> None:
     assert "is no number" in refusal({"socket.timeout.ms": "1000.5"}).message
 

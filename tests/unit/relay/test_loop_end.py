@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cdc_outbox.counters import State
 from cdc_outbox.errors import ConfigurationError, ConnectionLost, Undelivered
 from cdc_outbox.observe.health import liveness, passed
 from cdc_outbox.records.router import KafkaRecord
@@ -18,6 +19,23 @@ def test_a_stop_between_transactions_delivers_confirms_and_ends_the_stream() -> 
     rig.run()
     assert rig.ids == ["e1", "e2"]
     assert (rig.flushed, rig.stream.ended) == (208, "closed")
+
+
+def test_a_stop_sends_what_waits_for_linger_at_once() -> None:
+    """Nothing comes behind it. With a `linger.ms` longer than a stop may take, each stop would end with 75."""
+    rig = Rig([RELATION, *transaction(100, "e1")])
+    rig.kafka.choose = nothing
+
+    def flush(_seconds: float) -> int:
+        if rig.counters.state is State.DRAINING:
+            rig.kafka.choose = range
+        return 0
+
+    rig.kafka.flush = flush  # type: ignore[method-assign]
+    rig.stop_when(lambda: True)
+    rig.run()
+    assert rig.ids == ["e1"]
+    assert rig.flushed == 108
 
 
 def test_after_a_stop_no_further_transaction_is_begun() -> None:
